@@ -1,0 +1,189 @@
+"""The commands: read words, call one function, print one result. Importing this never imports torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sharpcli import __version__
+from sharpcli.errors import Refusal
+
+app = typer.Typer(
+    name="sharp",
+    help="The laboratory for sharpness, implicit bias and generalization of neural networks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def complete_words(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Groups, options and settings, from Hydra's own completer."""
+    from sharpcli.completion import overrides
+
+    return overrides(incomplete)
+
+
+def complete_runs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The names of the runs."""
+    from sharpcli.run import in_directory
+
+    return [run.name for run in in_directory(_runs_dir([])) if run.name.startswith(incomplete)]
+
+
+def complete_plots(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The names of the plots."""
+    from sharpcli import CONF
+
+    return [file.stem for file in sorted((CONF / "plot").glob("*.yaml")) if file.stem.startswith(incomplete)]
+
+
+@app.callback(invoke_without_command=True)
+def top(version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False) -> None:
+    """The laboratory for sharpness, implicit bias and generalization of neural networks."""
+    if version:
+        print(f"sharp {__version__}")
+        raise typer.Exit
+
+
+@app.command(context_settings=PASS_ON)
+def train(
+    ctx: typer.Context,
+    words: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", autocompletion=complete_words)] = None,
+) -> None:
+    """Train one run, or with -m a sweep; the same command again resumes, and skips what is complete.
+
+    Example: sharp train method=gd,sgd,sam,label_noise lr=0.005,0.05 -m
+    """
+    from sharpcli.launch import main
+
+    main([*(words or []), *ctx.args])
+
+
+@app.command()
+def measure(
+    words: Annotated[list[str], typer.Argument(metavar="RUN... [KEY=VALUE]...", autocompletion=complete_runs)],
+    step: Annotated[str, typer.Option(help="Checkpoints to measure, as in 400,800; all by default.")] = "",
+) -> None:
+    """Measure the checkpoints of runs; the numbers are added to each run's measured.jsonl.
+
+    Without measure=..., what the run measured itself: with the same settings the same numbers, bit for bit.
+
+    Example: sharp measure runs/gd-network-lr0.2-seed0-1a2b3c4d --step 400,800 measure=[trace] measure.trace.probes=100
+    """
+    from sharpcli.remeasure import remeasure
+
+    names, overrides = _split(words)
+    _need_runs(names, "sharp measure RUN... [KEY=VALUE]...")
+    remeasure(names, overrides, step, _runs_dir(overrides))
+
+
+@app.command()
+def plot(
+    name: Annotated[str, typer.Argument(metavar="PLOT", help="sharpness, loss or compare.", autocompletion=complete_plots)],
+    words: Annotated[list[str], typer.Argument(metavar="RUN... [KEY=VALUE]...", autocompletion=complete_runs)],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="PNG, PDF or SVG, by its ending.")] = None,
+) -> None:
+    """Draw runs, or all runs of a directory.
+
+    Example: sharp plot compare runs y=test_accuracy by=[method] -o compare.pdf
+    """
+    from sharpcli.draw import draw
+
+    names, overrides = _split(words)
+    _need_runs(names, f"sharp plot {name} RUN... [KEY=VALUE]...")
+    print(draw(name, names, overrides, out, _runs_dir(overrides)))
+
+
+@app.command()
+def ls(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[DIR] [runs_dir=DIR]")] = None,
+) -> None:
+    """List the runs of a directory: where each is and what it last saw.
+
+    Example: sharp ls runs_dir=/scratch/me/runs
+    """
+    from sharpcli.report import COLUMNS, aligned, listing
+    from sharpcli.run import in_directory
+
+    names, overrides = _split(words or [])
+    folder = Path(names[0]) if names else _runs_dir(overrides)
+    if not folder.is_dir():
+        raise Refusal(f"{folder}: no such directory; sharp train makes runs, and runs_dir= or SHARP_RUNS names where they are")
+    rows = listing(in_directory(folder))
+    print("\n".join(aligned([COLUMNS, *rows])) if rows else f"{folder}: no runs yet; sharp train makes one")
+
+
+@app.command()
+def show(
+    word: Annotated[str, typer.Argument(metavar="RUN|GROUP", autocompletion=complete_runs)],
+    words: Annotated[list[str] | None, typer.Argument(metavar="[runs_dir=DIR]")] = None,
+) -> None:
+    """Show a run (settings, provenance, last row, checkpoints), or the choices of a group such as optimizer.
+
+    Example: sharp show optimizer
+    """
+    from sharpcli import CONF
+    from sharpcli.report import about_group, about_run
+    from sharpcli.run import find
+
+    names, overrides = _split(words or [])
+    if names:
+        raise Refusal(f"sharp show takes one run or group; got {', '.join([word, *names])}")
+    if (CONF / word).is_dir() and not Path(word, "provenance.json").exists():
+        print(about_group(CONF / word))
+    else:
+        print(about_run(find(word, _runs_dir(overrides))))
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """Names, and settings: a word with `=` that is no path that exists."""
+    settings = [word for word in words if "=" in word and not Path(word).exists()]
+    return [word for word in words if word not in settings], settings
+
+
+def _need_runs(names: list[str], usage: str) -> None:
+    if not names:
+        raise Refusal(f"no run given; {usage}; sharp ls lists the runs")
+
+
+def _runs_dir(words: list[str]) -> Path:
+    for word in reversed(words):
+        if word.startswith("runs_dir="):
+            return Path(word.split("=", 1)[1])
+    return Path(os.environ.get("SHARP_RUNS", "runs"))
+
+
+def main() -> Any:
+    """The entry point: refusals are one line and exit code 2; Typer's own too; Ctrl-C is 130."""
+    try:
+        code = app(standalone_mode=False)
+    except Refusal as problem:
+        return _say(str(problem))
+    except typer.Exit as done:
+        return done.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("sharp: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `sharp ls | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as problem:
+        if not hasattr(problem, "format_message"):
+            raise
+        return _say(problem.format_message())  # a usage error of Typer's
+    return code if isinstance(code, int) else 0
+
+
+def _say(message: str) -> int:
+    print(f"sharp: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

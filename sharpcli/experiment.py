@@ -1,0 +1,148 @@
+"""A checked config as objects: everything that the loop and `sharp measure` need, built and tried once."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from sharpcli.config import Checked, in_steps, part, positional, resolve
+from sharpcli.data import Dataset
+from sharpcli.errors import Refusal
+from sharpcli.measures import Estimates, Point
+from sharpcli.optimizers import Optimizer
+from sharpcli.problem import Minibatches, Problem, chunks
+from sharpcli.rng import generator
+from sharpcli.surface import LossSurface
+
+Objective = Callable[[LossSurface, Tensor, Generator], LossSurface]
+Measure = Callable[[Point], Estimates]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a config means. `every` is each measure's period in steps, 0 for never."""
+
+    seed: int
+    lr: float
+    steps: int
+    chunk: int
+    measure_examples: int | None
+    problem: Problem
+    minibatches: Minibatches
+    optimizer: Optimizer
+    objectives: dict[str, Objective]
+    schedule: Callable[[int], float]
+    measures: dict[str, Measure]
+    every: dict[str, int]
+
+    def surface_at(self, w: Tensor) -> LossSurface:
+        """The surface that curvature is measured on at w: the first `measure_examples`, without augmentation."""
+        here = self.problem.at(w)
+        x, y = self.problem.examples
+        m = self.measure_examples
+        return here if m is None or m >= len(y) else here.on(chunks((x[:m], y[:m]), self.chunk))
+
+
+def build(checked: Checked) -> Experiment:
+    """Builds every part and tries each once, so that a value out of range is refused before anything is written."""
+    config, local = checked.config, checked.local
+    trust, seed = local["trust"], config["seed"]
+    place = device(local["device"])
+    if local["threads"]:
+        torch.set_num_threads(local["threads"])
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    problem = _problem(config, place, local, trust)
+    n = len(problem.examples[1])
+    size = n if config["batch_size"] == "full" else min(config["batch_size"], n)
+    batches = Minibatches(problem.examples, size, seed)
+    steps = in_steps(config["steps"], batches.per_epoch)
+    schedule = functools.partial(
+        lambda shape, step: shape(step=step, steps=steps, lr=config["lr"]), part(config["schedule"], trust, "schedule")
+    )
+    experiment = Experiment(
+        seed,
+        config["lr"],
+        steps,
+        config["chunk"],
+        config.get("measure_examples"),
+        problem,
+        batches,
+        part(config["optimizer"], trust, "optimizer"),
+        {key: part(value, trust, f"objective.{key}") for key, value in config["objective"].items()},
+        schedule,
+        {key: part(value, trust, f"measure.{key}") for key, value in config["measure"].items()},
+        {
+            key: in_steps(value.get("every", config["measure_every"]), batches.per_epoch)
+            for key, value in config["measure"].items()
+        },
+    )
+    _rehearse(experiment)
+    return experiment
+
+
+def device(word: str) -> torch.device:
+    """The device a word names; `auto` is CUDA where there is one, else the CPU. Refuses one that is not there."""
+    if word == "auto":
+        word = "cuda" if torch.cuda.is_available() else "cpu"
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[word.split(":")[0]]:
+        raise Refusal(f"device={word}: not on this machine; possible: {', '.join(name for name, is_there in there.items() if is_there)}")
+    return torch.device(word)
+
+
+def _problem(config: Mapping[str, Any], place: torch.device, local: Mapping[str, Any], trust: list[str]) -> Problem:
+    supply: dict[str, Any] = {
+        "seed": config["seed"],
+        "device": place,
+        "chunk": config["chunk"],
+        "graph_budget": int(config["graph_gb"] * 1e9),
+    }
+    target = config["problem"]["_target_"]
+    takes = positional(resolve(target, "problem", trust))
+    name = target.rsplit(".", 1)[-1]
+    for kind in ("data", "model", "loss"):
+        if config.get(kind) and kind not in takes:
+            raise Refusal(f"problem={name} takes no {kind}: leave {kind}= out, or use problem=network")
+        if not config.get(kind) and kind in takes:
+            raise Refusal(f"problem={name} needs {kind}=...: {kind} is missing")
+    if "data" in takes:
+        supply["data"] = _data(json.dumps(config["data"]), local["data_dir"], tuple(trust))
+    for kind in {"model", "loss"} & set(takes):
+        supply[kind] = part(config[kind], trust, kind)
+    return part(config["problem"], trust, "problem")(**supply)
+
+
+@functools.lru_cache(maxsize=1)  # the jobs of a sweep mostly share their data
+def _data(values: str, folder: str, trust: tuple[str, ...]) -> Dataset:
+    return part(json.loads(values), trust, "data")(folder=Path(folder))
+
+
+class _Reached(Exception):
+    """A measure got as far as its surface or its problem: its own checks are behind it."""
+
+
+class _Untouchable:
+    def __getattr__(self, name: str) -> Any:
+        raise _Reached
+
+
+def _rehearse(experiment: Experiment) -> None:
+    """Runs what each part checks of its own values, at no cost."""
+    w, rng = experiment.problem.w0, generator(0, "rehearsal", 0)
+    experiment.schedule(0)
+    x, y = experiment.problem.examples
+    for objective in experiment.objectives.values():
+        objective(experiment.problem.surface.on([(x[:2], y[:2])]), w, rng)
+    nothing: Any = _Untouchable()
+    for measure in experiment.measures.values():
+        try:
+            measure(Point(w, nothing, rng, w[None], nothing))
+        except _Reached:
+            pass

@@ -1,0 +1,214 @@
+"""`sharp train`: from words to runs, with everything of Hydra's in between."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from sharpcli import CONF
+from sharpcli.config import Checked, check, compose, refusing
+from sharpcli.errors import Refusal
+from sharpcli.run import Row, Run, find, writing
+
+
+def main(words: Sequence[str]) -> None:
+    """Runs Hydra on the words of the command line: flags in any place, refusals instead of Hydra's own reports."""
+    arguments, flags = parse(words)
+    overrides = list(arguments.overrides)
+    if arguments.multirun:
+        rehearse(overrides, arguments.config_dir)
+    elif not (arguments.help or arguments.hydra_help or arguments.shell_completion or arguments.info):
+        compose(overrides, arguments.config_dir)  # says what is wrong with the words before Hydra does
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, instead of printing and exiting with 1
+    sys.argv = [sys.argv[0], *flags, *overrides]
+    try:
+        with refusing(overrides):
+            job()
+    except (ValueError, AssertionError) as problem:
+        if HydraConfig.initialized():  # a job was running: the fault is ours, and wants a traceback
+            raise
+        raise Refusal(f"{problem}") from None
+
+
+def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Hydra's own arguments, from words in any order, and the flags among them as words again."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise Refusal(f"sharp train: {message}; sharp train --help shows what is possible")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    arguments = parser.parse_intermixed_args(list(words))
+    flags: list[str] = []
+    for action in parser._actions:
+        value = getattr(arguments, action.dest, None)
+        if not action.option_strings or value in (None, False):
+            continue
+        flags.append(action.option_strings[0])
+        if value is not True:
+            flags.append(str(value))
+    return arguments, flags
+
+
+def rehearse(overrides: Sequence[str], config_dir: str | None) -> None:
+    """Checks and builds every job of a sweep, so that one bad job stops it before the first has started.
+
+    The jobs of Hydra's basic sweeper are known beforehand; another sweeper chooses its own as it goes, and each is
+    then checked as it starts.
+    """
+    from sharpcli.experiment import build
+
+    jobs = sweep(overrides, config_dir)
+    for number, words in enumerate(jobs, 1):
+        try:
+            build(checked_with_source(check(compose(words, config_dir), words)))
+        except Refusal as problem:
+            which = f"job {number} of {len(jobs)} ({' '.join(words)}): " if len(jobs) > 1 else ""
+            raise Refusal(f"{which}{problem}; nothing was started") from None
+
+
+def sweep(overrides: Sequence[str], config_dir: str | None) -> list[list[str]]:
+    """The words of each job of a sweep."""
+    with refusing(overrides):
+        parser = OverridesParser.create()
+        parsed = parser.parse_overrides(list(overrides))
+        fixed = [o.input_line for o in parsed if not o.is_sweep_override() and o.input_line is not None]
+        sweeper = compose(fixed, config_dir, hydra=True).hydra.sweeper
+        if not sweeper._target_.endswith("BasicSweeper"):
+            return [fixed]
+        extra = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+        (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides([*extra, *overrides]), None)
+        return [[word for word in job if not word.startswith("hydra")] for job in jobs]
+
+
+def checked_with_source(checked: Checked) -> Checked:
+    """`init_from` as <hash>@<step>, so that the name says which weights and not where they lay; the path in `local`."""
+    if not checked.config.get("init_from"):
+        return checked
+    word, _, step = checked.config["init_from"].partition("@")
+    source = find(word, Path(checked.local["runs_dir"]))
+    there = source.checkpoints()
+    if step and not step.isdigit() or (int(step) if step else -1) not in [-1, *there] or not there:
+        raise Refusal(f"init_from={word}@{step}: {source.name} has checkpoints at steps {', '.join(map(str, there)) or 'none'}")
+    at = int(step) if step else there[-1]
+    local = checked.local | {"source": (str(source.path), at)}
+    return replace(checked, config=checked.config | {"init_from": f"{source.hash}@{at}"}, local=local)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def job(cfg: DictConfig) -> float | None:
+    """One run: trains it, carries it on, or says that it is complete. Returns its training loss, for sweepers."""
+    about = HydraConfig.get()
+    words = list(about.overrides.task)
+    if about.mode.name == "MULTIRUN":
+        print(f"[job {about.job.num}] {' '.join(words)}", file=sys.stderr, flush=True)
+    checked = checked_with_source(check(OmegaConf.create(OmegaConf.to_container(cfg)), words))
+    return launch(checked).get("train_loss")
+
+
+def launch(checked: Checked) -> Row:
+    """Trains, resumes or skips the run of a checked config, and says where it is and what was seen."""
+    path = directory(checked)
+    if (path / "provenance.json").exists():
+        run = Run(path)
+        last = run.last()
+        if last is not None and run.status != "unfinished":
+            say(run, f"already {run.status}, nothing to do")
+            return last
+    from sharpcli.experiment import build, device
+    from sharpcli.progress import progress
+    from sharpcli.provenance import content_hash, provenance
+    from sharpcli.train import begin, resume, train
+
+    experiment = build(checked)
+    source = provenance(device(checked.local["device"]))
+    if not (path / "provenance.json").exists():
+        facts = {"dtype": str(experiment.problem.w0.dtype), "parameters": len(experiment.problem.w0)}
+        facts |= {"examples": len(experiment.problem.examples[1]), "data": content_hash(experiment.problem.examples)}
+        run = Run.create(path, checked.config, {"steps": experiment.steps, **facts, **source})
+        fresh = True
+    else:
+        run, fresh = Run(path), False
+    with run.lock():
+        position = None if fresh else resume(run, experiment, complain)
+        if position is None:
+            position = begin(experiment, start_weights(checked, experiment))
+        elif position.step or run.provenance.get("resumed"):
+            differs = differences(run.provenance, source)
+            if differs:
+                complain(f"{run.name}: resumed with another {', '.join(differs)}: the last digits may differ from a whole run's")
+        if not fresh:
+            run.resumed(step=position.step, **source)
+            print(f"resuming {run.path} at step {position.step}", file=sys.stderr, flush=True)
+        every = checkpoint_period(checked, experiment)
+        try:
+            with progress(experiment.steps, position.step) as tell:
+                last = train(experiment, run, position, every, tell)
+        except KeyboardInterrupt:
+            raise Refusal(f"interrupted at step {position.step}; the same command resumes {run.path}") from None
+    say(run, "diverged" if last.get("diverged") else "complete")
+    return last
+
+
+def directory(checked: Checked) -> Path:
+    """Where the run is or will be: by its hash, whatever label it was started under."""
+    runs_dir = Path(checked.local["runs_dir"])
+    found = sorted(runs_dir.glob(f"*-{checked.hash}/provenance.json"))
+    return found[0].parent if found else runs_dir / checked.name
+
+
+def start_weights(checked: Checked, experiment: Any) -> Any:
+    """The weights that `init_from` names, or None. Refuses weights of another model."""
+    if "source" not in checked.local:
+        return None
+    path, step = checked.local["source"]
+    try:
+        w = Run(Path(path)).load(step)["w"]
+    except (ValueError, OSError, RuntimeError) as problem:
+        raise Refusal(f"init_from: {problem} in {path}; choose another step") from None
+    if len(w) != len(experiment.problem.w0):
+        raise Refusal(f"init_from: {path} has {len(w)} parameters and this model {len(experiment.problem.w0)}; use the same model")
+    return w
+
+
+def checkpoint_period(checked: Checked, experiment: Any) -> int:
+    """`checkpoint_every` in steps; by default a tenth of the run, at steps that are measured."""
+    from sharpcli.config import in_steps
+
+    if checked.local["checkpoint_every"] is not None:
+        return in_steps(checked.local["checkpoint_every"], experiment.minibatches.per_epoch) or max(experiment.steps, 1)
+    measured = in_steps(checked.config["measure_every"], experiment.minibatches.per_epoch) or 1
+    return max(1, round(experiment.steps / 10 / measured)) * measured
+
+
+def differences(before: Any, now: Any) -> list[str]:
+    """What the last bits depend on and is not as it was."""
+    names = [key for key in ("device", "threads", "tf32") if before.get(key) != now[key]]
+    return names + [key for key in ("torch",) if before["packages"].get(key) != now["packages"][key]]
+
+
+def say(run: Run, how: str) -> None:
+    """The end of a run, on standard output: where things are and what was seen."""
+    from sharpcli.report import settled
+
+    with writing(run.path):
+        print(f"{run.path}: {how}")
+    for line in settled(run):
+        print(line)
+
+
+def complain(message: str) -> None:
+    """A warning, one line on standard error."""
+    print(f"sharp: {message}", file=sys.stderr, flush=True)

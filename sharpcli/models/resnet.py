@@ -1,0 +1,68 @@
+"""The CIFAR ResNets (20, 32, 56, ... layers) of He et al. 2016, arXiv:1512.03385, section 4.2."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sharpcli.errors import Refusal
+
+Norm = Literal["group", "batch", "none"]
+
+
+def resnet(
+    shape: tuple[int, ...], outputs: int, *, depth: int, width: int, norm: Norm, groups: int, skip: bool
+) -> nn.Module:
+    """A 3x3 convolution, three stages of (depth - 2) / 6 blocks with `width`, 2 and 4 times `width` channels, average
+    pooling, Linear. Shortcuts without parameters (He et al., option A); `skip=false` leaves them out.
+
+    `norm=group` normalizes `groups` groups of channels; `batch` over the batch, by the problem's policy; `none` not at
+    all, with a bias instead. Convolutions start from N(0, 2 / fan_out). Refuses a depth that is not 6 m + 2, inputs
+    that are no images, and groups that do not divide the width.
+    """
+    if depth < 8 or (depth - 2) % 6:
+        raise Refusal(f"model.depth={depth}: a CIFAR ResNet has 6 m + 2 layers; try 8, 14, 20, 32, 44 or 56")
+    if len(shape) != 3:
+        raise Refusal(f"model=resnet takes images (channels, height, width); these inputs are {list(shape)}: use model=mlp")
+    if width < 1 or groups < 1 or (norm == "group" and width % groups):
+        raise Refusal(f"model.width={width} and model.groups={groups}: both at least 1, and groups must divide width")
+    layers: list[nn.Module] = [_convolution(shape[0], width, 1, norm), _norm(norm, groups, width), nn.ReLU()]
+    channels = width
+    for stage in range(3):
+        for block in range((depth - 2) // 6):
+            stride = 2 if stage and not block else 1
+            layers.append(_Block(channels, width * 2**stage, stride, norm, groups, skip))
+            channels = width * 2**stage
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, outputs))
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return net
+
+
+class _Block(nn.Module):
+    """relu(shortcut(x) + norm(conv(relu(norm(conv(x))))))."""
+
+    def __init__(self, before: int, after: int, stride: int, norm: Norm, groups: int, skip: bool) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = _convolution(before, after, stride, norm), _norm(norm, groups, after)
+        self.conv2, self.norm2 = _convolution(after, after, 1, norm), _norm(norm, groups, after)
+        self.stride, self.pad, self.skip = stride, after - before, skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        if self.skip:
+            out = out + F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.pad))
+        return F.relu(out)
+
+
+def _convolution(before: int, after: int, stride: int, norm: Norm) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 3, stride, padding=1, bias=norm == "none")
+
+
+def _norm(norm: Norm, groups: int, channels: int) -> nn.Module:
+    if norm == "group":
+        return nn.GroupNorm(groups, channels)
+    return nn.BatchNorm2d(channels, track_running_stats=False) if norm == "batch" else nn.Identity()

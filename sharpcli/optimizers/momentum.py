@@ -1,0 +1,39 @@
+"""Heavy-ball (Polyak 1964) and Nesterov momentum, as `torch.optim.SGD` writes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sharpcli.errors import Refusal
+from sharpcli.optimizers import State
+from sharpcli.surface import Grad
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """v <- beta v + g(w), then w <- w - lr v, or w <- w - lr (g(w) + beta v) for `nesterov`.
+
+    Refuses beta outside [0, 1).
+    """
+
+    beta: float
+    nesterov: bool
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta < 1:
+            raise Refusal(f"optimizer.beta={self.beta}: momentum is at least 0 and below 1")
+
+    def init(self, w: Tensor) -> State:
+        return (torch.zeros_like(w),)
+
+    def step(self, w: Tensor, state: State, grad: Grad, lr: float) -> tuple[Tensor, State]:
+        g = grad(w)
+        v = self.beta * state[0] + g
+        return w - lr * (g + self.beta * v if self.nesterov else v), (v,)
+
+    def edge(self, lr: float) -> float:
+        """2 (1 + beta) / lr; Nesterov's is 2 (1 + beta) / ((1 + 2 beta) lr). Cohen et al. 2021, appendix B."""
+        return 2 * (1 + self.beta) / ((1 + 2 * self.beta) * lr if self.nesterov else lr)

@@ -1,0 +1,52 @@
+"""Plots. A part is a function `(frame, *, ...) -> Figure`, of a frame with one row a run and step.
+
+Columns: those of the runs' rows, and of their configs `run`, `method`, `problem`, `lr`, `seed` and every other setting by
+its dotted name (`optimizer.rho`). Figures are matplotlib's objects; pyplot's state is never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito 2008
+NAMES = {
+    "lambda_1": r"sharpness $\lambda_1$",
+    "train_loss": "training loss",
+    "test_loss": "test loss",
+    "train_accuracy": "training accuracy",
+    "test_accuracy": "test accuracy",
+    "trace": r"$\mathrm{Tr}\,H$",
+    "recovery_error": r"recovery error $|w - w_\star|^2 / |w_\star|^2$",
+    "epoch": "epoch",
+    "step": "step",
+    "seconds": "seconds",
+    "lr": "step size",
+}
+
+
+def figure(rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure with `rows` axes above each other that share their x."""
+    fig = Figure(figsize=(6.4, 1.2 + 2.9 * rows), layout="constrained", dpi=150)
+    axes = fig.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(alpha=0.25, linewidth=0.5)
+    return fig, list(axes)
+
+
+def label(frame: pd.DataFrame, by: Sequence[str]) -> str:
+    """What tells the runs of `frame` from others: `sam, lr 0.05`."""
+    values = (frame[key].iloc[0] for key in by)
+    return ", ".join(str(v) if key == "method" else f"{key} {v:g}" if isinstance(v, float) else f"{key} {v}" for key, v in zip(by, values, strict=True))
+
+
+def curves(frame: pd.DataFrame, y: str) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """A colour, a legend label and the rows that have `y`, for each run."""
+    varies = [key for key in ("method", "lr", "seed") if frame.groupby("run")[key].first().nunique() > 1]
+    for i, (run, rows) in enumerate(frame.groupby("run", sort=False)):
+        name = label(rows, varies) if varies else str(run)
+        yield PALETTE[i % len(PALETTE)], name, rows[rows[y].notna()] if y in rows else rows.iloc[:0]

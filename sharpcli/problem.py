@@ -1,0 +1,63 @@
+"""What is optimized: where it starts, its training surface, its scores; and the mini-batches drawn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sharpcli.rng import generator
+from sharpcli.surface import Batch, LossSurface
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A toy and a CIFAR ResNet are both this.
+
+    `w0` [D] is where training starts; `surface` the mean loss over all training `examples` (x [n, ...], y [n, ...]);
+    `at(w)` the surface to measure at w, with whatever a normalization policy fixes there (the training surface where
+    it fixes nothing); `scores(w)` named numbers about w, `train_loss` among them.
+    """
+
+    w0: Tensor
+    examples: Batch
+    surface: LossSurface
+    scores: Callable[[Tensor], dict[str, float]]
+    at: Callable[[Tensor], LossSurface]
+
+
+def chunks(examples: Batch, size: int) -> tuple[Batch, ...]:
+    """The examples in order, `size` at a time; the last may be smaller."""
+    x, y = examples
+    return tuple((x[i : i + size], y[i : i + size]) for i in range(0, len(y), size))
+
+
+@dataclass(frozen=True)
+class Minibatches:
+    """The examples of each step: all of them, or `batch_size` of an order drawn anew each epoch from (seed, epoch).
+
+    The last batch of an epoch is what is left and may be smaller.
+    """
+
+    examples: Batch
+    batch_size: int
+    seed: int
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps in an epoch."""
+        return -(-len(self.examples[1]) // self.batch_size)
+
+    def order(self, epoch: int) -> Tensor:
+        """The permutation [n] of one epoch."""
+        y = self.examples[1]
+        return torch.randperm(len(y), generator=generator(self.seed, "order", epoch)).to(y.device)
+
+    def __call__(self, step: int, order: Tensor) -> Batch:
+        """The batch of a step, given its epoch's order."""
+        i = step % self.per_epoch * self.batch_size
+        picked = order[i : i + self.batch_size]
+        x, y = self.examples
+        return x[picked], y[picked]

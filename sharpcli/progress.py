@@ -1,0 +1,74 @@
+"""What a run says while it trains: a bar in a terminal, plain lines in a log file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from sharpcli.run import Row
+
+LINES = 20  # plain lines in a whole run, about
+SHOWN = ("train_loss", "train_accuracy", "test_accuracy", "recovery_error", "distance", "trace")
+
+
+def describe(row: Row) -> str:
+    """The few numbers of a row that tell how a run is doing."""
+    words = [f"{key.removeprefix('train_')} {row[key]:.4g}" for key in SHOWN if row.get(key) is not None]
+    if row.get("lambda_1") is not None:
+        edge = f" (edge {row['edge']:.4g})" if row.get("edge") else f" (2/lr {2 / row['lr']:.4g})" if row["lr"] > 0 else ""
+        words.append(f"lambda_1 {row['lambda_1']:.4g}{edge}")
+    return "diverged" if row.get("diverged") else "  ".join(words)
+
+
+def describe_time(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+@contextmanager
+def progress(steps: int, start: int) -> Iterator[Any]:
+    """Yields `tell(step, row)`, to be called at every step; cheap when there is nothing to say."""
+    console = Console(stderr=True)
+    with _bar(console, steps, start) if console.is_terminal else _lines(console, steps, start) as tell:
+        yield tell
+
+
+@contextmanager
+def _bar(console: Console, steps: int, start: int) -> Iterator[Any]:
+    columns = (MofNCompleteColumn(), BarColumn(20), TextColumn("{task.description}"), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=steps, completed=start)
+        shown = 0.0
+
+        def tell(step: int, row: Row | None) -> None:
+            nonlocal shown
+            if row is not None:
+                bar.update(task, completed=step, description=describe(row))
+            elif time.monotonic() - shown > 0.1:
+                shown = time.monotonic()
+                bar.update(task, completed=step)
+
+        yield tell
+
+
+@contextmanager
+def _lines(console: Console, steps: int, start: int) -> Iterator[Any]:
+    began, next_step, every = time.monotonic(), start, max(1, steps // LINES)
+
+    def tell(step: int, row: Row | None) -> None:
+        nonlocal next_step
+        if row is None or not (step >= next_step or step == steps or row.get("diverged")):
+            return
+        next_step = (step // every + 1) * every
+        left = (time.monotonic() - began) / max(step - start, 1) * (steps - step)
+        ending = f"  {describe_time(left)} left" if start < step < steps else ""
+        print(f"step {step}/{steps}  {describe(row)}{ending}", file=console.file, flush=True)
+
+    yield tell

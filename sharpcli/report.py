@@ -1,0 +1,94 @@
+"""What runs say: the last words of one, a table of many. Sees no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from sharpcli.run import Row, Run
+
+COLUMNS = ("run", "status", "step", "train_loss", "test_accuracy", "lambda_1")
+
+
+def settled(run: Run, share: float = 0.25) -> list[str]:
+    """`lambda_1 settled at ..., 2/lr = ...`: the median over the last quarter of the steps, beside the edge."""
+    rows = [row for row in run.logged() if row.get("lambda_1") is not None]
+    last = run.last()
+    out = []
+    if last is not None and (shown := scores(last)):
+        out.append(f"at step {last['step']}: {shown}")
+    late = [row["lambda_1"] for row in rows if row["step"] >= (1 - share) * run.steps]
+    if late and last is not None and not last.get("diverged"):
+        edge, lr = rows[-1].get("edge"), rows[-1]["lr"]
+        beside = f", 2/lr = {2 / lr:.4g}" if lr > 0 else ""
+        if edge is not None and lr > 0 and abs(edge - 2 / lr) > 1e-9 * edge:
+            beside += f", edge of this optimizer = {edge:.4g}"
+        out.append(f"lambda_1 settled at {median(late):.4g}{beside} (median over the last {share:.0%} of the steps)")
+    return out
+
+
+def scores(row: Row) -> str:
+    """The scores of a row in words."""
+    names = ("train_loss", "test_loss", "train_accuracy", "test_accuracy", "recovery_error", "distance")
+    return "  ".join(f"{name} {row[name]:.4g}" for name in names if row.get(name) is not None)
+
+
+def listing(runs: Iterable[Run]) -> list[tuple[str, ...]]:
+    """A row of words for each run, for `sharp ls`; reads one small file and the end of another."""
+    out = []
+    for run in runs:
+        last = run.last() or {}
+        cells = [run.name, run.status, f"{last.get('step', 0)}/{run.steps}"]
+        out.append((*cells, *(number(last.get(key)) for key in COLUMNS[3:])))
+    return out
+
+
+def number(value: Any) -> str:
+    """Four digits, or a dash."""
+    return "-" if value is None else str(value).lower() if isinstance(value, bool) else f"{value:.4g}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines of columns, words to the left and numbers to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
+
+
+def estimates(row: Row) -> str:
+    """A measured row in a line, each value with its error and its cost."""
+    words = [f"step {row['step']}"]
+    for key, value in row.items():
+        error = row.get(f"{key}_error", row.get(f"{key}_stderr"))
+        if error is not None:
+            words.append(f"{key} {value:.6g} ± {error:.2g}")
+        elif not key.endswith(("_error", "_stderr", "_residual", "_examples")) and key != "step":
+            words.append(f"{key} {number(value)}")
+    return "  ".join(words)
+
+
+def about_group(folder: Path) -> str:
+    """The choices of a config group, each with the first comment of its file."""
+    rows = []
+    for file in sorted(folder.glob("*.yaml")):
+        comments = [line[2:] for line in file.read_text().splitlines() if line.startswith("# ") and "@package" not in line]
+        target = re.search(r"_target_: (\S+)", file.read_text())
+        rows.append((file.stem, comments[0] if comments else target[1] if target else ""))
+    return "\n".join(aligned(rows)) if rows else f"{folder.name}: no choices"
+
+
+def about_run(run: Run) -> str:
+    """Everything about a run, as yaml."""
+    about = {
+        "run": str(run.path),
+        "status": run.status,
+        "config": run.config,
+        "provenance": run.provenance,
+        "last row": run.rows()[-1] if run.rows() else None,
+        "checkpoints": ", ".join(map(str, run.checkpoints())),
+    }
+    return yaml.safe_dump(about, sort_keys=False, allow_unicode=True).rstrip()

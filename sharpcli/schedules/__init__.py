@@ -1,0 +1,1 @@
+"""Learning-rate schedules. A part is a function `(step, steps, lr, *, ...) -> float`."""

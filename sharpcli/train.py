@@ -1,0 +1,146 @@
+"""The one training loop: checkpoint, measure, step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpcli.experiment import Experiment
+from sharpcli.measure import Warm, measure, restore
+from sharpcli.optimizers import State
+from sharpcli.problem import chunks
+from sharpcli.rng import generator
+from sharpcli.run import Row, Run
+
+ROLLING = 60.0  # seconds after which a crash should not cost more than this; such a checkpoint gives way to the next
+
+
+@dataclass
+class Position:
+    """Where a run is: all that resuming needs."""
+
+    step: int
+    w: Tensor
+    state: State
+    warm: Warm
+    seconds: float = 0.0  # of earlier processes
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds spent on this run by all processes."""
+        return self.seconds + time.perf_counter() - self.started
+
+
+def train(
+    experiment: Experiment,
+    run: Run,
+    position: Position,
+    checkpoint_every: int,
+    tell: Callable[[int, Row | None], Any] = lambda step, row: None,
+) -> Row:
+    """Trains from `position` to the last step and returns the last row logged.
+
+    At a step: a checkpoint where one is due (with the warm vectors as they are *before* measuring, so that measuring
+    it again gives the same numbers), the measures that are due, a row, then the update. The last step is measured and
+    kept always. Weights or a training loss that are not finite end the run as diverged, which is a result. On Ctrl-C a
+    checkpoint is written first.
+    """
+    here, last = position, experiment.steps
+    saved_at, rolling = time.perf_counter(), None
+    epoch, order = -1, torch.empty(0)
+    batches, objectives = experiment.minibatches, experiment.objectives.items()
+    whole = batches.per_epoch == 1
+    try:
+        while True:
+            due = here.step % checkpoint_every == 0 or here.step == last
+            if due or time.perf_counter() - saved_at > ROLLING:
+                save(run, here)
+                if rolling is not None and rolling != here.step:
+                    run.drop(rolling)
+                saved_at, rolling = time.perf_counter(), None if due else here.step
+            row = _row(experiment, here)
+            if row is not None:
+                run.log(row)
+            tell(here.step, row)
+            if row is not None and (row.get("diverged") or here.step == last):
+                return row
+            if whole:
+                surface = experiment.problem.surface
+            else:
+                if here.step // batches.per_epoch != epoch:
+                    epoch = here.step // batches.per_epoch
+                    order = batches.order(epoch)
+                surface = experiment.problem.surface.on(chunks(batches(here.step, order), experiment.chunk))
+            for name, objective in objectives:
+                surface = objective(surface, here.w, generator(experiment.seed, name, here.step))
+            here.w, here.state = experiment.optimizer.step(here.w, here.state, surface.grad, experiment.schedule(here.step))
+            here.step += 1
+    except KeyboardInterrupt:
+        save(run, here)
+        raise
+
+
+def _row(experiment: Experiment, here: Position) -> Row | None:
+    """The row of this step, or None where nothing is due."""
+    names = [name for name, every in experiment.every.items() if every and (here.step % every == 0 or here.step == experiment.steps)]
+    finite = bool(torch.isfinite(here.w.sum()))
+    if not names and finite and here.step != experiment.steps:
+        return None
+    lr = experiment.schedule(min(here.step, max(experiment.steps - 1, 0)))
+    row: Row = {"step": here.step, "epoch": round(here.step / experiment.minibatches.per_epoch, 6), "lr": lr}
+    if (edge := experiment.optimizer.edge(lr) if lr > 0 else None) is not None:
+        row["edge"] = edge
+    if finite:
+        found, here.warm = measure(experiment, here.w, here.step, here.warm, names)
+        row |= found
+        finite = bool(torch.isfinite(torch.tensor(row.get("train_loss", 0.0))))
+    if not finite:
+        row["diverged"] = True
+    return row | {"seconds": round(here.elapsed, 3)}
+
+
+def save(run: Run, here: Position) -> None:
+    """Writes a checkpoint of a position."""
+    run.save(
+        here.step,
+        {
+            "step": here.step,
+            "w": here.w.cpu(),
+            "state": [part.cpu() for part in here.state],
+            "warm": {name: vectors.cpu() for name, vectors in here.warm.items()},
+            "offset": run.offset,
+            "seconds": here.elapsed,
+        },
+    )
+
+
+def resume(run: Run, experiment: Experiment, complain: Callable[[str], Any]) -> Position | None:
+    """The position of the newest readable checkpoint, its rows cut back to it; None where there is no checkpoint.
+
+    A damaged checkpoint is complained of, removed, and the one before is used.
+    """
+    for step in reversed(run.checkpoints()):
+        try:
+            saved = run.load(step)
+            w, warm = restore(saved, experiment)
+            state = tuple(part.to(w) for part in saved["state"])
+        except (ValueError, OSError, RuntimeError, KeyError) as problem:
+            complain(f"{run.name}: {problem}; going back to the checkpoint before")
+            run.drop(step)
+            continue
+        run.cut(saved["offset"])
+        return Position(step, w, state, warm, saved["seconds"])
+    run.cut(0)
+    return None
+
+
+def begin(experiment: Experiment, w: Tensor | None = None) -> Position:
+    """The position at step 0: the problem's own start, or given weights."""
+    w = (experiment.problem.w0 if w is None else w.to(experiment.problem.w0)).clone()
+    return Position(0, w, experiment.optimizer.init(w), {})
