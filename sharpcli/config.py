@@ -9,6 +9,7 @@ import inspect
 import math
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -83,29 +84,30 @@ def refusing(words: Sequence[str]) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as problem:
         raise Refusal(explain(problem, words)) from None
+    except (ValueError, AssertionError) as problem:  # what Hydra asks of its own input, such as data=null
+        if not any(frame.name for frame in traceback.extract_tb(problem.__traceback__) if "/hydra/" in frame.filename):
+            raise
+        raise Refusal(f"{' '.join(words)}: {problem}") from None
 
 
 def explain(problem: Exception, words: Sequence[str]) -> str:
     """One line for an exception of Hydra or OmegaConf: what came, what is possible, what to do."""
-    text = str(problem)
-    if found := re.search(r"Could not find '([\w/]+)/([^'/]*)'", text):
+    text = f"{problem}\n{problem.__cause__ or ''}"
+    if found := re.search(r"Could not (?:find|load) '([\w/]+)/([^'/]*)'", text):
         group, came = found.groups()
         return f"{group}={came}: no such {group}; " + suggest(came, options(group) or re.findall(r"^\t(\S+)", text, re.M))
-    if found := re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text):
-        key = found[1] or found[2]
-        came = next((w for w in words if w.lstrip("+~").split("=")[0].endswith(key)), key)
-        return f"{came}: no such setting; " + suggest(key, _known(words, key)) + " (sharp train --help lists them)"
-    if found := re.search(r"[Mm]issing mandatory value: (\S+)", text):
-        return f"{found[1]} is missing: give {found[1]}=..."
+    if found := re.search(r"Could not override '([^']+)'", text):
+        key = found[1]
+        came = next((w for w in words if w.lstrip("+~").split("=")[0] == key), key)
+        return f"{came}: no such setting; " + suggest(key, _known(words, key)) + " (sharp train --help lists all)"
     if isinstance(problem, MissingMandatoryValue):
-        return f"a value is missing: {text}"
+        return f"{problem.full_key} is missing: give {problem.full_key}=..."
     if (found := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text, re.S)) or (
         found := re.search(r"Value '(.*)' \(\w+\) is (?:not a valid|incompatible with type hint) (.+)", text)
     ):
         key = re.search(r"full_key: (\S+)", text)
         return f"{key[1] + '=' if key else ''}{found[1]}: not {_article(found[2])}"
-    cause = problem.__cause__
-    return " ".join(text.split()) + (f" ({' '.join(str(cause).split())})" if cause else "")
+    return re.sub(r"See https://hydra\S+ for details|full_key:.*", "", " ".join(text.split())).strip()
 
 
 def suggest(came: str, possible: Sequence[str]) -> str:
@@ -169,6 +171,9 @@ class Checked:
 
 def check(cfg: DictConfig | Mapping[str, Any], words: Sequence[str] = ()) -> Checked:
     """Every value resolved, of its type and in its range, or a refusal; nothing is built."""
+    known = [f.name for f in fields(Settings)]
+    if unknown := [key for key in cfg if key not in (*known, "hydra")]:
+        raise Refusal(f"{unknown[0]}: no such setting; " + suggest(str(unknown[0]), known))
     with refusing(words):
         typed_root = OmegaConf.merge(OmegaConf.structured(Settings), cfg)
         values: dict[str, Any] = OmegaConf.to_container(typed_root, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
@@ -282,7 +287,9 @@ def _coerced(value: Any, hint: Any, name: str) -> Any:
     try:
         out = OmegaConf.to_container(OmegaConf.merge(schema, {"value": value}))["value"]  # type: ignore[index,call-overload]
     except OmegaConfBaseException as problem:
-        raise Refusal(explain(problem, ()).replace("value=", f"{name}=", 1).replace("value[", f"{name}[", 1)) from None
+        if get_origin(hint) is list and not isinstance(value, list):
+            raise Refusal(f"{name}={value}: give a list, as in {name}=[{value}]") from None
+        raise Refusal(re.sub(r"^value(?=[=\[])", name, explain(problem, ()))) from None
     for number in out if isinstance(out, list) else [out]:
         if isinstance(number, float) and not math.isfinite(number):
             raise Refusal(f"{name}={number}: give a finite number")

@@ -115,10 +115,10 @@ def job(cfg: DictConfig) -> float | None:
     if about.mode.name == "MULTIRUN":
         print(f"[job {about.job.num}] {' '.join(words)}", file=sys.stderr, flush=True)
     checked = checked_with_source(check(OmegaConf.create(OmegaConf.to_container(cfg)), words))
-    return launch(checked).get("train_loss")
+    return launch(checked, words).get("train_loss")
 
 
-def launch(checked: Checked) -> Row:
+def launch(checked: Checked, words: Sequence[str] = ()) -> Row:
     """Trains, resumes or skips the run of a checked config, and says where it is and what was seen."""
     path = directory(checked)
     if (path / "provenance.json").exists():
@@ -133,7 +133,7 @@ def launch(checked: Checked) -> Row:
     from sharpcli.train import begin, resume, train
 
     experiment = build(checked)
-    source = provenance(device(checked.local["device"]))
+    source = provenance(device(checked.local["device"]), ["sharp", "train", *words])
     if not (path / "provenance.json").exists():
         facts = {"dtype": str(experiment.problem.w0.dtype), "parameters": len(experiment.problem.w0)}
         facts |= {"examples": len(experiment.problem.examples[1]), "data": content_hash(experiment.problem.examples)}

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from sharpcli.experiment import Experiment
 from sharpcli.measures import Point
-from sharpcli.provenance import provenance
 from sharpcli.rng import generator
 from sharpcli.run import Row, Run
 
@@ -41,14 +40,19 @@ def measure(experiment: Experiment, w: Tensor, step: int, warm: Mapping[str, Ten
 
 
 def measure_checkpoints(
-    run: Run, experiment: Experiment, steps: Iterable[int], tell: Callable[[Row], Any], complain: Callable[[str], Any]
+    run: Run,
+    experiment: Experiment,
+    steps: Iterable[int],
+    source: Mapping[str, Any],
+    tell: Callable[[Row], Any],
+    complain: Callable[[str], Any],
 ) -> list[Row]:
-    """Measures a run at the checkpoints of `steps` and appends a row for each, at once, to measured.jsonl.
+    """Measures a run at the checkpoints of `steps` and appends a row for each, at once, to measured.jsonl
+    with its `source`.
 
     From the same weights and the same warm vectors as in training, and so with the same numbers. A damaged
     checkpoint is complained of and left out.
     """
-    source = provenance(experiment.problem.w0.device)
     rows = []
     for step in steps:
         try:
@@ -59,7 +63,7 @@ def measure_checkpoints(
         w, warm = restore(saved, experiment)
         found, _ = measure(experiment, w, step, warm, experiment.measures)
         row = {"step": step, **found}
-        run.add_measured(row | {"provenance": source})
+        run.add_measured(row | {"provenance": dict(source)})
         rows.append(row)
         tell(row)
     return rows

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import shlex
 import subprocess
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,12 +20,12 @@ from sharpcli import __version__
 PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy")
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
-    """What would have to be equal for the same bits."""
+def provenance(device: torch.device, command: Sequence[str]) -> dict[str, Any]:
+    """The `command`'s words, and what would have to be equal for the same bits."""
     return {
         "sharp": __version__,
         "commit": commit(),
-        "command": " ".join(["sharp", *sys.argv[1:]]),
+        "command": shlex.join(command),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "device": device_name(device),

@@ -24,12 +24,15 @@ def remeasure(names: Sequence[str], words: Sequence[str], steps: str, runs_dir: 
     work = [(run, checked_again(run, words), wanted(run, steps)) for run in runs]
     from sharpcli.experiment import build
     from sharpcli.measure import measure_checkpoints
+    from sharpcli.provenance import provenance
 
     for run, checked, at in work:
         experiment = build(checked)
+        command = ["sharp", "measure", run.name, *(["--step", steps] if steps else []), *words]
+        source = provenance(experiment.problem.w0.device, command) | {"measure": checked.config["measure"]}
         print(f"{run.path}: {', '.join(experiment.measures)} at {len(at)} checkpoints", file=sys.stderr, flush=True)
         try:
-            rows = measure_checkpoints(run, experiment, at, lambda row: print(estimates(row), flush=True), complain)
+            rows = measure_checkpoints(run, experiment, at, source, lambda row: print(estimates(row), flush=True), complain)
         except KeyboardInterrupt:
             raise Refusal(f"interrupted; what was measured is in {run.path / 'measured.jsonl'}") from None
         print(f"{run.path / 'measured.jsonl'}: {len(rows)} rows added")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -72,13 +73,21 @@ def estimates(row: Row) -> str:
 
 
 def about_group(folder: Path) -> str:
-    """The choices of a config group, each with the first comment of its file."""
+    """The choices of a config group, each with the comment at the head of its yaml or the first line of its module."""
     rows = []
     for file in sorted(folder.glob("*.yaml")):
-        comments = [line[2:] for line in file.read_text().splitlines() if line.startswith("# ") and "@package" not in line]
-        target = re.search(r"_target_: (\S+)", file.read_text())
-        rows.append((file.stem, comments[0] if comments else target[1] if target else ""))
+        text = file.read_text()
+        comments = [line[2:] for line in text.splitlines() if line.startswith("# ") and "@package" not in line]
+        target = re.search(r"_target_: sharpcli\.(\S+)\.\w+$", text, re.M)
+        rows.append((file.stem, " ".join(comments) or (headline(target[1]) if target else "")))
     return "\n".join(aligned(rows)) if rows else f"{folder.name}: no choices"
+
+
+def headline(module: str) -> str:
+    """The first sentence of a module of this package, read and not imported."""
+    file = Path(__file__).parent.joinpath(*module.split(".")).with_suffix(".py")
+    words = (ast.get_docstring(ast.parse(file.read_text())) or "").split("\n\n")[0]
+    return " ".join(words.split())
 
 
 def about_run(run: Run) -> str:

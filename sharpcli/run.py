@@ -162,10 +162,14 @@ class Run:
         from filelock import FileLock, Timeout
 
         try:
-            with writing(self.path), FileLock(self.path / ".lock", timeout=0):
-                yield
+            lock = FileLock(self.path / ".lock", timeout=0)
+            lock.acquire()
         except Timeout:
             raise Refusal(f"{self.path}: another process is training this run; wait for it, or stop it first") from None
+        except OSError as problem:
+            raise cannot_write(self.path, problem) from None
+        with lock:
+            yield
 
     def resumed(self, **what: Any) -> None:
         """Adds to the provenance how the run was carried on."""
@@ -223,10 +227,15 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        raise Refusal(
-            f"{path}: cannot write ({problem.strerror or problem}); nothing logged so far is lost: "
-            "make room or choose another runs_dir, then run the same command again"
-        ) from None
+        raise cannot_write(path, problem) from None
+
+
+def cannot_write(path: Path, problem: OSError) -> Refusal:
+    """The one line for a path that cannot be written."""
+    return Refusal(
+        f"{path}: cannot write ({problem.strerror or problem}); nothing logged so far is lost: "
+        "make room or choose another runs_dir, then run the same command again"
+    )
 
 
 def plain(value: Any) -> Any:

@@ -21,7 +21,9 @@ def sharpness(at: Point, *, k: int, tol: float, max_products: int) -> Estimates:
         raise Refusal(f"measure.sharpness.k={k}: the model has {D} parameters; take 1 to {D} eigenvalues")
     if not tol > 0 or max_products < k:
         raise Refusal(f"measure.sharpness: tol={tol} and max_products={max_products}; tol above 0, max_products at least k={k}")
-    start = torch.randn(k, D, generator=at.rng, dtype=torch.float64).to(at.w) if at.warm is None else at.warm
+    warm = at.w.new_empty(0, D) if at.warm is None else at.warm
+    fresh = torch.randn(max(k - len(warm), 0), D, generator=at.rng, dtype=torch.float64)
+    start = torch.cat([warm, fresh.to(at.w)])
     ritz = largest(at.surface.linearize(at.w).hvp, start, k, tol, max_products)
     values: dict[str, float | bool] = {f"lambda_{i + 1}": float(x) for i, x in enumerate(ritz.values)}
     for name, errors in (("residual", ritz.residuals), ("error", ritz.errors)):

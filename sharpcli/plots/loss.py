@@ -13,12 +13,15 @@ def loss(frame: pd.DataFrame, *, x: str) -> Figure:
     pairs = [("train_loss", "test_loss")]
     pairs += [pair for pair in (("train_accuracy", "test_accuracy"), ("recovery_error",), ("distance",)) if pair[0] in frame]
     fig, axes = figure(len(pairs))
+    several = frame["run"].nunique() > 1
+    if not several:
+        axes[0].set_title(frame["run"].iloc[0], fontsize=9)
     for ax, columns in zip(axes, pairs, strict=True):
         for column, style in zip(columns, ("-", "--"), strict=False):
             if column not in frame:
                 continue
             for colour, name, rows in curves(frame, column):
-                ax.plot(rows[x], rows[column], style, color=colour, label=name if style == "-" else None, linewidth=1.2)
+                ax.plot(rows[x], rows[column], style, color=colour, label=name if several and style == "-" and ax is axes[0] else None, linewidth=1.2)
             ax.plot([], [], style, color="0.3", label=NAMES.get(column, column), linewidth=1)
         accuracy = columns[0] == "train_accuracy"
         ax.set(ylabel="accuracy" if accuracy else NAMES.get(columns[0], columns[0]).removeprefix("training "))

@@ -14,31 +14,38 @@ def sharpness(frame: pd.DataFrame, *, x: str) -> Figure:
     fig, (above, below) = figure(2)
     for colour, name, rows in curves(frame, "train_loss"):
         above.plot(rows[x], rows["train_loss"], color=colour, label=name, linewidth=1.2)
-    own, borrowed = False, False
+    edges: dict[str, set[float]] = {"--": set(), ":": set()}
     for colour, _, rows in curves(frame, "lambda_1"):
         below.plot(rows[x], rows["lambda_1"], color=colour, linewidth=1.2, marker=".", markersize=2)
         for k in range(2, 100):
             if f"lambda_{k}" not in rows or rows[f"lambda_{k}"].isna().all():
                 break
             below.plot(rows[x], rows[f"lambda_{k}"], color=colour, linewidth=0.8, alpha=0.4)
-        has_edge = "edge" in rows and rows["edge"].notna().any()
-        edge = rows["edge"] if has_edge else 2 / rows["lr"].where(rows["lr"] > 0)
-        own, borrowed = own or has_edge, borrowed or not has_edge
-        below.plot(rows[x], edge, color=colour, linestyle="--" if has_edge else ":", linewidth=1)
-        for ax, y in ((above, rows["train_loss"] if "train_loss" in rows else None), (below, rows["lambda_1"])):
-            if y is not None and len(rows) and diverged(frame, rows):
-                ax.plot(rows[x].iloc[-1], y.iloc[-1], "x", color=colour)
-    lines = [("--", "edge of stability: 2/lr for gradient descent"), (":", "2/lr, the edge of gradient descent, for comparison")]
-    for (style, words), shown in zip(lines, (own, borrowed), strict=True):
-        if shown:
-            below.plot([], [], style, color="0.3", label=words, linewidth=1)
+        own = "edge" in rows and rows["edge"].notna().any()
+        edge, style = rows["edge"] if own else 2 / rows["lr"].where(rows["lr"] > 0), "--" if own else ":"
+        below.plot(rows[x], edge, color=colour, linestyle=style, linewidth=1)
+        edges[style] |= set(edge.dropna())
+        if len(rows) and diverged(frame, rows):
+            below.plot(rows[x].iloc[-1], rows["lambda_1"].iloc[-1], "x", color=colour, label="diverged")
+    words = {"--": "edge of stability" + (" 2/lr" if plain_gd(frame) else ""), ":": "2/lr, gradient descent's edge, for comparison"}
+    for style, values in edges.items():
+        if values:
+            known = f" = {min(values):.4g}" if len(values) == 1 else ""
+            below.plot([], [], style, color="0.3", label=words[style] + known, linewidth=1)
     above.set(ylabel=NAMES["train_loss"], yscale="log")
-    below.set(ylabel=NAMES["lambda_1"] + r" of the training loss", xlabel=NAMES.get(x, x))
+    below.set(ylabel=NAMES["lambda_1"] + " of the training loss", xlabel=NAMES.get(x, x))
     below.set_ylim(bottom=min(0, below.get_ylim()[0]))
-    above.legend(frameon=False, fontsize=8)
-    if own or borrowed:
-        below.legend(frameon=False, fontsize=8)
+    if frame["run"].nunique() > 1:
+        above.legend(frameon=False, fontsize=8)
+    else:
+        above.set_title(frame["run"].iloc[0], fontsize=9)
+    below.legend(frameon=False, fontsize=8)
     return fig
+
+
+def plain_gd(frame: pd.DataFrame) -> bool:
+    """Whether every edge in the frame is 2 / lr."""
+    return "edge" in frame and bool((frame["edge"] * frame["lr"]).dropna().sub(2).abs().lt(1e-9).all())
 
 
 def diverged(frame: pd.DataFrame, rows: pd.DataFrame) -> bool:

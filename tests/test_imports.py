@@ -1,0 +1,73 @@
+"""Import directions: who may know whom."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sharpcli
+
+TOP = Path(sharpcli.__file__).parent
+KINDS = ("problems", "data", "models", "losses", "optimizers", "objectives", "schedules", "measures", "plots")
+LEAVES = {"errors", "rng"}
+# what each module may import of this package, besides the leaves; a kind of part may also import its own package
+MAY = {
+    "surface": set(),
+    "linalg": set(),
+    "problem": {"surface"},
+    "data": set(),
+    "models": set(),
+    "losses": set(),
+    "schedules": set(),
+    "optimizers": {"surface"},
+    "objectives": {"surface"},
+    "problems": {"surface", "problem", "data", "losses"},
+    "measures": {"surface", "problem", "linalg"},
+    "plots": set(),
+    "run": set(),
+    "report": {"run"},
+    "provenance": set(),
+    "config": set(),
+    "completion": set(),
+    "progress": {"run"},
+    "experiment": {"config", "data", "measures", "optimizers", "problem", "surface"},
+    "measure": {"experiment", "measures", "run"},
+    "train": {"experiment", "measure", "optimizers", "problem", "run"},
+    "draw": {"config", "run"},
+    "launch": {"config", "experiment", "progress", "provenance", "report", "run", "train"},
+    "remeasure": {"config", "experiment", "launch", "measure", "provenance", "report", "run"},
+    "cli": {"completion", "draw", "launch", "remeasure", "report", "run"},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+
+
+def imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "sharpcli":
+            found |= {node.module} if node.module != "sharpcli" else {f"sharpcli.{a.name}" for a in node.names if (TOP / f"{a.name}.py").exists()}
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("file", sorted(TOP.rglob("*.py")), ids=lambda f: str(f.relative_to(TOP)))
+def test_imports_go_one_way(file):
+    room = file.relative_to(TOP).parts[0].removesuffix(".py")
+    for name in imports(file):
+        words = name.split(".")
+        if words[0] != "sharpcli" or len(words) == 1:
+            continue
+        if words[1] == room and room in (*KINDS, "linalg"):
+            assert len(words) == 2 or room == "linalg", f"{room}: a part imports another of its kind: {name}"
+        else:
+            assert words[1] in MAY[room] | LEAVES, f"{room} imports {name}"
+
+
+@pytest.mark.parametrize("module, without", [("cli", ["torch", "hydra", "pandas"]), ("draw", ["torch"]), ("report", ["torch", "pandas"])])
+def test_what_is_quick_or_sees_no_weights_does_not_import_torch(module, without):
+    code = f"import sys, sharpcli.{module}; print([m for m in {without} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

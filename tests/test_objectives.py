@@ -1,0 +1,73 @@
+"""What a step is shown: noise with the stated law, the same for both gradients of a step."""
+
+import pytest
+import torch
+
+from sharpcli.errors import Refusal
+from sharpcli.losses.half_squared import half_squared
+from sharpcli.objectives.crop_flip import crop_flip
+from sharpcli.objectives.label_noise import label_noise
+from sharpcli.objectives.weight_decay import weight_decay
+from sharpcli.rng import generator
+from sharpcli.surface import LossSurface
+
+X = torch.arange(1.0, 7.0, dtype=torch.float64)[:, None]
+Y = torch.zeros(6, 1, dtype=torch.float64)
+W = torch.tensor([0.5], dtype=torch.float64)
+SURFACE = LossSurface(lambda w, x: x * w, half_squared, ((X[:4], Y[:4]), (X[4:], Y[4:])))
+
+
+def test_label_noise_takes_two_values_independent_for_each_example():
+    draws = [torch.cat([y for _, y in label_noise(SURFACE, W, generator(0, "n", s), delta=0.3).batches]) for s in range(2000)]
+    y = torch.cat(draws, 1)
+    assert set(y.unique().tolist()) == {-0.3, 0.3}
+    covariance = y @ y.T / y.shape[1]
+    assert torch.allclose(covariance, 0.09 * torch.eye(6).double(), atol=0.01)  # variance delta^2, no correlation
+    assert y.mean().abs() < 0.01
+
+
+def test_a_noisy_surface_gives_the_same_gradient_twice_and_the_clean_one_is_untouched():
+    noisy = label_noise(SURFACE, W, generator(0, "n", 0), delta=0.3)
+    assert torch.equal(noisy.grad(W), noisy.grad(W)) and not torch.equal(noisy.grad(W), SURFACE.grad(W))
+    assert torch.equal(SURFACE.batches[0][1], Y[:4])
+
+
+def test_weight_decay_has_the_gradient_of_torch_s():
+    decayed = weight_decay(SURFACE, W, generator(0, "w", 0), strength=0.1)
+    assert torch.allclose(decayed.grad(W), SURFACE.grad(W) + 0.1 * W)
+    twice = weight_decay(decayed, W, generator(0, "w", 0), strength=0.1)
+    assert torch.allclose(twice.grad(W), SURFACE.grad(W) + 0.2 * W)
+    assert torch.allclose(decayed.hvp(W, W), SURFACE.hvp(W, W) + 0.1 * W)
+
+
+def test_crop_flip_moves_whole_images_and_without_padding_only_flips_them():
+    x = torch.arange(2 * 3 * 5 * 5.0).reshape(2, 3, 5, 5) + 1
+    surface = LossSurface(lambda w, x: x, half_squared, ((x, torch.zeros(2, 1)),))
+    for step in range(8):
+        (moved, _), = crop_flip(surface, W, generator(0, "c", step), pad=0).batches
+        assert all(torch.equal(a, b) or torch.equal(a, b.flip(2)) for a, b in zip(moved, x, strict=True))
+    seen = set()
+    for step in range(60):
+        (moved, _), = crop_flip(surface, W, generator(0, "c", step), pad=1).batches
+        assert moved.shape == x.shape
+        centre = moved[0, 0, 2, 2].item()  # lands on one of the nine neighbours of the old centre
+        seen.add(centre)
+    assert seen == {x[0, 0, i, j].item() for i in (1, 2, 3) for j in (1, 2, 3)}
+
+
+def test_objectives_refuse_what_is_out_of_range():
+    for make in (
+        lambda: label_noise(SURFACE, W, generator(0, "", 0), delta=-1.0),
+        lambda: weight_decay(SURFACE, W, generator(0, "", 0), strength=-1.0),
+        lambda: crop_flip(SURFACE, W, generator(0, "", 0), pad=2),
+    ):
+        with pytest.raises(Refusal):
+            make()
+
+
+def test_generators_depend_on_seed_consumer_and_step_and_on_nothing_else():
+    def draw(*key):
+        return torch.randn(3, generator=generator(*key)).tolist()
+
+    assert draw(0, "a", 1) == draw(0, "a", 1)
+    assert len({tuple(draw(*key)) for key in ((0, "a", 1), (1, "a", 1), (0, "b", 1), (0, "a", 2))}) == 4

@@ -1,0 +1,133 @@
+"""Toys and data sets: what is known in closed form, and what the files hold."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import CIFAR, needs_cifar
+
+from sharpcli.data.arrays import arrays
+from sharpcli.data.cifar10 import cifar10
+from sharpcli.data.digits import digits
+from sharpcli.errors import Refusal
+from sharpcli.problem import Minibatches, chunks
+from sharpcli.problems.quadratic import quadratic
+from sharpcli.problems.uv import uv
+from sharpcli.problems.valley import valley
+
+
+def hessian(surface, w):
+    return surface.hvp(w, torch.eye(len(w), dtype=w.dtype))
+
+
+def test_the_quadratic_has_its_eigenvalues():
+    p = quadratic(eigenvalues=[3.0, -1.0], start=[1.0, 2.0])
+    assert torch.equal(hessian(p.surface, p.w0), torch.diag(torch.tensor([3.0, -1.0]).double()))
+    assert p.scores(p.w0) == {"train_loss": 0.5 * (3 - 4), "distance": pytest.approx(5**0.5)}
+
+
+def test_the_valley_s_sharpness_at_a_minimum_is_the_squared_distance_from_the_origin():
+    p = valley(start=[4.0, 0.25])
+    assert p.scores(p.w0)["train_loss"] == 0
+    assert torch.linalg.eigvalsh(hessian(p.surface, p.w0)).tolist() == pytest.approx([0, 16 + 1 / 16], abs=1e-12)
+
+
+def test_the_trace_of_uv_on_an_interpolator_is_four_times_the_squared_weights():
+    p = uv(0, 3, 2**31, d=6, n=4, k=2, start=0.5)
+    x, y = p.examples
+    assert set(x.unique().tolist()) == {-1.0, 1.0} and [len(b) for _, b in p.surface.batches] == [3, 1]
+    beta = torch.linalg.lstsq(x, y).solution[:, 0]  # an interpolator, as u*u - v*v
+    w = torch.cat([beta.clamp_min(0).sqrt(), (-beta).clamp_min(0).sqrt()])
+    assert p.surface.value(w) < 1e-25
+    assert hessian(p.surface, w).trace().item() == pytest.approx(4 * w.square().sum().item(), rel=1e-10)
+    truth = p.scores(w)["recovery_error"]
+    assert truth > 0.01 and p.scores(p.w0)["recovery_error"] == pytest.approx(1.0)
+
+
+def test_gradient_of_uv_by_hand():
+    p = uv(1, 100, 2**31, d=5, n=3, k=1, start=0.3)
+    x, y = p.examples
+    w = torch.randn(10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    u, v = w.split(5)
+    pull = x.T @ (x @ (u * u - v * v) - y[:, 0]) / 3
+    assert torch.allclose(p.surface.grad(w), torch.cat([2 * u * pull, -2 * v * pull]), rtol=1e-12)
+
+
+def test_minibatches_are_a_permutation_of_each_epoch_and_a_function_of_seed_and_epoch():
+    x = torch.arange(10.0)[:, None]
+    batches = Minibatches((x, x), 4, seed=3)
+    assert batches.per_epoch == 3
+    seen = torch.cat([batches(step, batches.order(0))[0] for step in range(3)])
+    assert [len(batches(step, batches.order(0))[1]) for step in range(3)] == [4, 4, 2]
+    assert sorted(seen.flatten().tolist()) == list(range(10))
+    assert not torch.equal(batches.order(0), batches.order(1))
+    assert torch.equal(batches.order(1), Minibatches((x, x), 4, seed=3).order(1))
+    assert [len(y) for _, y in chunks((x, x), 4)] == [4, 4, 2]
+
+
+def test_digits_are_standardized_per_pixel_over_the_training_images():
+    d = digits(train_examples=1500)
+    assert d.x_train.shape == (1500, 1, 8, 8) and d.x_test.shape == (297, 1, 8, 8) and d.y_train.shape == (1500, 10)
+    assert d.x_train.mean(0).abs().max() < 1e-5
+    std = d.x_train.std(0, correction=0)
+    assert bool(((std - 1).abs() < 1e-4).logical_or(std == 0).all())
+    for n in (0, 1797):
+        with pytest.raises(Refusal):
+            digits(train_examples=n)
+
+
+@needs_cifar
+def test_cifar10_is_the_first_images_standardized_over_all_50000():
+    from torchvision.datasets import CIFAR10
+
+    d = cifar10(CIFAR, train_examples=200, test_examples=100, standardized="pixel")
+    raw = CIFAR10(str(CIFAR), train=True, download=False)
+    x = raw.data.transpose(0, 3, 1, 2)[:200].astype(np.float64) / 255
+    mean = raw.data.mean(0, dtype=np.float64).transpose(2, 0, 1) / 255
+    std = raw.data.std(0, dtype=np.float64).transpose(2, 0, 1) / 255
+    assert np.allclose(d.x_train.numpy(), (x - mean) / std, atol=1e-4)
+    assert d.y_train.argmax(1).tolist() == raw.targets[:200] and d.x_test.shape == (100, 3, 32, 32)
+    channel = cifar10(CIFAR, train_examples=200, test_examples=100, standardized="channel")
+    mean, std = raw.data.mean((0, 1, 2)) / 255, raw.data.std((0, 1, 2)) / 255
+    assert np.allclose(channel.x_train.numpy(), (x - mean[:, None, None]) / std[:, None, None], atol=1e-4)
+    with pytest.raises(Refusal):
+        cifar10(CIFAR, train_examples=50_001, test_examples=1, standardized="none")
+
+
+def save(path, **changes):
+    g = np.random.default_rng(0)
+    held = {"x_train": g.normal(size=(9, 4)), "y_train": np.arange(9) % 3, "x_test": g.normal(size=(4, 4)), "y_test": np.arange(4) % 3}
+    held |= changes
+    np.savez(path, **{key: value for key, value in held.items() if value is not None})
+    return path
+
+
+def test_arrays_take_classes_and_real_targets(tmp_path):
+    d = arrays(file=str(save(tmp_path / "a.npz")), sha256="")
+    assert d.classes and d.y_train.shape == (9, 3) and d.x_train.dtype == torch.float32
+    d = arrays(file=str(save(tmp_path / "b.npz", y_train=np.zeros(9), y_test=np.ones(4))), sha256="")
+    assert not d.classes and d.y_train.shape == (9, 1)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"y_test": None}, "no y_test in it"),
+        ({"y_train": np.arange(8) % 3}, "x_train has 9 examples and y_train 8"),
+        ({"x_train": np.full((9, 4), np.nan)}, "NaN"),
+        ({"x_train": np.array(["a"] * 9)}, "give an array of numbers"),
+        ({"x_test": np.zeros((4, 5))}, "agree in kind"),
+        ({"y_train": np.arange(9) - 1}, "classes"),
+        ({"y_test": np.zeros(4)}, "agree in kind"),
+        ({"x_train": np.array([None] * 9)}, "not a readable .npz"),
+        ({"y_train": np.zeros((9, 2, 2)), "y_test": np.zeros((4, 2, 2))}, "real targets are"),
+    ],
+)
+def test_arrays_refuse_what_they_cannot_use(tmp_path, changes, words):
+    with pytest.raises(Refusal, match=words):
+        arrays(file=str(save(tmp_path / "a.npz", **changes)), sha256="")
+
+
+def test_arrays_refuse_a_file_that_is_no_archive(tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"nothing")
+    with pytest.raises(Refusal, match="not a readable"):
+        arrays(file=str(tmp_path / "a.npz"), sha256="")
