@@ -134,21 +134,21 @@ def launch(checked: Checked, words: Sequence[str] = ()) -> Row:
 
     experiment = build(checked)
     source = provenance(device(checked.local["device"]), ["sharp", "train", *words])
-    if not (path / "provenance.json").exists():
+    fresh = not (path / "provenance.json").exists()
+    if fresh:
+        start = begin(experiment, start_weights(checked, experiment))
         facts = {"dtype": str(experiment.problem.w0.dtype), "parameters": len(experiment.problem.w0)}
         facts |= {"examples": len(experiment.problem.examples[1]), "data": content_hash(experiment.problem.examples)}
         run = Run.create(path, checked.config, {"steps": experiment.steps, **facts, **source})
-        fresh = True
     else:
-        run, fresh = Run(path), False
+        run = Run(path)
     with run.lock():
-        position = None if fresh else resume(run, experiment, complain)
+        position = start if fresh else resume(run, experiment, complain)
         if position is None:
             position = begin(experiment, start_weights(checked, experiment))
-        elif position.step or run.provenance.get("resumed"):
-            differs = differences(run.provenance, source)
-            if differs:
-                complain(f"{run.name}: resumed with another {', '.join(differs)}: the last digits may differ from a whole run's")
+        differs = [] if fresh else differences(run.provenance, source)
+        if differs:
+            complain(f"{run.name}: resumed with another {', '.join(differs)}: the last digits may differ from a whole run's")
         if not fresh:
             run.resumed(step=position.step, **source)
             print(f"resuming {run.path} at step {position.step}", file=sys.stderr, flush=True)

@@ -79,9 +79,15 @@ def process(folder):
     def start(*words: str, **more) -> subprocess.Popen:
         env = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"} | more.pop("env", {})
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen([sys.executable, "-m", "sharpcli", *map(str, words)], env=env, cwd=folder, **pipes, **more)
+        words = [sys.executable, "-m", "sharpcli", *map(str, words)]
+        started.append(subprocess.Popen(words, env=env, cwd=folder, **pipes, **more))
+        return started[-1]
 
-    return start
+    started: list[subprocess.Popen] = []
+    yield start
+    for child in started:
+        child.kill()
+        child.communicate()
 
 
 @pytest.fixture

@@ -38,12 +38,12 @@ def test_agrees_with_scipy_s_eigsh():
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_stated_error_covers_the_truth_where_eigenvalues_crowd(seed):
+def test_a_random_start_is_not_fooled_by_eigenvalues_that_crowd(seed):
     lam = [10.0, 9.97, 9.9, 9.7, *torch.linspace(0, 8, 196).tolist()]
     A = symmetric(lam, seed)
     found = largest(lambda V: V @ A, start(1, 200, seed + 10), 1, 1e-3, 200)
-    assert found.converged and abs(found.values[0] - 10) <= 1e-2
-    assert abs(found.values[0] - 10) <= found.errors[0] * 1.5
+    assert found.converged and found.residuals[0] <= 1e-2
+    assert abs(found.values[0] - 10) <= 1e-2
 
 
 def test_a_gap_inside_the_cluster_is_not_trusted():
@@ -55,13 +55,13 @@ def test_a_gap_inside_the_cluster_is_not_trusted():
     assert lonely == pytest.approx(0.01)  # the next value is too close and too uncertain: only the residual is left
 
 
-def test_a_warm_start_costs_one_product_where_nothing_has_changed_and_few_where_little_has():
+def test_a_warm_start_costs_no_product_more_where_nothing_has_changed_and_few_where_little_has():
     A = symmetric([5.0, 4.0, *torch.linspace(-1, 3, 98).tolist()])
     cold = largest(lambda V: V @ A, start(1, 100), 1, 1e-6, 100)
-    again = largest(lambda V: V @ A, cold.vectors, 1, 1e-6, 100)
-    assert again.products <= len(cold.vectors) and again.converged
+    again = largest(lambda V: V @ A, cold.vectors, 1, 1e-5, 100)
+    assert again.products == len(cold.vectors) == 2 and again.converged
     B = A + 0.01 * symmetric(torch.linspace(-1, 1, 100).tolist(), seed=5)
-    warm = largest(lambda V: V @ B, cold.vectors, 1, 1e-4, 100)
+    warm = largest(lambda V: V @ B, cold.vectors, 1, 1e-4, 100, slack=10)
     assert warm.products < cold.products / 2
     assert warm.values[0] == pytest.approx(torch.linalg.eigvalsh(B)[-1].item(), rel=1e-4)
 
@@ -93,10 +93,23 @@ def test_a_large_float32_problem_keeps_its_basis_orthonormal():
     assert (gram - torch.eye(len(gram))).abs().max() < 1e-5
 
 
+def test_over_a_path_of_crowding_matrices_the_stated_errors_cover_the_truth():
+    lam = torch.tensor([10.0, 9.8, 9.6, 9.1, *torch.linspace(0, 8, 96).tolist()], dtype=torch.float64)
+    move, vectors, hits = symmetric(torch.linspace(-1, 1, 100).tolist(), seed=9), start(1, 100), []
+    for t in range(60):  # the eigenvalues cross while the eigenvectors turn
+        A = torch.diag(lam * (1 + 0.02 * torch.sin(torch.arange(100.0).double() + t / 8))) + 0.02 * t * move
+        found = largest(lambda V, A=A: V @ A, vectors, 1, 1e-3, 100, slack=10.0 if t else 1.0)
+        error = abs(found.values[0] - torch.linalg.eigvalsh(A)[-1])
+        assert found.converged and error <= 1e-3 * found.values[0]
+        hits.append(error <= found.errors[0])
+        vectors = found.vectors
+    assert sum(hits) >= 57
+
+
 def test_the_vectors_kept_for_later_are_those_that_crowd_below_the_largest():
-    A = symmetric([10.0, 9.5, 9.2, *torch.linspace(0, 8, 60).tolist()])
+    A = symmetric([10.0, 9.5, 8.7, *torch.linspace(0, 7, 60).tolist()])
     assert len(largest(lambda V: V @ A, start(1, 63), 1, 1e-9, 63).vectors) == 3
-    assert lanczos.CROWD == 0.9
+    assert lanczos.CROWD == 0.85
 
 
 def test_hutchinson_is_exact_on_a_diagonal_matrix():

@@ -24,7 +24,7 @@ def sharpness(at: Point, *, k: int, tol: float, max_products: int) -> Estimates:
     warm = at.w.new_empty(0, D) if at.warm is None else at.warm
     fresh = torch.randn(max(k - len(warm), 0), D, generator=at.rng, dtype=torch.float64)
     start = torch.cat([warm, fresh.to(at.w)])
-    ritz = largest(at.surface.linearize(at.w).hvp, start, k, tol, max_products)
+    ritz = largest(at.surface.linearize(at.w).hvp, start, k, tol, max_products, slack=1.0 if at.warm is None else 10.0)
     values: dict[str, float | bool] = {f"lambda_{i + 1}": float(x) for i, x in enumerate(ritz.values)}
     for name, errors in (("residual", ritz.residuals), ("error", ritz.errors)):
         values |= {f"lambda_{i + 1}_{name}": float(x) for i, x in enumerate(errors)}
