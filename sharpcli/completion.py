@@ -9,7 +9,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.plugins.completion_plugin import DefaultCompletionPlugin
 
-from sharpcli import CONF
+from sharpcli import CONF, config
 
 
 def overrides(incomplete: str) -> list[str]:
@@ -30,6 +30,7 @@ def overrides(incomplete: str) -> list[str]:
 
 def complete(word: str, words: Sequence[str]) -> list[str]:
     """Completions of one override word, given those before it."""
+    config.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         line = " ".join([*(w for w in words if w != word), word]) if word else " ".join([*words, ""])

@@ -64,7 +64,13 @@ class Settings:
 
 LOCAL = ("device", "threads", "checkpoint_every", "data_dir", "runs_dir", "trust")
 
-ConfigStore.instance().store("settings", Settings)
+
+def register() -> None:
+    """Tells Hydra the schema that config.yaml begins with."""
+    ConfigStore.instance().store("settings", Settings)
+
+
+register()
 
 
 # --- words -> config -------------------------------------------------------------------------------------------------
@@ -131,7 +137,7 @@ def _known(words: Sequence[str], key: str) -> list[str]:
     except (HydraException, OmegaConfBaseException):
         return []
     prefix = key.rsplit(".", 1)[0]
-    return [f"{prefix}.{k}" for k in node if k != "_target_"] if isinstance(node, DictConfig) else []
+    return [f"{prefix}.{k!s}" for k in node if k != "_target_"] if isinstance(node, DictConfig) else []
 
 
 def _article(kind: str) -> str:
@@ -228,7 +234,8 @@ def typed(part: Any, where: str, trust: Sequence[str]) -> dict[str, Any]:
     every = {"every": period(given.pop("every"), f"{where}.every")} if "every" in given else {}
     if extra := [key for key in given if key not in wanted]:
         raise Refusal(
-            f"{where}.{extra[0]}={given[extra[0]]}: {target.__name__} does not take it; possible: {', '.join(wanted) or 'nothing'}"
+            f"{where}.{extra[0]}={given[extra[0]]}: {target.__name__} does not take it; "
+            f"possible: {', '.join(wanted) or 'nothing'}"
         )
     if missing := [key for key in wanted if key not in given]:
         raise Refusal(f"{where}.{missing[0]} is missing: {target.__name__} needs it; give {where}.{missing[0]}=...")
@@ -332,7 +339,7 @@ def _label(values: dict[str, Any], words: Sequence[str]) -> str:
 # --- checked values -> objects ---------------------------------------------------------------------------------------
 
 
-def part(values: Mapping[str, Any], trust: Sequence[str], where: str) -> Callable[..., Any]:
+def part(values: Mapping[str, Any], trust: Sequence[str], where: str) -> Any:
     """What a checked part builds: a class's object, or a function with its hyperparameters filled in.
 
     What the function takes by position is supplied by name when it is called; it is handed only what it names.
@@ -343,7 +350,7 @@ def part(values: Mapping[str, Any], trust: Sequence[str], where: str) -> Callabl
         for key, value in values.items()
         if key not in ("_target_", "every")
     }
-    if inspect.isclass(target) and where.split(".")[0] != "model":
+    if inspect.isclass(target) and where.split(".", maxsplit=1)[0] != "model":
         return target(**keywords)
     if inspect.isclass(target):  # a user's own network class: built once the data's shape is known
         return lambda shape, outputs: target(**keywords)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable, Mapping
@@ -93,7 +94,9 @@ def device(word: str) -> torch.device:
         word = "cuda" if torch.cuda.is_available() else "cpu"
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there[word.split(":")[0]]:
-        raise Refusal(f"device={word}: not on this machine; possible: {', '.join(name for name, is_there in there.items() if is_there)}")
+        raise Refusal(
+            f"device={word}: not on this machine; possible: {', '.join(name for name, is_there in there.items() if is_there)}"
+        )
     return torch.device(word)
 
 
@@ -142,7 +145,5 @@ def _rehearse(experiment: Experiment) -> None:
         objective(experiment.problem.surface.on([(x[:2], y[:2])]), w, rng)
     nothing: Any = _Untouchable()
     for measure in experiment.measures.values():
-        try:
+        with contextlib.suppress(_Reached):
             measure(Point(w, nothing, rng, w[None], nothing))
-        except _Reached:
-            pass

@@ -15,7 +15,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig
 
 from sharpcli import CONF
 from sharpcli.config import Checked, check, compose, refusing
@@ -27,6 +28,8 @@ def main(words: Sequence[str]) -> None:
     """Runs Hydra on the words of the command line: flags in any place, refusals instead of Hydra's own reports."""
     arguments, flags = parse(words)
     overrides = list(arguments.overrides)
+    if arguments.config_dir and not Path(arguments.config_dir).is_dir():
+        raise Refusal(f"--config-dir {arguments.config_dir}: no such directory; name one that holds groups, as conf/ does")
     if arguments.multirun:
         rehearse(overrides, arguments.config_dir)
     elif not (arguments.help or arguments.hydra_help or arguments.shell_completion or arguments.info):
@@ -100,7 +103,7 @@ def checked_with_source(checked: Checked) -> Checked:
     word, _, step = checked.config["init_from"].partition("@")
     source = find(word, Path(checked.local["runs_dir"]))
     there = source.checkpoints()
-    if step and not step.isdigit() or (int(step) if step else -1) not in [-1, *there] or not there:
+    if (step and not step.isdigit()) or (int(step) if step else -1) not in [-1, *there] or not there:
         raise Refusal(f"init_from={word}@{step}: {source.name} has checkpoints at steps {', '.join(map(str, there)) or 'none'}")
     at = int(step) if step else there[-1]
     local = checked.local | {"source": (str(source.path), at)}
@@ -112,9 +115,9 @@ def job(cfg: DictConfig) -> float | None:
     """One run: trains it, carries it on, or says that it is complete. Returns its training loss, for sweepers."""
     about = HydraConfig.get()
     words = list(about.overrides.task)
-    if about.mode.name == "MULTIRUN":
+    if about.mode == RunMode.MULTIRUN:
         print(f"[job {about.job.num}] {' '.join(words)}", file=sys.stderr, flush=True)
-    checked = checked_with_source(check(OmegaConf.create(OmegaConf.to_container(cfg)), words))
+    checked = checked_with_source(check(cfg, words))
     return launch(checked, words).get("train_loss")
 
 
@@ -179,7 +182,9 @@ def start_weights(checked: Checked, experiment: Any) -> Any:
     except (ValueError, OSError, RuntimeError) as problem:
         raise Refusal(f"init_from: {problem} in {path}; choose another step") from None
     if len(w) != len(experiment.problem.w0):
-        raise Refusal(f"init_from: {path} has {len(w)} parameters and this model {len(experiment.problem.w0)}; use the same model")
+        raise Refusal(
+            f"init_from: {path} has {len(w)} parameters and this model {len(experiment.problem.w0)}; use the same model"
+        )
     return w
 
 

@@ -42,7 +42,13 @@ def progress(steps: int, start: int) -> Iterator[Any]:
 
 @contextmanager
 def _bar(console: Console, steps: int, start: int) -> Iterator[Any]:
-    columns = (MofNCompleteColumn(), BarColumn(20), TextColumn("{task.description}"), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        MofNCompleteColumn(),
+        BarColumn(20),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=steps, completed=start)
         shown = 0.0

@@ -199,7 +199,9 @@ def find(word: str, runs_dir: Path) -> Run:
     if len(hits) == 1:
         return Run(Path(runs_dir) / hits[0])
     if hits:
-        raise Refusal(f"{word}: {len(hits)} runs in {runs_dir} begin so ({', '.join(sorted(hits)[:4])}, ...); give more of the name")
+        raise Refusal(
+            f"{word}: {len(hits)} runs in {runs_dir} begin so ({', '.join(sorted(hits)[:4])}, ...); give more of the name"
+        )
     if Path(word).exists():
         return Run(Path(word))
     from difflib import get_close_matches
@@ -297,7 +299,7 @@ def _replace(file: Path, data: bytes) -> None:
     half = file.with_name(file.name + ".part")
     try:
         half.write_bytes(data)
-        os.replace(half, file)
+        half.replace(file)
     except OSError:
         half.unlink(missing_ok=True)
         raise

@@ -88,7 +88,9 @@ def train(
 
 def _row(experiment: Experiment, here: Position) -> Row | None:
     """The row of this step, or None where nothing is due."""
-    names = [name for name, every in experiment.every.items() if every and (here.step % every == 0 or here.step == experiment.steps)]
+    names = [
+        name for name, every in experiment.every.items() if every and (here.step % every == 0 or here.step == experiment.steps)
+    ]
     finite = bool(torch.isfinite(here.w.sum()))
     if not names and finite and here.step != experiment.steps:
         return None

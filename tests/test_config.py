@@ -31,7 +31,9 @@ def test_every_yaml_names_exactly_its_target_s_parameters_and_they_have_no_defau
     for key, values in parts_of(group, name).items():
         assert key == name
         target = resolve(values["_target_"], group, [])
-        assert target.__module__ == f"sharpcli.{'losses' if group == 'loss' else group if group == 'data' else group + 's'}.{name}"
+        assert (
+            target.__module__ == f"sharpcli.{'losses' if group == 'loss' else group if group == 'data' else group + 's'}.{name}"
+        )
         _, wanted = hyperparameters(target)
         assert set(values) - {"_target_", "every"} == set(wanted)
         assert all(p.default is inspect.Parameter.empty for p in inspect.signature(target).parameters.values())
@@ -77,10 +79,23 @@ def test_the_hash_depends_on_what_decides_the_numbers_and_on_nothing_else():
     for same in (
         ["method=sam", "optimizer.rho=1.0"],
         ["optimizer=sam", "optimizer.rho=1", "batch_size=128"],
-        ["method=sam", "optimizer.rho=1", "device=cpu", "threads=1", "runs_dir=x", "data_dir=y", "checkpoint_every=3", "trust=[a]"],
+        [
+            "method=sam",
+            "optimizer.rho=1",
+            "device=cpu",
+            "threads=1",
+            "runs_dir=x",
+            "data_dir=y",
+            "checkpoint_every=3",
+            "trust=[a]",
+        ],
     ):
         assert checked(*same).hash == base.hash
-    for other in (["method=sam", "optimizer.rho=2"], ["method=sam", "optimizer.rho=1", "seed=1"], ["method=sam", "optimizer.rho=1", "steps=1001"]):
+    for other in (
+        ["method=sam", "optimizer.rho=2"],
+        ["method=sam", "optimizer.rho=1", "seed=1"],
+        ["method=sam", "optimizer.rho=1", "steps=1001"],
+    ):
         assert checked(*other).hash != base.hash
     assert base.name == f"sam-network-lr0.2-seed0-{base.hash}"
 
@@ -156,7 +171,9 @@ def test_code_outside_the_package_is_built_only_with_trust(tmp_path, monkeypatch
     assert checked(*words, "trust=[my_nets]").config["model"] == {"_target_": "my_nets.linear", "bias": True}
 
 
-@pytest.mark.parametrize("path", ["os.system", "sharpcli.provenance.subprocess.run", "sharpcli.run.os.system", "sharpcli_evil.x", "builtins.eval"])
+@pytest.mark.parametrize(
+    "path", ["os.system", "sharpcli.provenance.subprocess.run", "sharpcli.run.os.system", "sharpcli_evil.x", "builtins.eval"]
+)
 def test_a_target_that_leaves_the_package_is_refused_even_by_way_of_one_of_its_modules(path):
     with pytest.raises(Refusal, match="code outside sharpcli|not found"):
         typed({"_target_": path}, "model", [])

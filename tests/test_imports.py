@@ -30,7 +30,7 @@ MAY = {
     "report": {"run"},
     "provenance": set(),
     "config": set(),
-    "completion": set(),
+    "completion": {"config"},
     "progress": {"run"},
     "experiment": {"config", "data", "measures", "optimizers", "problem", "surface"},
     "measure": {"experiment", "measures", "run"},
@@ -48,7 +48,11 @@ def imports(file: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "sharpcli":
-            found |= {node.module} if node.module != "sharpcli" else {f"sharpcli.{a.name}" for a in node.names if (TOP / f"{a.name}.py").exists()}
+            found |= (
+                {node.module}
+                if node.module != "sharpcli"
+                else {f"sharpcli.{a.name}" for a in node.names if (TOP / f"{a.name}.py").exists()}
+            )
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
     return found
@@ -67,7 +71,9 @@ def test_imports_go_one_way(file):
             assert words[1] in MAY[room] | LEAVES, f"{room} imports {name}"
 
 
-@pytest.mark.parametrize("module, without", [("cli", ["torch", "hydra", "pandas"]), ("draw", ["torch"]), ("report", ["torch", "pandas"])])
+@pytest.mark.parametrize(
+    "module, without", [("cli", ["torch", "hydra", "pandas"]), ("draw", ["torch"]), ("report", ["torch", "pandas"])]
+)
 def test_what_is_quick_or_sees_no_weights_does_not_import_torch(module, without):
     code = f"import sys, sharpcli.{module}; print([m for m in {without} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -44,11 +44,11 @@ def test_crop_flip_moves_whole_images_and_without_padding_only_flips_them():
     x = torch.arange(2 * 3 * 5 * 5.0).reshape(2, 3, 5, 5) + 1
     surface = LossSurface(lambda w, x: x, half_squared, ((x, torch.zeros(2, 1)),))
     for step in range(8):
-        (moved, _), = crop_flip(surface, W, generator(0, "c", step), pad=0).batches
+        ((moved, _),) = crop_flip(surface, W, generator(0, "c", step), pad=0).batches
         assert all(torch.equal(a, b) or torch.equal(a, b.flip(2)) for a, b in zip(moved, x, strict=True))
     seen = set()
     for step in range(60):
-        (moved, _), = crop_flip(surface, W, generator(0, "c", step), pad=1).batches
+        ((moved, _),) = crop_flip(surface, W, generator(0, "c", step), pad=1).batches
         assert moved.shape == x.shape
         centre = moved[0, 0, 2, 2].item()  # lands on one of the nine neighbours of the old centre
         seen.add(centre)

@@ -95,7 +95,12 @@ def test_cifar10_is_the_first_images_standardized_over_all_50000():
 
 def save(path, **changes):
     g = np.random.default_rng(0)
-    held = {"x_train": g.normal(size=(9, 4)), "y_train": np.arange(9) % 3, "x_test": g.normal(size=(4, 4)), "y_test": np.arange(4) % 3}
+    held = {
+        "x_train": g.normal(size=(9, 4)),
+        "y_train": np.arange(9) % 3,
+        "x_test": g.normal(size=(4, 4)),
+        "y_test": np.arange(4) % 3,
+    }
     held |= changes
     np.savez(path, **{key: value for key, value in held.items() if value is not None})
     return path

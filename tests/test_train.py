@@ -53,7 +53,19 @@ def test_measuring_leaves_the_trajectory_bit_identical(sharp, folder, method):
     weights = []
     for every in (0, 1):
         out = f"runs_dir=runs_{every}"
-        assert sharp("train", *TINY, f"method={method}", "batch_size=16", "steps=9", f"measure_every={every}", "measure=[scores,sharpness,trace]", out).code == 0
+        assert (
+            sharp(
+                "train",
+                *TINY,
+                f"method={method}",
+                "batch_size=16",
+                "steps=9",
+                f"measure_every={every}",
+                "measure=[scores,sharpness,trace]",
+                out,
+            ).code
+            == 0
+        )
         (run,) = (folder / f"runs_{every}").glob("*/")
         weights.append(Run(run).load(9)["w"])
     assert torch.equal(*weights)
@@ -77,7 +89,13 @@ def test_training_agrees_with_torch_step_by_step(experiment):
 
 
 def test_lambda_1_logged_in_training_is_that_of_a_dense_hessian(experiment):
-    e = experiment("data.train_examples=60", "model.widths=[3]", "problem.dtype=float64", "measure.sharpness.k=3", "measure.sharpness.tol=1e-8")
+    e = experiment(
+        "data.train_examples=60",
+        "model.widths=[3]",
+        "problem.dtype=float64",
+        "measure.sharpness.k=3",
+        "measure.sharpness.tol=1e-8",
+    )
     row, _ = measure(e, e.problem.w0, 0, {}, ["sharpness"])
     H = e.problem.surface.hvp(e.problem.w0, torch.eye(len(e.problem.w0)).double())
     truth = torch.linalg.eigvalsh(H).flip(0)
@@ -116,7 +134,15 @@ def test_measuring_something_else_adds_columns_and_keeps_the_logged_ones(sharp, 
 
 
 def test_a_run_killed_at_any_moment_resumes_to_the_rows_of_a_whole_one(process, folder):
-    words = (*TINY, "method=sgd", "batch_size=16", "steps=400", "measure_every=7", "measure=[scores,sharpness,trace]", "checkpoint_every=20")
+    words = (
+        *TINY,
+        "method=sgd",
+        "batch_size=16",
+        "steps=400",
+        "measure_every=7",
+        "measure=[scores,sharpness,trace]",
+        "checkpoint_every=20",
+    )
     whole = process("train", *words, "runs_dir=whole")
     assert whole.wait(120) == 0, whole.stderr.read()
     kills = 0
@@ -226,7 +252,15 @@ def test_epochs_and_arrays_and_cross_entropy_with_batch_norm(sharp, folder):
     g = np.random.default_rng(0)
     x = g.normal(size=(20, 1, 8, 8))
     np.savez("mine.npz", x_train=x[:13], y_train=np.arange(13) % 3, x_test=x[13:], y_test=np.arange(7) % 3)
-    words = ["data=arrays", "data.file=mine.npz", "model=resnet", "model.depth=8", "model.width=1", "model.groups=1", "model.norm=batch"]
+    words = [
+        "data=arrays",
+        "data.file=mine.npz",
+        "model=resnet",
+        "model.depth=8",
+        "model.width=1",
+        "model.groups=1",
+        "model.norm=batch",
+    ]
     words += ["loss=cross_entropy", "problem.batchnorm=population", "method=sgd", "batch_size=5", "chunk=4"]
     said = sharp("train", *words, "steps=2 epochs", "measure_every=1 epoch", "schedule=cosine", "lr=0.05")
     assert said.code == 0, said.err
@@ -236,7 +270,16 @@ def test_epochs_and_arrays_and_cross_entropy_with_batch_norm(sharp, folder):
 
 
 def test_label_noise_recovers_on_uv_where_plain_sgd_does_not(sharp, folder):
-    toy = ["problem=uv", "problem.d=20", "problem.n=12", "problem.k=2", "lr=0.02", "batch_size=1", "measure_every=0", "measure=[scores]"]
+    toy = [
+        "problem=uv",
+        "problem.d=20",
+        "problem.n=12",
+        "problem.k=2",
+        "lr=0.02",
+        "batch_size=1",
+        "measure_every=0",
+        "measure=[scores]",
+    ]
     assert sharp("train", *toy, "method=label_noise", "objective.label_noise.delta=1", "steps=12000").code == 0
     assert sharp("train", *toy, "method=sgd", "steps=3000").code == 0
     errors = {}

@@ -53,7 +53,10 @@ def _load(file: Path) -> dict[str, np.ndarray]:
         with np.load(file, allow_pickle=False) as archive:
             missing = [name for name in NAMES if name not in archive]
             if missing:
-                raise Refusal(f"{file}: no {', '.join(missing)} in it (it has {', '.join(archive) or 'nothing'}); save all of {', '.join(NAMES)}")
+                raise Refusal(
+                    f"{file}: no {', '.join(missing)} in it (it has {', '.join(archive) or 'nothing'}); "
+                    f"save all of {', '.join(NAMES)}"
+                )
             found = {name: archive[name] for name in NAMES}
     except (OSError, ValueError, BadZipFile, AttributeError) as problem:
         raise Refusal(f"{file}: not a readable .npz ({problem}); write one with numpy.savez") from None

@@ -12,9 +12,7 @@ from sharpcli.errors import Refusal
 Norm = Literal["group", "batch", "none"]
 
 
-def resnet(
-    shape: tuple[int, ...], outputs: int, *, depth: int, width: int, norm: Norm, groups: int, skip: bool
-) -> nn.Module:
+def resnet(shape: tuple[int, ...], outputs: int, *, depth: int, width: int, norm: Norm, groups: int, skip: bool) -> nn.Module:
     """A 3x3 convolution, three stages of (depth - 2) / 6 blocks with `width`, 2 and 4 times `width` channels, average
     pooling, Linear. Shortcuts without parameters (He et al., option A); `skip=false` leaves them out.
 

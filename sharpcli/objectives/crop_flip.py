@@ -16,7 +16,9 @@ def crop_flip(surface: LossSurface, w: Tensor, rng: Generator, *, pad: int) -> L
     Refuses inputs that are no images, and pad < 0.
     """
     if pad < 0 or surface.batches[0][0].ndim != 4:
-        raise Refusal(f"objective=crop_flip takes images [n, C, H, W] and pad >= 0; got {list(surface.batches[0][0].shape)}, pad={pad}")
+        raise Refusal(
+            f"objective=crop_flip takes images [n, C, H, W] and pad >= 0; got {list(surface.batches[0][0].shape)}, pad={pad}"
+        )
 
     def moved(x: Tensor) -> Tensor:
         n, _, height, width = x.shape

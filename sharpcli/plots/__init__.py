@@ -41,7 +41,10 @@ def figure(rows: int = 1) -> tuple[Figure, list[Axes]]:
 def label(frame: pd.DataFrame, by: Sequence[str]) -> str:
     """What tells the runs of `frame` from others: `sam, lr 0.05`."""
     values = (frame[key].iloc[0] for key in by)
-    return ", ".join(str(v) if key == "method" else f"{key} {v:g}" if isinstance(v, float) else f"{key} {v}" for key, v in zip(by, values, strict=True))
+    return ", ".join(
+        str(v) if key == "method" else f"{key} {v:g}" if isinstance(v, float) else f"{key} {v}"
+        for key, v in zip(by, values, strict=True)
+    )
 
 
 def curves(frame: pd.DataFrame, y: str) -> Iterator[tuple[str, str, pd.DataFrame]]:

@@ -15,7 +15,7 @@ def compare(frame: pd.DataFrame, *, x: str, y: str, by: list[str], log: bool) ->
     """
     for key in (x, y, *by):
         if key not in frame:
-            possible = sorted(c for c in frame if frame[c].notna().any())
+            possible = sorted(str(c) for c in frame if frame[c].notna().any())
             raise Refusal(f"{key}: no such column in these runs; possible: {', '.join(possible)}")
     fig, (ax,) = figure()
     rows = frame[frame[y].notna()]
@@ -24,8 +24,17 @@ def compare(frame: pd.DataFrame, *, x: str, y: str, by: list[str], log: bool) ->
         runs = group["run"].nunique()
         colour = PALETTE[i % len(PALETTE)]
         words = label(group, by) + (f" ({runs} runs)" if runs > 1 else "")
-        ax.plot(over.index, over["mean"], color=colour, label=words, linewidth=1.2, linestyle=("-", "--", ":")[i // len(PALETTE) % 3])
-        ax.fill_between(over.index, over["mean"] - over["std"], over["mean"] + over["std"], color=colour, alpha=0.2, linewidth=0)
+        ax.plot(
+            over.index,
+            over["mean"],
+            color=colour,
+            label=words,
+            linewidth=1.2,
+            linestyle=("-", "--", ":")[i // len(PALETTE) % 3],
+        )
+        ax.fill_between(
+            over.index, over["mean"] - over["std"], over["mean"] + over["std"], color=colour, alpha=0.2, linewidth=0
+        )
     ax.set(xlabel=NAMES.get(x, x), ylabel=NAMES.get(y, y), yscale="log" if log else "linear")
     ax.legend(frameon=False, fontsize=8)
     return fig

@@ -10,7 +10,7 @@ from sharpcli.plots import NAMES, curves, figure
 
 def loss(frame: pd.DataFrame, *, x: str) -> Figure:
     """Above the losses, on a log scale; below the accuracies, or a toy's own error. Training solid, test dashed."""
-    pairs = [("train_loss", "test_loss")]
+    pairs: list[tuple[str, ...]] = [("train_loss", "test_loss")]
     pairs += [pair for pair in (("train_accuracy", "test_accuracy"), ("recovery_error",), ("distance",)) if pair[0] in frame]
     fig, axes = figure(len(pairs))
     several = frame["run"].nunique() > 1
@@ -21,11 +21,18 @@ def loss(frame: pd.DataFrame, *, x: str) -> Figure:
             if column not in frame:
                 continue
             for colour, name, rows in curves(frame, column):
-                ax.plot(rows[x], rows[column], style, color=colour, label=name if several and style == "-" and ax is axes[0] else None, linewidth=1.2)
+                ax.plot(
+                    rows[x],
+                    rows[column],
+                    style,
+                    color=colour,
+                    label=name if several and style == "-" and ax is axes[0] else None,
+                    linewidth=1.2,
+                )
             ax.plot([], [], style, color="0.3", label=NAMES.get(column, column), linewidth=1)
         accuracy = columns[0] == "train_accuracy"
         ax.set(ylabel="accuracy" if accuracy else NAMES.get(columns[0], columns[0]).removeprefix("training "))
-        if not accuracy and (frame[list(c for c in columns if c in frame)].min().min()) > 0:
+        if not accuracy and (frame[[c for c in columns if c in frame]].min().min()) > 0:
             ax.set_yscale("log")
         ax.legend(frameon=False, fontsize=8)
     axes[-1].set_xlabel(NAMES.get(x, x))

@@ -27,7 +27,10 @@ def sharpness(frame: pd.DataFrame, *, x: str) -> Figure:
         edges[style] |= set(edge.dropna())
         if len(rows) and diverged(frame, rows):
             below.plot(rows[x].iloc[-1], rows["lambda_1"].iloc[-1], "x", color=colour, label="diverged")
-    words = {"--": "edge of stability" + (" 2/lr" if plain_gd(frame) else ""), ":": "2/lr, gradient descent's edge, for comparison"}
+    words = {
+        "--": "edge of stability" + (" 2/lr" if plain_gd(frame) else ""),
+        ":": "2/lr, gradient descent's edge, for comparison",
+    }
     for style, values in edges.items():
         if values:
             known = f" = {min(values):.4g}" if len(values) == 1 else ""

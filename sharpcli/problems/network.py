@@ -135,6 +135,10 @@ def _check(predict: Predict, w: Tensor, x: Tensor, y: Tensor) -> None:
     with torch.no_grad(), torch.random.fork_rng():
         first, second = predict(w, x), predict(w, x)
     if first.shape != y.shape:
-        raise Refusal(f"the model gives outputs {list(first.shape)} for targets {list(y.shape)}; its last layer must fit the data")
+        raise Refusal(
+            f"the model gives outputs {list(first.shape)} for targets {list(y.shape)}; its last layer must fit the data"
+        )
     if not torch.equal(first, second):
-        raise Refusal("the model's outputs differ between two passes over the same images (dropout?); its loss is no function of w")
+        raise Refusal(
+            "the model's outputs differ between two passes over the same images (dropout?); its loss is no function of w"
+        )

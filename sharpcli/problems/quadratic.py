@@ -22,7 +22,9 @@ def quadratic(*, eigenvalues: list[float], start: list[float]) -> Problem:
     curvature = torch.tensor(eigenvalues, dtype=torch.float64)
     nothing = torch.zeros(1, 1, dtype=torch.float64)
     surface = LossSurface(
-        predict=lambda w, x: w[None], loss=lambda w, y: 0.5 * (curvature.to(w) * w.square()).sum(), batches=((nothing, nothing),)
+        predict=lambda w, x: w[None],
+        loss=lambda w, y: 0.5 * (curvature.to(w) * w.square()).sum(),
+        batches=((nothing, nothing),),
     )
 
     def scores(w: Tensor) -> dict[str, float]:

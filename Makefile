@@ -1,0 +1,35 @@
+# `make demo` and `make test` need Python 3.11 or newer and make, and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint check bench clean
+
+demo: $(VENV)/installed
+	$(BIN)/sharp train
+	$(BIN)/sharp plot sharpness $$($(BIN)/sharp train 2>/dev/null | head -n 1 | cut -d: -f1)
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/tracking.py
+	$(BIN)/python benchmarks/products.py
+	$(BIN)/python benchmarks/steps.py
+	$(BIN)/python benchmarks/commands.py
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sharp needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV)
