@@ -178,8 +178,8 @@ class Checked:
 def check(cfg: DictConfig | Mapping[str, Any], words: Sequence[str] = ()) -> Checked:
     """Every value resolved, of its type and in its range, or a refusal; nothing is built."""
     known = [f.name for f in fields(Settings)]
-    if unknown := [key for key in cfg if key not in (*known, "hydra")]:
-        raise Refusal(f"{unknown[0]}: no such setting; " + suggest(str(unknown[0]), known))
+    if unknown := [str(key) for key in cfg if key not in (*known, "hydra")]:
+        raise Refusal(f"{unknown[0]}: no such setting; " + suggest(unknown[0], known))
     with refusing(words):
         typed_root = OmegaConf.merge(OmegaConf.structured(Settings), cfg)
         values: dict[str, Any] = OmegaConf.to_container(typed_root, resolve=True, throw_on_missing=True)  # type: ignore[assignment]

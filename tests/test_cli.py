@@ -93,22 +93,22 @@ def test_a_user_s_own_yaml_folder_is_found(sharp, folder):
 
 def test_a_user_s_own_measure_and_model_work_once_trusted(sharp, folder, monkeypatch):
     monkeypatch.syspath_prepend(str(folder))
-    (folder / "mine.py").write_text(
+    (folder / "own_parts.py").write_text(
         "from torch import nn\nfrom sharpcli.measures import Estimates\n\n\n"
         "class Net(nn.Module):\n    def __init__(self, width: int):\n        super().__init__()\n"
         "        self.stack = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Tanh(), nn.Linear(width, 10))\n\n"
         "    def forward(self, x):\n        return self.stack(x)\n\n\n"
         "def size(at, *, power: float):\n    return Estimates({'size': float(at.w.norm() ** power)})\n"
     )
-    words = ["~model.widths", "~model.activation", "model._target_=mine.Net", "+model.width=3"]
-    words += ["+measure.size._target_=mine.size", "+measure.size.power=2", SHORT[0], *SHORT[2:]]
-    assert "if you trust it, say so: trust=[mine]" in sharp("train", *words).refusal
+    words = ["~model.widths", "~model.activation", "model._target_=own_parts.Net", "+model.width=3"]
+    words += ["+measure.size._target_=own_parts.size", "+measure.size.power=2", SHORT[0], *SHORT[2:]]
+    assert "if you trust it, say so: trust=[own_parts]" in sharp("train", *words).refusal
     assert not (folder / "runs").exists()
-    assert sharp("train", *words, "trust=[mine]").code == 0
+    assert sharp("train", *words, "trust=[own_parts]").code == 0
     run = Run(only_run(folder))
     assert run.logged()[0]["size"] > 0 and "trust" not in run.config
     assert "if you trust it" in sharp("measure", run.name).refusal
-    assert sharp("measure", run.name, "trust=[mine]", "--step", "6").code == 0
+    assert sharp("measure", run.name, "trust=[own_parts]", "--step", "6").code == 0
 
 
 REFUSALS = [

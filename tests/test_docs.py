@@ -1,0 +1,60 @@
+"""Every command that the documentation shows, run on less data and for fewer steps."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from conftest import CIFAR, ROOT
+
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
+
+
+CASES = [(page, i, block) for page in PAGES for i, block in enumerate(blocks(page, "bash"))]
+
+
+def smaller(words):
+    """The same command on a smaller problem."""
+    if words[1] != "train" or "--cfg" in words:
+        return words
+    text, more = " ".join(words), []
+    if "steps=" not in text:
+        more += ["steps=20", "measure_every=10"]
+    if "cifar10" in text:
+        more += ["data.train_examples=60", "data.test_examples=30", "measure_examples=8"]
+    elif "data=" not in text and "problem=" not in text and "sparse" not in text:
+        more += ["data.train_examples=60"]
+    if not re.search(r"model\b|problem=|sparse|resnet", text):
+        more += ["model.widths=[6]"]
+    return [*words, *more]
+
+
+@pytest.mark.parametrize("page, number, block", CASES, ids=[f"{page.name}-{i}" for page, i, _ in CASES])
+def test_the_commands_of_a_page_work(sharp, folder, monkeypatch, page, number, block):
+    if "cifar10" in block and not (CIFAR / "cifar-10-batches-py").is_dir():
+        pytest.skip("no CIFAR-10 here")
+    for code in blocks(page, "python"):
+        (folder / "mine.py").write_text(code)
+    monkeypatch.syspath_prepend(str(folder))
+    sys.modules.pop("mine", None)
+    for line in block.splitlines():
+        words = shlex.split(line, comments=True)
+        if words and words[0] == "python":
+            subprocess.run([sys.executable, *words[1:]], check=True, cwd=folder)
+        elif words:
+            assert words[0] == "sharp", line
+            said = sharp(*smaller(words)[1:])
+            assert said.code == 0, (line, said.err)
+
+
+def test_links_lead_to_files_and_targets_named_are_in_the_makefile():
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+        for link in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), (page.name, link)
+        for target in re.findall(r"^make (\w+)", "\n".join(blocks(page, "console")), re.M):
+            assert f"\n{target}:" in (ROOT / "Makefile").read_text()
