@@ -29,7 +29,10 @@ def settled(run: Run, share: float = 0.25) -> list[str]:
         beside = f", 2/lr = {2 / lr:.4g}" if lr > 0 else ""
         if edge is not None and lr > 0 and abs(edge - 2 / lr) > 1e-9 * edge:
             beside += f", edge of this optimizer = {edge:.4g}"
-        out.append(f"lambda_1 settled at {median(late):.4g}{beside} (median over the last {share:.0%} of the steps)")
+        if len({row["lr"] for row in rows}) > 1:  # under a schedule nothing settles
+            out.append(f"lambda_1 ended at {late[-1]:.4g}, lr at {lr:.4g}")
+        else:
+            out.append(f"lambda_1 settled at {median(late):.4g}{beside} (median over the last {share:.0%} of the steps)")
     return out
 
 
@@ -44,7 +47,7 @@ def listing(runs: Iterable[Run]) -> list[tuple[str, ...]]:
     out = []
     for run in runs:
         last = run.last() or {}
-        cells = [run.name, run.status, f"{last.get('step', 0)}/{run.steps}"]
+        cells = [run.name, run.status_after(last), f"{last.get('step', 0)}/{run.steps}"]
         out.append((*cells, *(number(last.get(key)) for key in COLUMNS[3:])))
     return out
 

@@ -111,7 +111,10 @@ class Run:
     @property
     def status(self) -> str:
         """`complete`, `diverged`, or `unfinished` (running, or interrupted)."""
-        last = self.last()
+        return self.status_after(self.last())
+
+    def status_after(self, last: Row | None) -> str:
+        """The status that a last row means."""
         if last and last.get("diverged"):
             return "diverged"
         return "complete" if last and last["step"] == self.steps else "unfinished"

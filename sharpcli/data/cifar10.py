@@ -26,10 +26,10 @@ def cifar10(folder: Path, *, train_examples: int, test_examples: int, standardiz
             raise Refusal(f"data.{name}_examples={size}: cifar10 has {most} {name} images; take 1 to {most}")
     x, labels = _read(folder, train=True)
     mean, std = _moments(x, standardized)
-    x_train = standardize(x[:train_examples].float().div_(255), mean, std)
+    x_train = standardize(_scaled(x[:train_examples]), mean, std)
     y_train = one_hot(labels[:train_examples], 10)
     x, labels = _read(folder, train=False)
-    x_test = standardize(x[:test_examples].float().div_(255), mean, std)
+    x_test = standardize(_scaled(x[:test_examples]), mean, std)
     return Dataset(x_train, y_train, x_test, one_hot(labels[:test_examples], 10), classes=True)
 
 
@@ -41,6 +41,11 @@ def _read(folder: Path, train: bool) -> tuple[Tensor, Tensor]:
     except (RuntimeError, OSError):
         raw = _download(folder, train)
     return torch.from_numpy(raw.data).permute(0, 3, 1, 2), torch.tensor(raw.targets)
+
+
+def _scaled(x: Tensor) -> Tensor:
+    """Bytes to [0, 1], in the default memory layout."""
+    return x.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
 def _download(folder: Path, train: bool):  # type: ignore[no-untyped-def]
