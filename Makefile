@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint check bench clean
 
 demo: $(VENV)/installed
-	$(BIN)/sharp train
-	$(BIN)/sharp plot sharpness $$($(BIN)/sharp train 2>/dev/null | head -n 1 | cut -d: -f1)
+	@seen=$$($(BIN)/sharp train) && run=$$(echo "$$seen" | head -n 1 | cut -d: -f1) && \
+	picture=$$($(BIN)/sharp plot sharpness "$$run") && echo "picture: $$picture" && echo "$$seen"
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2

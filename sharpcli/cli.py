@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -135,8 +136,11 @@ def show(
     names, overrides = _split(words or [])
     if names:
         raise Refusal(f"sharp show takes one run or group; got {', '.join([word, *names])}")
-    if (CONF / word).is_dir() and not Path(word, "provenance.json").exists():
+    groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+    if word in groups and not Path(word, "provenance.json").exists():
         print(about_group(CONF / word))
+    elif close := get_close_matches(word, groups, n=1):
+        raise Refusal(f"{word}: no such group; did you mean {close[0]}? possible: {', '.join(groups)}, or the name of a run")
     else:
         print(about_run(find(word, _runs_dir(overrides))))
 

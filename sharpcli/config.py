@@ -199,7 +199,8 @@ def check(cfg: DictConfig | Mapping[str, Any], words: Sequence[str] = ()) -> Che
     trust = values["trust"]
     for group in GROUPS:
         if group in SEVERAL:
-            values[group] = {key: typed(part, f"{group}.{key}", trust) for key, part in (values[group] or {}).items()}
+            parts = {key: part for key, part in (values[group] or {}).items() if not _left_over(part, f"{group}.{key}", words)}
+            values[group] = {key: typed(part, f"{group}.{key}", trust) for key, part in parts.items()}
         elif values[group]:
             values[group] = typed(values[group], group, trust)
         elif group not in ("data", "model", "loss"):
@@ -303,6 +304,11 @@ def _coerced(value: Any, hint: Any, name: str) -> Any:
     return out
 
 
+def _left_over(part: Any, where: str, words: Sequence[str]) -> bool:
+    """Whether these are an experiment's values for a part that another word, such as method=sgd, has switched off."""
+    return isinstance(part, Mapping) and "_target_" not in part and not any(w.lstrip("+~").startswith(where) for w in words)
+
+
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -354,7 +360,12 @@ def part(values: Mapping[str, Any], trust: Sequence[str], where: str) -> Any:
         return target(**keywords)
     if inspect.isclass(target):  # a user's own network class: built once the data's shape is known
         return lambda shape, outputs: target(**keywords)
-    return lambda *given, **supply: target(*given, **{k: supply[k] for k in positional(target) if k in supply}, **keywords)
+    takes = positional(target)  # looked up once: an objective is called at every step
+
+    def call(*given: Any, **supply: Any) -> Any:
+        return target(*given, **{key: supply[key] for key in takes if key in supply}, **keywords)
+
+    return call
 
 
 def positional(target: Callable[..., Any]) -> list[str]:

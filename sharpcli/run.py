@@ -209,7 +209,7 @@ def find(word: str, runs_dir: Path) -> Run:
         return Run(Path(word))
     from difflib import get_close_matches
 
-    close = get_close_matches(word, names, n=1)
+    close = [name for name in names if get_close_matches(word, [name[: len(word)]])]
     raise Refusal(
         f"{word}: no such run in {runs_dir}; " + (f"did you mean {close[0]}? " if close else "") + "sharp ls lists the runs"
     )

@@ -150,6 +150,7 @@ REFUSALS = [
     (["ls", "nowhere"], "no such directory"),
     (["show", "nothing"], "no such run"),
     (["show", "optimizer", "model"], "one run or group"),
+    (["show", "optimzer"], "did you mean optimizer?"),
     (["trian"], "No such command"),
     (["ls", "--al"], "No such option"),
 ]

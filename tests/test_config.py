@@ -74,6 +74,12 @@ def test_the_label_is_the_preset_s_unless_the_words_contradict_it(words, label):
     assert checked(*words).config["method"] == label
 
 
+def test_a_method_may_switch_off_the_objective_that_an_experiment_has_values_for():
+    assert checked("experiment=label_noise_sparse", "method=sgd").config["objective"] == {}
+    with pytest.raises(Refusal, match="a part is chosen by its name"):
+        checked("method=sgd", "+objective.label_noise.delta=1")
+
+
 def test_the_hash_depends_on_what_decides_the_numbers_and_on_nothing_else():
     base = checked("method=sam", "optimizer.rho=1")
     for same in (
