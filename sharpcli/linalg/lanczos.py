@@ -147,16 +147,16 @@ def norm(x: Tensor) -> float:
 def cluster_errors(theta: Tensor, R: Tensor, wanted: int) -> Tensor:
     """For each wanted Ritz value the smallest of its residual and |R_c|^2 / gap_c over clusters of the c largest.
 
-    R_c [c, D] are the residuals of the cluster, and the gap reaches to the next Ritz value *outside* it plus that
-    one's own residual (Parlett, theorem 11.7.1, for blocks): with several eigenvalues close together, the gap
-    inside the cluster would promise too much.
+    R_c [c, D] are the residuals of the cluster, and the gap reaches to the next Ritz value *outside* it plus half of
+    that one's own residual, its likely distance from an eigenvalue (after Parlett, theorem 11.7.1, for blocks): with
+    several eigenvalues close together, the gap inside the cluster would promise too much. An estimate, no bound.
     """
     G = dots(R, R)
     r = G.diagonal().sqrt()
     errors = r[:wanted].clone()
     for c in range(1, len(R)):
         size = torch.linalg.eigvalsh(G[:c, :c])[-1].clamp_min(0)
-        gap = theta[: min(c, wanted)] - (theta[c] + r[c])
+        gap = theta[: min(c, wanted)] - (theta[c] + r[c] / 2)
         bound = torch.where(gap > 0, size / gap, torch.inf)
         errors[: len(bound)] = torch.minimum(errors[: len(bound)], bound)
     return errors
