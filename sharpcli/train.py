@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,25 +49,29 @@ def train(
 
     At a step: a checkpoint where one is due (with the warm vectors as they are *before* measuring, so that measuring
     it again gives the same numbers), the measures that are due, a row, then the update. The last step is measured and
-    kept always. Weights or a training loss that are not finite end the run as diverged, which is a result. On Ctrl-C a
-    checkpoint is written first.
+    kept always. Weights or a training loss that are not finite end the run as diverged, which is a result. On Ctrl-C the
+    position at which the step began is written first, so that resuming measures that step again and logs it once.
     """
     here, last = position, experiment.steps
     saved_at, rolling = time.perf_counter(), None
     epoch, order = -1, torch.empty(0)
     batches, objectives = experiment.minibatches, experiment.objectives.items()
     whole = batches.per_epoch == 1
+    offset = began_offset = run.offset
+    began = copy(here)
     try:
         while True:
+            began, began_offset = copy(here), offset
             due = here.step % checkpoint_every == 0 or here.step == last
             if due or time.perf_counter() - saved_at > ROLLING:
-                save(run, here)
+                save(run, here, offset)
                 if rolling is not None and rolling != here.step:
                     run.drop(rolling)
                 saved_at, rolling = time.perf_counter(), None if due else here.step
             row = _row(experiment, here)
             if row is not None:
                 run.log(row)
+                offset = run.offset
             tell(here.step, row)
             if row is not None and (row.get("diverged") or here.step == last):
                 return row
@@ -82,7 +87,7 @@ def train(
             here.w, here.state = experiment.optimizer.step(here.w, here.state, surface.grad, experiment.schedule(here.step))
             here.step += 1
     except KeyboardInterrupt:
-        save(run, here)
+        save(run, began, began_offset)
         raise
 
 
@@ -107,8 +112,8 @@ def _row(experiment: Experiment, here: Position) -> Row | None:
     return row | {"seconds": round(here.elapsed, 3)}
 
 
-def save(run: Run, here: Position) -> None:
-    """Writes a checkpoint of a position."""
+def save(run: Run, here: Position, offset: int) -> None:
+    """Writes a checkpoint of a position; `offset` bytes of metrics.jsonl are what was logged before it."""
     run.save(
         here.step,
         {
@@ -116,7 +121,7 @@ def save(run: Run, here: Position) -> None:
             "w": here.w.cpu(),
             "state": [part.cpu() for part in here.state],
             "warm": {name: vectors.cpu() for name, vectors in here.warm.items()},
-            "offset": run.offset,
+            "offset": offset,
             "seconds": here.elapsed,
         },
     )

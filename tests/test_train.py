@@ -12,6 +12,7 @@ import torch
 from conftest import TINY, only_run, rows_of
 
 from sharpcli.measure import measure
+from sharpcli.optimizers.gd import GD
 from sharpcli.run import Run
 from sharpcli.train import begin
 
@@ -182,6 +183,33 @@ def test_a_second_process_is_refused_while_the_first_lives_and_ctrl_c_keeps_what
     assert first.returncode == 2 and "the same command resumes" in err and "Traceback" not in err
     run = Run(only_run(folder))
     assert run.checkpoints()[-1] > run.last()["step"] - 1
+
+
+@pytest.mark.parametrize("at", [6, 7])
+def test_a_run_interrupted_after_its_row_was_logged_resumes_to_the_rows_of_a_whole_one(sharp, folder, monkeypatch, at):
+    assert sharp("train", *SHORT, "runs_dir=whole").code == 0
+    log, w = Run.log, []
+
+    def interrupted(run, row):
+        log(run, row)
+        if row["step"] == 6 and at == 6 and not w:
+            w.append(row)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "log", interrupted)
+    if at == 7:
+        step = GD.step
+
+        def cut(rule, *given):
+            w.append(given)
+            if len(w) == 8:
+                raise KeyboardInterrupt
+            return step(rule, *given)
+
+        monkeypatch.setattr(GD, "step", cut)
+    assert "the same command resumes" in sharp("train", *SHORT).err
+    assert sharp("train", *SHORT).code == 0
+    assert rows_of(only_run(folder) / "metrics.jsonl") == rows_of(next((folder / "whole").glob("*/metrics.jsonl")))
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(sharp, folder):
