@@ -68,20 +68,28 @@ def train(
 
 @app.command()
 def measure(
-    words: Annotated[list[str], typer.Argument(metavar="RUN... [KEY=VALUE]...", autocompletion=complete_runs)],
+    words: Annotated[list[str], typer.Argument(metavar="RUN|FILE... [KEY=VALUE]...", autocompletion=complete_runs)],
     step: Annotated[str, typer.Option(help="Checkpoints to measure, as in 400,800; all by default.")] = "",
+    params: Annotated[str, typer.Option(help="Only the parameters of this pattern, as in 'layer3.*'.")] = "",
+    by: Annotated[str, typer.Option(help="layer: one line for each layer.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each point instead of a table.")] = False,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Append rows to this .jsonl, not to the run's own.")] = None,
 ) -> None:
-    """Measure the checkpoints of runs; the numbers are added to each run's measured.jsonl.
+    """Measure the checkpoints of runs, or a file of weights; a run's numbers are added to its measured.jsonl.
 
-    Without measure=..., what the run measured itself: with the same settings the same numbers, bit for bit.
+    Of a run, without measure=..., what it measured itself: with the same settings the same numbers, bit for bit. Of a
+    file, say model=, data= and loss= as for sharp train; `sharp show measure` lists the measures.
 
-    Example: sharp measure runs/gd-network-lr0.2-seed0-1a2b3c4d --step 400,800 measure=[trace] measure.trace.probes=100
+    Example: sharp measure runs/gd-network-lr0.2-seed0-1a2b3c4d --step 400,800 measure=[sharpness,trace,density]
+
+    Example: sharp measure weights.pt model=resnet model.depth=20 data=cifar10 loss=cross_entropy measure=[sharpness] --json
     """
-    from sharpcli.remeasure import remeasure
+    from sharpcli.remeasure import Wanted, remeasure
 
     names, overrides = _split(words)
-    _need_runs(names, "sharp measure RUN... [KEY=VALUE]...")
-    remeasure(names, overrides, step, _runs_dir(overrides))
+    if not any(word.startswith("weights=") for word in overrides):
+        _need_runs(names, "sharp measure RUN|FILE... [KEY=VALUE]...")
+    remeasure(names, overrides, step, _runs_dir(overrides), Wanted(params, by, as_json, out))
 
 
 @app.command()

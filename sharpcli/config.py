@@ -44,6 +44,7 @@ class Settings:
     measure_examples: int | None = None  # curvature on the first so many training examples; null is all
     chunk: int = 5000  # examples evaluated at once
     graph_gb: float = 2.0  # keep a gradient graph of at most this size for many Hessian products
+    basis_gb: float = 2.0  # hold a Krylov basis of at most this size; beyond it Lanczos restarts
     init_from: str | None = None  # RUN or RUN@STEP: start from that run's weights
     method: str = "custom"
     optimizer: dict[str, Any] = field(default_factory=dict)
@@ -183,7 +184,7 @@ def check(cfg: DictConfig | Mapping[str, Any], words: Sequence[str] = ()) -> Che
     with refusing(words):
         typed_root = OmegaConf.merge(OmegaConf.structured(Settings), cfg)
         values: dict[str, Any] = OmegaConf.to_container(typed_root, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-    for key in ("lr", "graph_gb"):
+    for key in ("lr", "graph_gb", "basis_gb"):
         if not (math.isfinite(values[key]) and values[key] > 0):
             raise Refusal(f"{key}={values[key]}: give a finite number above 0")
     for key in ("chunk", "measure_examples", "threads"):

@@ -19,6 +19,7 @@ from sharpcli.errors import Refusal
 from sharpcli.measures import Estimates, Point
 from sharpcli.optimizers import Optimizer
 from sharpcli.problem import Minibatches, Problem, chunks
+from sharpcli.ranks import ALONE, Ranks
 from sharpcli.rng import generator
 from sharpcli.surface import LossSurface
 
@@ -35,6 +36,7 @@ class Experiment:
     steps: int
     chunk: int
     measure_examples: int | None
+    basis_bytes: int
     problem: Problem
     minibatches: Minibatches
     optimizer: Optimizer
@@ -42,6 +44,8 @@ class Experiment:
     schedule: Callable[[int], float]
     measures: dict[str, Measure]
     every: dict[str, int]
+    init: Tensor | None  # where training begins; None for a file of weights
+    ranks: Ranks = ALONE
 
     def surface_at(self, w: Tensor) -> LossSurface:
         """The surface that curvature is measured on at w: the first `measure_examples`, without augmentation."""
@@ -51,15 +55,17 @@ class Experiment:
         return here if m is None or m >= len(y) else here.on(chunks((x[:m], y[:m]), self.chunk))
 
 
-def build(checked: Checked) -> Experiment:
-    """Builds every part and tries each once, so that a value out of range is refused before anything is written."""
+def build(checked: Checked, ranks: Ranks = ALONE, weights: Mapping[str, Tensor] | None = None) -> Experiment:
+    """Builds every part and tries each once, so that a value out of range is refused before anything is written.
+
+    `weights` are a state dict to be measured, in place of a start to be trained from."""
     config, local = checked.config, checked.local
     trust, seed = local["trust"], config["seed"]
     place = device(local["device"])
     if local["threads"]:
         torch.set_num_threads(local["threads"])
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    problem = _problem(config, place, local, trust)
+    problem = _problem(config, place, local, trust, {"ranks": ranks, "weights": weights})
     n = len(problem.examples[1])
     size = n if config["batch_size"] == "full" else min(config["batch_size"], n)
     batches = Minibatches(problem.examples, size, seed)
@@ -73,6 +79,7 @@ def build(checked: Checked) -> Experiment:
         steps,
         config["chunk"],
         config.get("measure_examples"),
+        int(config["basis_gb"] * 1e9),
         problem,
         batches,
         part(config["optimizer"], trust, "optimizer"),
@@ -83,6 +90,8 @@ def build(checked: Checked) -> Experiment:
             key: in_steps(value.get("every", config["measure_every"]), batches.per_epoch)
             for key, value in config["measure"].items()
         },
+        problem.w0 if weights is None else None,
+        ranks,
     )
     _rehearse(experiment)
     return experiment
@@ -100,8 +109,11 @@ def device(word: str) -> torch.device:
     return torch.device(word)
 
 
-def _problem(config: Mapping[str, Any], place: torch.device, local: Mapping[str, Any], trust: list[str]) -> Problem:
+def _problem(
+    config: Mapping[str, Any], place: torch.device, local: Mapping[str, Any], trust: list[str], more: Mapping[str, Any]
+) -> Problem:
     supply: dict[str, Any] = {
+        **more,
         "seed": config["seed"],
         "device": place,
         "chunk": config["chunk"],
@@ -110,6 +122,8 @@ def _problem(config: Mapping[str, Any], place: torch.device, local: Mapping[str,
     target = config["problem"]["_target_"]
     takes = positional(resolve(target, "problem", trust))
     name = target.rsplit(".", 1)[-1]
+    if more["weights"] is not None and "weights" not in takes:
+        raise Refusal(f"problem={name} takes no file of weights; use problem=network")
     for kind in ("data", "model", "loss"):
         if config.get(kind) and kind not in takes:
             raise Refusal(f"problem={name} takes no {kind}: leave {kind}= out, or use problem=network")
@@ -144,6 +158,8 @@ def _rehearse(experiment: Experiment) -> None:
     for objective in experiment.objectives.values():
         objective(experiment.problem.surface.on([(x[:2], y[:2])]), w, rng)
     nothing: Any = _Untouchable()
+    state = None if experiment.init is None else experiment.optimizer.init(w)
+    about = (experiment.lr, experiment.optimizer, state, experiment.init)
     for measure in experiment.measures.values():
         with contextlib.suppress(_Reached):
-            measure(Point(w, nothing, rng, w[None], nothing))
+            measure(Point(w, nothing, nothing, rng, w[None], nothing, *about))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,9 @@ class Problem:
 
     `w0` [D] is where training starts; `surface` the mean loss over all training `examples` (x [n, ...], y [n, ...]);
     `at(w)` the surface to measure at w, with whatever a normalization policy fixes there (the training surface where
-    it fixes nothing); `scores(w)` named numbers about w, `train_loss` among them.
+    it fixes nothing); `scores(w)` named numbers about w, `train_loss` among them. `layout` names the tensors that w is
+    the concatenation of; `error(surface, w)` is the share of a surface's examples that are classified wrongly, where
+    there are classes; `norms(w)` what a model's own structure defines.
     """
 
     w0: Tensor
@@ -26,6 +28,41 @@ class Problem:
     surface: LossSurface
     scores: Callable[[Tensor], dict[str, float]]
     at: Callable[[Tensor], LossSurface]
+    layout: tuple[tuple[str, torch.Size], ...] = ()
+    error: Callable[[LossSurface, Tensor], float] | None = None
+    norms: Callable[[Tensor], dict[str, float]] = lambda w: {}
+
+    @property
+    def names(self) -> list[str]:
+        """The parameters' names, in the order of w; one, `w`, where the problem has no tensors."""
+        return [name for name, _ in self.layout] or ["w"]
+
+    def tensors(self, w: Tensor) -> list[Tensor]:
+        """w as the parameters' tensors: views of it."""
+        if not self.layout:
+            return [w]
+        sizes = [shape.numel() for _, shape in self.layout]
+        return [part.view(shape) for part, (_, shape) in zip(w.split(sizes), self.layout, strict=True)]
+
+    def only(self, w: Tensor, chosen: Sequence[str]) -> Problem:
+        """The same problem in some of its parameters alone, the others held at w: its `w0` are theirs at w."""
+        names, pieces = self.names, [t.flatten() for t in self.tensors(w.detach())]
+        sizes = [piece.numel() for name, piece in zip(names, pieces, strict=True) if name in chosen]
+
+        def embed(u: Tensor) -> Tensor:
+            free = iter(u.split(sizes))
+            return torch.cat([next(free) if name in chosen else piece for name, piece in zip(names, pieces, strict=True)])
+
+        error = self.error
+        return Problem(
+            torch.cat([piece for name, piece in zip(names, pieces, strict=True) if name in chosen]),
+            self.examples,
+            self.surface.through(embed),
+            lambda u: self.scores(embed(u)),
+            lambda u: self.at(embed(u)).through(embed),
+            tuple(item for item in self.layout if item[0] in chosen),
+            error,
+        )
 
 
 def chunks(examples: Batch, size: int) -> tuple[Batch, ...]:

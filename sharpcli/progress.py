@@ -1,7 +1,8 @@
-"""What a run says while it trains: a bar in a terminal, plain lines in a log file."""
+"""What long work says while it lasts: a bar in a terminal, plain lines in a log file."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sharpcli.run import Row
 
+PATIENCE = 10.0  # seconds between the lines of a long measure
 LINES = 20  # plain lines in a whole run, about
 SHOWN = ("train_loss", "train_accuracy", "test_accuracy", "recovery_error", "distance", "trace")
 
@@ -76,5 +78,30 @@ def _lines(console: Console, steps: int, start: int) -> Iterator[Any]:
         left = (time.monotonic() - began) / max(step - start, 1) * (steps - step)
         ending = f"  {describe_time(left)} left" if start < step < steps else ""
         print(f"step {step}/{steps}  {describe(row)}{ending}", file=console.file, flush=True)
+
+    yield tell
+
+
+@contextmanager
+def measuring() -> Iterator[Any]:
+    """Yields `tell(where, products, error)` for long measures: a line that is rewritten in a terminal, one every ten
+    seconds in a log file."""
+    console = Console(stderr=True)
+
+    def words(where: str, products: int, error: float) -> str:
+        reached = "" if math.isnan(error) else f", relative error {error:.1e}"
+        return f"{where}: {products} products{reached}"
+
+    if console.is_terminal:
+        with console.status("") as status:
+            yield lambda *what: status.update(words(*what))
+        return
+    shown = time.monotonic()
+
+    def tell(where: str, products: int, error: float) -> None:
+        nonlocal shown
+        if time.monotonic() - shown > PATIENCE:
+            shown = time.monotonic()
+            print(words(where, products, error), file=console.file, flush=True)
 
     yield tell

@@ -1,10 +1,14 @@
-"""`sharp measure`: the checkpoints of runs, measured again or with other measures."""
+"""`sharp measure`: checkpoints of runs, or anybody's file of weights, measured at a point."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+import fnmatch
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -12,30 +16,170 @@ from omegaconf import OmegaConf
 from sharpcli.config import LOCAL, Checked, check, compose, refusing
 from sharpcli.errors import Refusal
 from sharpcli.launch import complain
-from sharpcli.report import estimates
-from sharpcli.run import Run, find_all
+from sharpcli.report import layers, table
+from sharpcli.run import Row, Run, append, find_all, plain
 
-MAY_CHANGE = ("measure", "measure_examples", "chunk", "graph_gb", *LOCAL)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sharpcli.experiment import Experiment
+    from sharpcli.ranks import Ranks
+
+MAY_CHANGE = ("measure", "measure_examples", "chunk", "graph_gb", "basis_gb", *LOCAL)
 
 
-def remeasure(names: Sequence[str], words: Sequence[str], steps: str, runs_dir: Path) -> None:
-    """Measures every named run at the wanted checkpoints; what cannot be measured is refused before the first."""
-    runs = find_all(names, runs_dir)
-    work = [(run, checked_again(run, words), wanted(run, steps)) for run in runs]
+@dataclass(frozen=True)
+class Wanted:
+    """How to measure and where to say it: `params`, a pattern of parameter names; `by` layer; `json` instead of a table;
+    `out`, a file of JSON lines in place of a run's own."""
+
+    params: str = ""
+    by: str = ""
+    json: bool = False
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A thing to be measured: its `name`, the `experiment` it belongs to, `points` (step, w, warm, state), and where its
+    rows go."""
+
+    name: str
+    experiment: Experiment
+    points: Iterator[tuple[int, Tensor, dict[str, Tensor], Any]]
+    keep: Callable[[Row], None]
+    source: dict[str, Any] = field(default_factory=dict)
+
+
+def remeasure(names: Sequence[str], words: Sequence[str], steps: str, runs_dir: Path, how: Wanted) -> None:
+    """Measures every named run or file at the wanted points; what cannot be measured is refused before the first."""
+    if how.by not in ("", "layer"):
+        raise Refusal(f"--by {how.by}: possible: layer")
+    files = [Path(name) for name in names if Path(name).is_file()]
+    files += [Path(word.split("=", 1)[1]) for word in words if word.startswith("weights=")]
+    words = [word for word in words if not word.startswith("weights=")]
+    runs = find_all([name for name in names if not Path(name).is_file()], runs_dir)
+    if files and runs:
+        raise Refusal(f"{files[0]} and {runs[0].name}: measure files of weights and runs one after the other")
+    if files and steps:
+        raise Refusal(f"--step {steps}: a file of weights has no steps")
+    checked = [(run, checked_again(run, words), wanted(run, steps)) for run in runs]
+    from sharpcli.ranks import ranks
+
+    with ranks() as here:
+        for run, config, at in checked:
+            measure_subject(of_run(run, config, at, steps, words, here, how), how, here)
+        for file in files:
+            measure_subject(of_file(file, words, here, how), how, here)
+
+
+def of_run(
+    run: Run, checked: Checked, at: Sequence[int], steps: str, words: Sequence[str], here: Ranks, how: Wanted
+) -> Subject:
+    """The checkpoints of a run; a damaged one is complained of and left out."""
     from sharpcli.experiment import build
-    from sharpcli.measure import measure_checkpoints
+    from sharpcli.measure import restore
     from sharpcli.provenance import provenance
 
-    for run, checked, at in work:
-        experiment = build(checked)
-        command = ["sharp", "measure", run.name, *(["--step", steps] if steps else []), *words]
-        source = provenance(experiment.problem.w0.device, command) | {"measure": checked.config["measure"]}
-        print(f"{run.path}: {', '.join(experiment.measures)} at {len(at)} checkpoints", file=sys.stderr, flush=True)
-        try:
-            rows = measure_checkpoints(run, experiment, at, source, lambda row: print(estimates(row), flush=True), complain)
-        except KeyboardInterrupt:
-            raise Refusal(f"interrupted; what was measured is in {run.path / 'measured.jsonl'}") from None
-        print(f"{run.path / 'measured.jsonl'}: {len(rows)} rows added")
+    experiment = build(checked, here)
+    command = ["sharp", "measure", run.name, *(["--step", steps] if steps else []), *words]
+    source = provenance(experiment.problem.w0.device, command) | {"measure": checked.config["measure"]}
+
+    def points() -> Iterator[tuple[int, Tensor, dict[str, Tensor], Any]]:
+        for step in at:
+            try:
+                saved = run.load(step)
+            except (ValueError, OSError, RuntimeError) as problem:
+                complain(f"{run.name}: checkpoint {step} left out: {problem}")
+                continue
+            yield step, *restore(saved, experiment)
+
+    def keep(row: Row) -> None:
+        (run.add_measured if how.out is None else lambda row: append(how.out or Path(), {"run": run.name, **row}))(row)
+
+    return Subject(str(run.path), experiment, points(), keep, source)
+
+
+def of_file(file: Path, words: Sequence[str], here: Ranks, how: Wanted) -> Subject:
+    """Somebody's weights in a network that the words describe as for `sharp train`; batch norm as stored unless told."""
+    own = [] if any(word.startswith("problem.batchnorm=") for word in words) else ["problem.batchnorm=stored"]
+    checked = check(compose([*own, *words]), words)
+    from sharpcli import weights
+    from sharpcli.experiment import build
+    from sharpcli.provenance import provenance
+
+    if not file.is_file():
+        raise Refusal(f"weights={file}: no such file; name one that torch.save or safetensors wrote")
+    experiment = build(checked, here, weights.read(file))
+    about = {"file": str(file), "sha256": weights.content(file)}
+    source = provenance(experiment.problem.w0.device, ["sharp", "measure", str(file), *words]) | about
+    source["config"] = checked.config
+
+    def keep(row: Row) -> None:
+        if how.out is not None:
+            append(how.out, {"file": str(file), **row})
+
+    return Subject(str(file), experiment, iter([(0, experiment.problem.w0, {}, None)]), keep, source)
+
+
+def measure_subject(subject: Subject, how: Wanted, here: Ranks) -> None:
+    """Measures, keeps each measure's row as soon as it is there, and prints a table (or JSON) for each point."""
+    from sharpcli.measure import each, part_of
+    from sharpcli.progress import measuring
+
+    experiment, done = subject.experiment, 0
+    first = here.rank == 0
+    names = list(experiment.measures)
+    try:
+        for step, w, warm, state in subject.points:
+            found = []
+            for label, chosen in parts(experiment.problem.names, how):
+                at = experiment if chosen is None else part_of(experiment, w, chosen)
+                here_w, own = (w, {}) if chosen is None else (at.problem.w0, {"params": label})
+                row: Row = {"step": step, **own}
+                with ExitStack() as stack:
+                    tell = stack.enter_context(measuring()) if first else None
+                    kept = warm if chosen is None else {}
+                    about = state if chosen is None else None
+                    where = f"{subject.name} step {step}" + (f" {label}" if label else "")
+                    says = None if tell is None else lambda name, p, e, where=where, tell=tell: tell(f"{where}: {name}", p, e)
+                    for _, part, _ in each(at, here_w, step, kept, names, about, says):
+                        row |= part
+                        if first:
+                            subject.keep({"step": step, **own, **part, "provenance": subject.source})
+                        done += 1
+                found.append(row)
+            if first:
+                say(subject.name, found, how)
+    except KeyboardInterrupt:
+        into = how.out or (Path(subject.name) / "measured.jsonl" if Path(subject.name).is_dir() else None)
+        kept_in = f"{done} measurements are in {into}" if into else "give -o FILE.jsonl to keep what is finished"
+        raise Refusal(f"interrupted; {kept_in}") from None
+
+
+def say(name: str, rows: Sequence[Row], how: Wanted) -> None:
+    """What was measured at one point, on standard output."""
+    if how.json:
+        for row in rows:
+            print(json.dumps({"of": name, **{key: plain(value) for key, value in row.items()}}, allow_nan=False), flush=True)
+        return
+    print(f"{name}  step {rows[0]['step']}" + (f"  {rows[0]['params']}" if "params" in rows[0] and not how.by else ""))
+    print("\n".join(layers(rows) if how.by else table(rows[0])), flush=True)
+
+
+def parts(names: Sequence[str], how: Wanted) -> list[tuple[str, list[str] | None]]:
+    """What to measure: everything, the parameters of a pattern, or those of each layer (a name up to its last dot)."""
+    if not how.params and not how.by:
+        return [("", None)]
+    chosen = [name for name in names if fnmatch.fnmatch(name, how.params or "*")]
+    if not chosen:
+        raise Refusal(f"--params {how.params}: no parameter is called so; there are {', '.join(names[:8])}, ...")
+    if not how.by:
+        return [(how.params, chosen)]
+    layer: dict[str, list[str]] = {}
+    for name in chosen:
+        layer.setdefault(name.rpartition(".")[0] or name, []).append(name)
+    return list(layer.items())
 
 
 def checked_again(run: Run, words: Sequence[str]) -> Checked:

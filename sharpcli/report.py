@@ -13,6 +13,7 @@ import yaml
 
 from sharpcli.run import Row, Run
 
+ABOUT = ("_error", "_stderr", "_residual", "_products", "_gradients", "_seconds", "_examples")  # what is said of a value
 COLUMNS = ("run", "status", "step", "train_loss", "test_accuracy", "lambda_1")
 
 
@@ -57,25 +58,55 @@ def number(value: Any) -> str:
     return "-" if value is None else str(value).lower() if isinstance(value, bool) else f"{value:.4g}"
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines of columns, words to the left and numbers to the right."""
+def aligned(rows: Sequence[Sequence[str]], words: int = 2) -> list[str]:
+    """Rows as lines of columns: the first `words` to the left, numbers to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
-        "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+        "  ".join(c.ljust(w) if i < words else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()
         for row in rows
     ]
 
 
-def estimates(row: Row) -> str:
-    """A measured row in a line, each value with its error and its cost."""
-    words = [f"step {row['step']}"]
+def table(row: Row) -> list[str]:
+    """A measured row as lines: each value with its error, then what its measure spent."""
+    rows: list[tuple[str, ...]] = [("", "value", "error", "residual")]
     for key, value in row.items():
+        if key in ("step", "params", "of") or key.endswith(ABOUT) or isinstance(value, list):
+            continue
         error = row.get(f"{key}_error", row.get(f"{key}_stderr"))
-        if error is not None:
-            words.append(f"{key} {value:.6g} ± {error:.2g}")
-        elif not key.endswith(("_error", "_stderr", "_residual", "_examples")) and key != "step":
-            words.append(f"{key} {number(value)}")
-    return "  ".join(words)
+        rows.append((key, _six(value), "" if error is None else f"± {error:.2g}", _two(row.get(f"{key}_residual"))))
+    if not any(cells[3] for cells in rows[1:]):
+        rows = [cells[:3] for cells in rows]
+    spent: list[tuple[str, ...]] = [("", "products", "gradients", "seconds", "examples")]
+    for key in row:
+        if key.endswith("_seconds"):
+            name = key.removesuffix("_seconds")
+            cells = (number(row.get(f"{name}_{what}")) for what in ("products", "gradients", "seconds", "examples"))
+            spent.append((name, *cells))
+    return [f"  {line}" for line in [*aligned(rows), *(["", *aligned(spent, 1)] if len(spent) > 1 else [])]]
+
+
+def layers(rows: Sequence[Row]) -> list[str]:
+    """One line for each row's `params`, the values with their errors as columns."""
+    keys = [
+        key
+        for key, value in rows[0].items()
+        if key not in ("step", "params") and not key.endswith((*ABOUT, "_converged")) and not isinstance(value, list)
+    ]
+    out = [("layer", *keys)]
+    for row in rows:
+        errors = (row.get(f"{key}_error", row.get(f"{key}_stderr")) for key in keys)
+        cells = (number(row.get(key)) + ("" if e is None else f" ± {e:.1g}") for key, e in zip(keys, errors, strict=True))
+        out.append((row["params"], *cells))
+    return [f"  {line}" for line in aligned(out, 1)]
+
+
+def _six(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else number(value) if value is not None else "-"
+
+
+def _two(value: Any) -> str:
+    return "" if value is None else f"{value:.1g}"
 
 
 def about_group(folder: Path) -> str:

@@ -82,6 +82,8 @@ class Run:
         """What was logged, joined by step with what was measured later; the newest number wins."""
         rows = {row["step"]: row for row in self.logged()}
         for late in _lines(self.path / "measured.jsonl"):
+            if "params" in late:  # of some parameters alone: not the network's numbers
+                continue
             rows[late["step"]] = rows.get(late["step"], {}) | {k: v for k, v in late.items() if k != "provenance"}
         return [rows[step] for step in sorted(rows)]
 
@@ -91,11 +93,11 @@ class Run:
 
     def log(self, row: Row) -> None:
         """Appends a row to metrics.jsonl."""
-        _append(self.path / "metrics.jsonl", row)
+        append(self.path / "metrics.jsonl", row)
 
     def add_measured(self, row: Row) -> None:
         """Appends a row to measured.jsonl."""
-        _append(self.path / "measured.jsonl", row)
+        append(self.path / "measured.jsonl", row)
 
     @property
     def offset(self) -> int:
@@ -245,10 +247,13 @@ def cannot_write(path: Path, problem: OSError) -> Refusal:
 
 def plain(value: Any) -> Any:
     """A value for standard JSON: numbers that are not finite become null."""
+    if isinstance(value, list):
+        return [plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _append(file: Path, row: Row) -> None:
+def append(file: Path, row: Row) -> None:
+    """Adds a row to a file of JSON lines, whole or not at all."""
     line = json.dumps({key: plain(value) for key, value in row.items()}, allow_nan=False) + "\n"
     with writing(file.parent), open(file, "ab") as out:
         start = out.tell()

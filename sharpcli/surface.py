@@ -1,17 +1,21 @@
-"""A loss as a function of one flat weight vector: its value, its gradient and its Hessian products."""
+"""A loss as a function of one flat weight vector: its value, its gradient and its curvature."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from sharpcli.errors import Refusal
+from sharpcli.ranks import ALONE, Ranks
+
 Batch = tuple[Tensor, Tensor]
 Grad = Callable[[Tensor], Tensor]
 
 PROBE_EXAMPLES = (4, 8)  # two batch sizes whose graphs tell the bytes an example adds
+KEEP = {"retain_graph": True, "materialize_grads": True}
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,9 @@ class LossSurface:
     `batches` are pairs (x_b [n_b, ...], y_b [n_b, ...]) and may be of unequal size: each is weighted by its share of
     the examples. `predict` is differentiable in the flat `w` [D], `loss` returns the mean over a batch. Whatever
     asks for products holds one graph of the whole surface while that fits `graph_budget` bytes, else one batch's.
+
+    Over several `ranks` each evaluates its share of the examples, and value, gradient and products are summed.
+    `joint` says that the outputs of a batch depend on one another (batch norm), so that a batch cannot be split.
     """
 
     predict: Callable[[Tensor, Tensor], Tensor]
@@ -28,42 +35,80 @@ class LossSurface:
     batches: tuple[Batch, ...]
     penalty: Callable[[Tensor], Tensor] | None = None
     graph_budget: int = 2**31
+    ranks: Ranks = ALONE
+    joint: bool = False
 
     @property
     def examples(self) -> int:
         """n, the number of examples the mean runs over."""
         return sum(len(y) for _, y in self.batches)
 
+    @property
+    def mine(self) -> tuple[Batch, ...]:
+        """The batches that this process evaluates."""
+        return self.ranks.share(self.batches, self.joint)
+
     def on(self, batches: Iterable[Batch]) -> LossSurface:
         """The same loss over other examples."""
         return replace(self, batches=tuple(batches))
 
+    def through(self, embed: Callable[[Tensor], Tensor]) -> LossSurface:
+        """The same loss as a function of u, w = embed(u): of some of the weights, or in other coordinates."""
+        predict, penalty = self.predict, self.penalty
+        inner = None if penalty is None else (lambda u: penalty(embed(u)))
+        return replace(self, predict=lambda u, x: predict(embed(u), x), penalty=inner)
+
     def value(self, w: Tensor) -> Tensor:
         """L(w), a scalar without a graph."""
         with torch.no_grad():
-            return self._sum(w, self._terms(w))
+            return self.ranks.sum(self._sum(w, self._terms(w)))
 
     def grad(self, w: Tensor) -> Tensor:
         """grad L(w) [D], without a graph; one batch's activations are in memory at a time."""
         w = w.detach().requires_grad_()
-        return self._sum(w, (torch.autograd.grad(term, w)[0] for term in self._terms(w))).detach()
+        return self.ranks.sum(self._sum(w, (torch.autograd.grad(term, w)[0] for term in self._terms(w))).detach())
+
+    def value_and_grad(self, w: Tensor) -> tuple[float, Tensor]:
+        """L(w) and grad L(w) [D], for the cost of the gradient."""
+        w = w.detach().requires_grad_()
+        total, slope = torch.zeros((), dtype=w.dtype, device=w.device), torch.zeros_like(w)
+        for term in self._terms(w):
+            slope += torch.autograd.grad(term, w)[0]
+            total += term.detach()
+        return float(self.ranks.sum(total)), self.ranks.sum(slope).detach()
 
     def hvp(self, w: Tensor, V: Tensor) -> Tensor:
         """H(w) V for one vector [D] or for the rows of a block [m, D]."""
         return self.linearize(w).hvp(V)
 
     def linearize(self, w: Tensor) -> Linearization:
-        """The gradient and Hessian products at `w`, for many products at one point."""
+        """The gradient and products with the curvature at `w`, for many products at one point."""
         return Linearization(self, w)
 
+    def curvature_grad(self, w: Tensor, V: Tensor) -> Tensor:
+        """The gradient [D] of sum_i V_i . H(w) V_i in w, for fixed rows of V [m, D]: a third derivative.
+
+        With V an orthonormal eigenvector it is grad lambda_1 (where that is simple), with V the identity grad Tr H,
+        with V independent signs an unbiased estimate of m grad Tr H. One batch's graph is in memory at a time. Refuses
+        layers whose third derivative PyTorch does not have (batch norm).
+        """
+        total = torch.zeros_like(w)
+        at = w.detach().requires_grad_()
+        for weight, batch in self._weighted():
+            g = self._alone(batch)._gradient_graph(at)
+            for v in V:
+                total += _third(g, at, v) * weight
+        return self.ranks.sum(total)
+
     def graph_bytes(self, w: Tensor) -> int:
-        """Bytes that a gradient graph of all examples would hold, from the graphs of four and of eight of them."""
+        """Bytes that a gradient graph of this process's examples would hold, from the graphs of four and of eight."""
         x, y = self.batches[0]
+        mine = sum(len(y) for _, y in self.mine)
         small, large = PROBE_EXAMPLES
         if len(y) < large:
-            return self.examples * max(x[0].nbytes, 1)
-        fixed, more = (self.on([(x[:m], y[:m])])._graph_bytes(w) for m in PROBE_EXAMPLES)
-        return fixed + (more - fixed) * (self.examples - small) // (large - small)
+            return mine * max(x[0].nbytes, 1)
+        fixed, more = (self._alone((x[:m], y[:m]))._graph_bytes(w) for m in PROBE_EXAMPLES)
+        return fixed + (more - fixed) * (mine - small) // (large - small)
 
     def _graph_bytes(self, w: Tensor) -> int:
         saved: dict[int, int] = {}
@@ -80,65 +125,151 @@ class LossSurface:
         return sum(saved.values())
 
     def _gradient_graph(self, w: Tensor) -> Tensor:
+        """The gradient of this process's share of the loss, with its graph."""
         return torch.autograd.grad(self._sum(w, self._terms(w)), w, create_graph=True, materialize_grads=True)[0]
 
-    def _terms(self, w: Tensor) -> Iterable[Tensor]:
-        """One scalar for each batch, computed when asked for; they add up to L(w)."""
+    def _alone(self, batch: Batch) -> LossSurface:
+        """The surface of one batch, for this process alone."""
+        return replace(self, batches=(batch,), ranks=ALONE)
+
+    def _weighted(self) -> Iterator[tuple[float, Batch]]:
+        """This process's batches, each with its share of the mean."""
         n = self.examples
-        for x, y in self.batches:
+        return ((len(batch[1]) / n, batch) for batch in self.mine)
+
+    def _terms(self, w: Tensor) -> Iterator[Tensor]:
+        """One scalar for each batch, computed when asked for; they add up to L(w)."""
+        for weight, (x, y) in self._weighted():
             term = self.loss(self.predict(w, x), y)
             if self.penalty is not None:
                 term = term + self.penalty(w)
-            yield term if len(y) == n else term * (len(y) / n)
+            yield term if weight == 1 else term * weight
 
     @staticmethod
     def _sum(w: Tensor, terms: Iterable[Tensor]) -> Tensor:
         total = None
         for term in terms:
             total = term if total is None else total + term
-        assert total is not None, "a surface has at least one batch"
-        return total
+        return w.sum() * 0 if total is None else total  # a process without examples adds nothing
 
 
 class Linearization:
-    """The gradient `grad` [D] at w and products with the Hessian there.
+    """The gradient `grad` [D] at w, and products there with the Hessian H, the Gauss-Newton matrix and the second moment
+    of the examples' gradients.
 
-    A product differentiates g(w).v once more. The graph of g is kept for all products where it fits the surface's
-    budget (`kept`), else rebuilt batch by batch for every call, so that peak memory is that of one batch: pass
-    several vectors at once then.
+    A Hessian product differentiates g(w).v once more; the others go through the outputs, J^T M J v. The graphs are kept
+    for all products where the gradient's fits the surface's budget (`kept`), else rebuilt batch by batch for every call,
+    so that peak memory is that of one batch: pass several vectors at once then. Products take one vector [D], or the
+    rows of a block [m, D], which share one rebuilt graph and take turns: batching them through `vmap`
+    (`is_grads_batched`) costs 1.6 times as much on a ResNet, and a little more on an mlp.
     """
 
     def __init__(self, surface: LossSurface, w: Tensor) -> None:
         self._surface = surface
         self._w = w.detach().requires_grad_()
         self.kept = surface.graph_bytes(w) <= surface.graph_budget
-        self._graph = surface._gradient_graph(self._w) if self.kept else None
+        self._graph: Tensor | None = None
+        self._outputs: list[_Outputs] | None = None
         self._grad: Tensor | None = None
 
     @property
     def grad(self) -> Tensor:
         """grad L(w) [D], without a graph."""
         if self._grad is None:
-            self._grad = self._graph.detach() if self._graph is not None else self._surface.grad(self._w)
+            s = self._surface
+            self._grad = s.ranks.sum(self._whole().detach().clone()) if self.kept else s.grad(self._w)
         return self._grad
 
     def hvp(self, V: Tensor) -> Tensor:
-        """H V: [D] for one vector [D], [m, D] for the rows of a block [m, D].
-
-        A block shares one rebuilt graph, and its vectors take turns: batching them through `vmap`
-        (`is_grads_batched`) costs 1.6 times as much on a ResNet, and a little more on an mlp.
-        """
+        """H V."""
         if V.ndim == 1:
             return self.hvp(V[None])[0]
-        if self._graph is not None:
-            return self._products(self._graph, V)
-        n, total = self._surface.examples, torch.zeros_like(V)
-        for batch in self._surface.batches:
-            total += self._products(self._surface.on([batch])._gradient_graph(self._w), V) * (len(batch[1]) / n)
-        return total
+        if self.kept:
+            return self._surface.ranks.sum(_products(self._whole(), self._w, V))
+        total = torch.zeros_like(V)
+        for weight, batch in self._surface._weighted():
+            total += _products(self._surface._alone(batch)._gradient_graph(self._w), self._w, V) * weight
+        return self._surface.ranks.sum(total)
 
-    def _products(self, graph: Tensor, V: Tensor) -> Tensor:
-        if not graph.requires_grad:  # a loss linear in w has no second derivative
-            return torch.zeros_like(V)
-        keep = {"retain_graph": True, "materialize_grads": True}
-        return torch.stack([torch.autograd.grad(graph, self._w, v, **keep)[0] for v in V]).detach()
+    def ggn(self, V: Tensor) -> Tensor:
+        """G V, the Gauss-Newton matrix G = (1/n) sum_i J_i^T (d^2 loss_i / d f_i^2) J_i, J_i [C, D] the Jacobian of the
+        outputs (Schraudolph 2002); for cross-entropy the Fisher. A penalty counts with its own Hessian."""
+        out = self._through_outputs(V, lambda outputs, JV: outputs.curved(JV))
+        if self._surface.penalty is not None:
+            penalty = torch.autograd.grad(self._surface.penalty(self._w), self._w, create_graph=True, materialize_grads=True)[0]
+            out = out + _products(penalty, self._w, V.reshape(-1, V.shape[-1])).view_as(V)
+        return out
+
+    def second_moment(self, V: Tensor) -> Tensor:
+        """M V, M = (1/n) sum_i g_i g_i^T over the gradients g_i of single examples (without a penalty); their covariance
+        is M - g g^T. Needs outputs that do not depend on other examples."""
+        return self._through_outputs(V, lambda outputs, JV: outputs.squared(JV))
+
+    def _whole(self) -> Tensor:
+        if self._graph is None:
+            self._graph = self._surface._gradient_graph(self._w)
+        return self._graph
+
+    def _through_outputs(self, V: Tensor, middle: Callable[[_Outputs, Tensor], Tensor]) -> Tensor:
+        if V.ndim == 1:
+            return self._through_outputs(V[None], middle)[0]
+        if self.kept and self._outputs is None:
+            self._outputs = [_Outputs(self._surface, self._w, *item) for item in self._surface._weighted()]
+        parts: Iterable[_Outputs] = self._outputs or (
+            _Outputs(self._surface, self._w, *item) for item in self._surface._weighted()
+        )
+        total = torch.zeros_like(V)
+        for outputs in parts:
+            total += torch.stack([outputs.pull(middle(outputs, outputs.push(v))) for v in V]) * outputs.weight
+        return self._surface.ranks.sum(total)
+
+
+class _Outputs:
+    """The outputs f of a batch and their Jacobian, as two products: J v by differentiating J^T u in u, and J^T u."""
+
+    def __init__(self, surface: LossSurface, w: Tensor, weight: float, batch: Batch) -> None:
+        x, y = batch
+        self.w, self.weight, self.n = w, weight, len(y)
+        self.f = surface.predict(w, x)
+        self.u = torch.zeros_like(self.f, requires_grad=True)
+        (self.pulled,) = torch.autograd.grad(self.f, w, self.u, create_graph=True, materialize_grads=True)
+        free = self.f.detach().requires_grad_()
+        self.free, (self.slope,) = free, torch.autograd.grad(surface.loss(free, y), free, create_graph=True)
+
+    def push(self, v: Tensor) -> Tensor:
+        """J v, of the shape of f."""
+        return torch.autograd.grad(self.pulled, self.u, v, **KEEP)[0]
+
+    def pull(self, u: Tensor) -> Tensor:
+        """J^T u [D]."""
+        return torch.autograd.grad(self.f, self.w, u, **KEEP)[0]
+
+    def curved(self, JV: Tensor) -> Tensor:
+        """The Hessian of the batch's mean loss in its outputs, times JV."""
+        if not self.slope.requires_grad:
+            return torch.zeros_like(JV)
+        return torch.autograd.grad(self.slope, self.free, JV, **KEEP)[0]
+
+    def squared(self, JV: Tensor) -> Tensor:
+        """(1/n_b) r_i (r_i . JV_i) for each example, r_i the gradient of its own loss in its outputs."""
+        r = self.slope.detach() * self.n
+        along = (r * JV).flatten(1).sum(1).view(-1, *[1] * (r.ndim - 1))
+        return r * along / self.n
+
+
+def _third(g: Tensor, w: Tensor, v: Tensor) -> Tensor:
+    """The gradient of v.Hv [D], given the graph of the gradient g."""
+    try:
+        (hv,) = torch.autograd.grad(g, w, v, create_graph=True, materialize_grads=True)
+        return torch.autograd.grad(hv, w, v, **KEEP)[0] if hv.requires_grad else torch.zeros_like(w)
+    except RuntimeError as problem:
+        if "order derivatives" not in str(problem):
+            raise
+        raise Refusal(f"a third derivative is needed, and PyTorch says: {problem}; take a model with another norm") from None
+
+
+def _products(graph: Tensor, w: Tensor, V: Tensor) -> Tensor:
+    """The derivative of graph . v in w, for each row v of V."""
+    if not graph.requires_grad:  # a loss linear in w has no second derivative
+        return torch.zeros_like(V)
+    return torch.stack([torch.autograd.grad(graph, w, v, **KEEP)[0] for v in V]).detach()

@@ -104,7 +104,7 @@ def _row(experiment: Experiment, here: Position) -> Row | None:
     if (edge := experiment.optimizer.edge(lr) if lr > 0 else None) is not None:
         row["edge"] = edge
     if finite:
-        found, here.warm = measure(experiment, here.w, here.step, here.warm, names)
+        found, here.warm = measure(experiment, here.w, here.step, here.warm, names, here.state)
         row |= found
         finite = bool(torch.isfinite(torch.tensor(row.get("train_loss", 0.0))))
     if not finite:
@@ -135,8 +135,7 @@ def resume(run: Run, experiment: Experiment, complain: Callable[[str], Any]) -> 
     for step in reversed(run.checkpoints()):
         try:
             saved = run.load(step)
-            w, warm = restore(saved, experiment)
-            state = tuple(part.to(w) for part in saved["state"])
+            w, warm, state = restore(saved, experiment)
         except (ValueError, OSError, RuntimeError, KeyError) as problem:
             complain(f"{run.name}: {problem}; going back to the checkpoint before")
             run.drop(step)

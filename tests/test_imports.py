@@ -11,7 +11,7 @@ import sharpcli
 
 TOP = Path(sharpcli.__file__).parent
 KINDS = ("problems", "data", "models", "losses", "optimizers", "objectives", "schedules", "measures", "plots")
-LEAVES = {"errors", "rng"}
+LEAVES = {"errors", "rng", "ranks"}
 # what each module may import of this package, besides the leaves; a kind of part may also import its own package
 MAY = {
     "surface": set(),
@@ -23,8 +23,12 @@ MAY = {
     "schedules": set(),
     "optimizers": {"surface"},
     "objectives": {"surface"},
-    "problems": {"surface", "problem", "data", "losses"},
-    "measures": {"surface", "problem", "linalg"},
+    "problems": {"surface", "problem", "data", "losses", "structure"},
+    "curvature": {"surface", "linalg"},
+    "structure": set(),
+    "weights": set(),
+    "ranks": set(),
+    "measures": {"surface", "problem", "linalg", "curvature", "optimizers"},
     "plots": set(),
     "run": set(),
     "report": {"run"},
@@ -33,11 +37,11 @@ MAY = {
     "completion": {"config"},
     "progress": {"run"},
     "experiment": {"config", "data", "measures", "optimizers", "problem", "surface"},
-    "measure": {"experiment", "measures", "run"},
+    "measure": {"curvature", "experiment", "measures", "optimizers", "run"},
     "train": {"experiment", "measure", "optimizers", "problem", "run"},
     "draw": {"config", "run"},
     "launch": {"config", "experiment", "progress", "provenance", "report", "run", "train"},
-    "remeasure": {"config", "experiment", "launch", "measure", "provenance", "report", "run"},
+    "remeasure": {"config", "experiment", "launch", "measure", "progress", "provenance", "report", "run", "weights"},
     "cli": {"completion", "draw", "launch", "remeasure", "report", "run"},
     "__main__": {"cli"},
     "__init__": set(),

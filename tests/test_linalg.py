@@ -5,9 +5,10 @@ import pytest
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from sharpcli.linalg import lanczos
-from sharpcli.linalg.hutchinson import trace
-from sharpcli.linalg.lanczos import cluster_errors, dots, largest
+from sharpcli.linalg import lanczos, quadrature
+from sharpcli.linalg import trace as traces
+from sharpcli.linalg.ascent import ascend
+from sharpcli.linalg.lanczos import Krylov, cluster_errors, dots, extremes, largest
 
 
 def symmetric(eigenvalues, seed=0, dtype=torch.float64):
@@ -112,16 +113,177 @@ def test_the_vectors_kept_for_later_are_those_that_crowd_below_the_largest():
     assert lanczos.CROWD == 0.85
 
 
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+METHODS = [traces.hutchinson, traces.hutchpp, traces.xtrace]
+
+
+def test_both_ends_come_from_one_run_and_cost_less_than_two():
+    A = symmetric([-7.0, *torch.linspace(-3, 9, 79).tolist(), 11.0])
+    one = extremes(Krylov(lambda V: V @ A, start(1, 81), 81), 2, 1e-8, 81, least=True)
+    truth = torch.linalg.eigvalsh(A)
+    assert one.converged and one.values.tolist() == pytest.approx(truth.flip(0)[:2].tolist(), rel=1e-7)
+    assert one.least == pytest.approx(truth[0].item(), rel=1e-7) and one.least_error <= 1e-8 * 11
+    up = largest(lambda V: V @ A, start(1, 81), 2, 1e-8, 81)
+    down = largest(lambda V: -V @ A, start(1, 81), 1, 1e-8, 81)
+    assert one.products < up.products + down.products
+    assert one.vectors[-1] @ A @ one.vectors[-1] == pytest.approx(one.least, rel=1e-7)
+
+
+@pytest.mark.parametrize("least", [False, True])
+def test_a_basis_too_small_for_the_problem_is_restarted_and_still_finds_the_pairs(least):
+    A = symmetric([-12.0, *torch.linspace(0, 9, 300).tolist(), 9.3, 10.0])
+    krylov = Krylov(lambda V: V @ A, start(1, 303), 16)
+    found = extremes(krylov, 3, 1e-7, 400, least=least)
+    assert krylov.restarted and len(krylov.V) <= 16 and found.converged
+    assert found.values.tolist() == pytest.approx(torch.linalg.eigvalsh(A).flip(0)[:3].tolist(), rel=1e-6)
+    residual = (found.vectors[:3] @ A - found.values[:, None] * found.vectors[:3]).norm(dim=1)
+    assert torch.allclose(residual, found.residuals, atol=1e-9)
+    if least:
+        assert found.least == pytest.approx(-12, rel=1e-7)
+
+
+def test_the_decomposition_holds_through_blocks_growth_and_restart():
+    A = symmetric(np.random.default_rng(1).normal(size=60).tolist())
+    krylov = Krylov(lambda V: V @ A, start(4, 60), 20)
+
+    def defect():
+        left = krylov.V @ A
+        right = krylov.T[: krylov.size, : krylov.size] @ krylov.V + krylov.C[: krylov.size] @ krylov._G
+        both = torch.cat([krylov.V, krylov._G])
+        return max((left - right).abs().max(), (both @ both.T - torch.eye(len(both))).abs().max())
+
+    assert defect() < 1e-12
+    krylov.grow(torch.randn(2, 4, generator=rng(), dtype=torch.float64))
+    krylov.grow(torch.randn(1, 4, generator=rng(1), dtype=torch.float64))
+    assert krylov.size == 7 and defect() < 1e-12
+    theta, Y = krylov.ritz()
+    krylov.restart(Y[:5], theta[:5])
+    assert krylov.size == 5 and defect() < 1e-12
+    krylov.grow(torch.eye(4, dtype=torch.float64)[:1])
+    assert krylov.size == 6 and defect() < 1e-12
+
+
+def test_equal_eigenvalues_that_one_start_cannot_see_are_found_by_fresh_ones():
+    A = symmetric([4.0, 4.0, 4.0, 1.0, 1.0])
+    fresh = iter(start(9, 5, seed=7))
+    found = extremes(Krylov(lambda V: V @ A, start(1, 5), 5), 4, 1e-9, 20, fresh=lambda: next(fresh))
+    assert found.converged and found.values.tolist() == pytest.approx([4, 4, 4, 1])
+
+
+def test_a_solver_says_where_it_is():
+    said = []
+    A = symmetric(torch.linspace(0, 1, 50).tolist())
+    extremes(Krylov(lambda V: V @ A, start(1, 50), 50), 1, 1e-6, 50, tell=lambda n, e: said.append((n, e)))
+    assert [n for n, _ in said] == list(range(len(said))) and said[0][1] > 0.01 > 1e-6 >= said[-1][1]
+
+
 def test_hutchinson_is_exact_on_a_diagonal_matrix():
     lam = torch.tensor([3.0, -1.0, 0.5], dtype=torch.float64)
-    mean, stderr = trace(lambda Z: Z * lam, lam, 5, torch.Generator().manual_seed(0))
-    assert mean == pytest.approx(2.5, abs=1e-12) and stderr == pytest.approx(0, abs=1e-12)
+    found = traces.hutchinson(lambda Z: Z * lam, lam, rng(), 0.1, 8)
+    assert found.value == pytest.approx(2.5, abs=1e-12) and found.stderr == pytest.approx(0, abs=1e-12)
+    assert traces.exact(lambda Z: Z * lam, lam).value == pytest.approx(2.5)
 
 
-def test_hutchinson_s_standard_error_covers_the_truth_in_the_nominal_share_of_200_seeds():
-    A = symmetric(torch.linspace(-2, 6, 40).tolist())
+@pytest.mark.parametrize("method", METHODS)
+def test_a_trace_s_standard_error_covers_the_truth_in_the_nominal_share_of_200_seeds(method):
+    A = symmetric([30.0, 20.0, 10.0, *torch.linspace(-0.5, 1, 197).tolist()])
     truth, hits = A.trace().item(), 0
     for seed in range(200):
-        mean, stderr = trace(lambda Z: Z @ A, A[0], 24, torch.Generator().manual_seed(seed))
+        found = method(lambda Z: Z @ A, A[0], rng(seed), 1e-9, 64)
+        hits += abs(found.value - truth) <= found.stderr
+    assert 0.60 <= hits / 200 <= 0.76, hits
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_trace_stops_at_the_requested_error_or_says_that_it_did_not(method):
+    A = symmetric([30.0, 20.0, 10.0, *torch.linspace(0, 2, 197).tolist()])
+    found = method(lambda Z: Z @ A, A[0], rng(), 0.05, 150)
+    assert found.converged and found.stderr <= 0.05 * found.value and found.products < 150
+    assert abs(found.value - A.trace()) <= 4 * found.stderr
+    short = method(lambda Z: Z @ A, A[0], rng(), 1e-5, 24)
+    assert not short.converged and short.products <= 24
+
+
+def test_hutchpp_and_xtrace_need_fewer_products_than_hutchinson_where_a_few_eigenvalues_stand_out():
+    A = symmetric([300.0, 200.0, 100.0, *torch.linspace(0, 2, 397).tolist()])
+    spent = [method(lambda Z: Z @ A, A[0], rng(), 0.02, 3000).products for method in METHODS]
+    assert max(spent[1:]) < spent[0] / 4, spent
+
+
+def test_a_trace_of_low_rank_is_exact_by_xtrace():
+    A = symmetric([5.0, 2.0, -1.0, *[0.0] * 57])
+    found = traces.xtrace(lambda Z: Z @ A, A[0], rng(), 1e-9, 40)
+    assert found.value == pytest.approx(6, rel=1e-10) and found.stderr == 0 and found.converged
+
+
+def test_quadrature_has_the_moments_of_the_matrix_within_its_errors():
+    A = symmetric([*torch.linspace(-1, 1, 150).tolist(), *torch.linspace(9, 10, 50).tolist()])  # two clusters
+    rules = []
+    for seed in range(12):
+        krylov = Krylov(lambda V: V @ A, start(1, 200, seed), 40)
+        quadrature.extend(krylov, 40)
+        rules.append(quadrature.rule(krylov))
+    found = quadrature.stack(rules)
+    assert torch.allclose(found.weights.sum(1), torch.ones(12, dtype=torch.float64))
+    lam = torch.linalg.eigvalsh(A)
+    for power in (1, 2):
+        mean, stderr = found.mean(found.nodes**power)
+        assert abs(mean - (lam**power).mean()) <= 3 * stderr and stderr < 0.1 * abs(mean)
+    share, stderr = found.mean((found.nodes > 5).double())
+    assert abs(share - 0.25) <= 3 * stderr + 1e-3
+    grid = torch.linspace(-3, 12, 3000, dtype=torch.float64)
+    curve, _ = found.curve(grid, 0.1)
+    assert torch.trapezoid(curve, grid) == pytest.approx(1, abs=1e-3)
+
+
+def test_quadrature_s_standard_error_covers_the_truth_in_the_nominal_share_of_200_seeds():
+    A = symmetric(torch.linspace(-1, 3, 40).tolist())
+    truth, hits = torch.linalg.eigvalsh(A).square().mean(), 0
+    for seed in range(200):
+        rules = []
+        for probe in range(16):
+            krylov = Krylov(lambda V: V @ A, start(1, 40, 1000 * seed + probe), 4)
+            quadrature.extend(krylov, 4)
+            rules.append(quadrature.rule(krylov))
+        found = quadrature.stack(rules)
+        mean, stderr = found.mean(found.nodes**2)
         hits += abs(mean - truth) <= stderr
-    assert 0.60 <= hits / 200 <= 0.76
+    assert 0.60 <= hits / 200 <= 0.76, hits
+
+
+def test_two_lanczos_steps_are_exact_for_cubics_of_a_probe():
+    lam = torch.tensor([1.0, 2.0, 5.0, 7.0], dtype=torch.float64)
+    v = torch.tensor([1.0, -2.0, 0.5, 1.0], dtype=torch.float64)
+    krylov = Krylov(lambda V: V * lam, v[None], 2)
+    quadrature.extend(krylov, 2)
+    nodes, weights = quadrature.rule(krylov)
+    for power in range(4):
+        assert float((weights * nodes**power).sum()) == pytest.approx(float((v**2 * lam**power).sum() / v.square().sum()))
+
+
+def test_ascent_finds_the_trust_region_s_solution_and_the_box_s_best_vertex():
+    A, b = symmetric([3.0, 1.0, -2.0, 0.5]), start(1, 4, seed=3)[0]
+
+    def rise(u):
+        return float(0.5 * u @ A @ u + b @ u), A @ u + b
+
+    lam, Q = torch.linalg.eigh(A)
+    low, high = float(lam[-1]) + 1e-12, 1e3  # the secular equation |(mu - A)^-1 b| = radius, on the largest mu
+    for _ in range(200):
+        mu = (low + high) / 2
+        low, high = (mu, high) if float(((Q.T @ b) / (mu - lam)).norm()) > 0.7 else (low, mu)
+    truth = rise(Q @ ((Q.T @ b) / (mu - lam)))[0]
+    found = ascend(rise, torch.zeros(4, dtype=torch.float64), 0.7, "l2", 500, 1e-12)
+    assert found.value == pytest.approx(truth, rel=1e-6) and found.u.norm() <= 0.7 + 1e-12
+    convex = A @ A
+
+    def bowl(u):
+        return float(0.5 * u @ convex @ u + b @ u), convex @ u + b
+
+    signs = torch.cartesian_prod(*[torch.tensor([-0.7, 0.7], dtype=torch.float64)] * 4)
+    best = max(bowl(s)[0] for s in signs)
+    starts = start(8, 4, seed=5).sign() * 0.7
+    assert max(ascend(bowl, s, 0.7, "linf", 200, 1e-12).value for s in starts) == pytest.approx(best, rel=1e-9)

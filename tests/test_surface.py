@@ -7,12 +7,14 @@ import torch
 from torch.nn.modules.batchnorm import BatchNorm2d
 
 from sharpcli.data import Dataset, one_hot
+from sharpcli.errors import Refusal
 from sharpcli.losses.cross_entropy import cross_entropy
 from sharpcli.losses.half_squared import half_squared
 from sharpcli.models.cnn import cnn
 from sharpcli.models.mlp import mlp
 from sharpcli.models.resnet import resnet
 from sharpcli.problems.network import network
+from sharpcli.ranks import ALONE
 from sharpcli.surface import LossSurface
 
 MODELS = {
@@ -34,7 +36,7 @@ def data(n: int) -> Dataset:
 
 def problem(model, loss=half_squared, chunk=5, batchnorm="batch", budget=2**31, n=13):
     cpu = torch.device("cpu")
-    return network(1, cpu, chunk, budget, data(n), model, loss, dtype="float64", batchnorm=batchnorm)
+    return network(1, cpu, chunk, budget, ALONE, None, data(n), model, loss, dtype="float64", batchnorm=batchnorm)
 
 
 def dense(model, loss, w, batches):
@@ -149,3 +151,90 @@ def test_under_population_statistics_an_example_s_output_does_not_depend_on_its_
         here = p.at(p.w0)
         assert torch.allclose(here.predict(p.w0, x[:4])[:2], here.predict(p.w0, x[:2]), rtol=1e-9) is same
     assert p.scores(p.w0)["train_loss"] != problem(MODELS["resnet_batch"], batchnorm="population").scores(p.w0)["train_loss"]
+
+
+def per_example(p, w):
+    """For each example its outputs' Jacobian [C, D], gradient [D] and Hessian of its loss in the outputs [C, C]."""
+    x, y = p.examples
+    out = []
+    for i in range(len(y)):
+        J = torch.autograd.functional.jacobian(lambda w, i=i: p.surface.predict(w, x[i : i + 1])[0], w)
+        f = p.surface.predict(w, x[i : i + 1])[0]
+        slope, curved = (
+            kind(lambda f, i=i: p.surface.loss(f[None], y[i : i + 1]), f)
+            for kind in (torch.autograd.functional.jacobian, torch.autograd.functional.hessian)
+        )
+        out.append((J, J.T @ slope, curved))
+    return out
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet_group", "cnn_max"])
+@pytest.mark.parametrize("loss", [half_squared, cross_entropy])
+def test_gauss_newton_and_second_moment_are_those_of_single_examples(name, loss):
+    p = problem(MODELS[name], loss)
+    V = torch.randn(3, len(p.w0), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = per_example(p, p.w0)
+    G = sum(J.T @ curved @ J for J, _, curved in found) / len(found)
+    M = sum(torch.outer(g, g) for _, g, _ in found) / len(found)
+    for budget in (2**31, 0):
+        at = replace(p.surface, graph_budget=budget).linearize(p.w0)
+        assert torch.allclose(at.ggn(V), V @ G, rtol=1e-8, atol=1e-11)
+        assert torch.allclose(at.ggn(V[0]), G @ V[0], rtol=1e-8, atol=1e-11)
+        assert torch.allclose(at.second_moment(V), V @ M, rtol=1e-8, atol=1e-11)
+
+
+def test_gauss_newton_counts_a_penalty_with_its_own_hessian():
+    p = problem(MODELS["mlp"])
+    v = torch.randn(len(p.w0), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with_penalty = replace(p.surface, penalty=lambda w: 0.35 * w.square().sum())
+    extra = with_penalty.linearize(p.w0).ggn(v) - p.surface.linearize(p.w0).ggn(v)
+    assert torch.allclose(extra, 0.7 * v, rtol=1e-9)
+
+
+def test_a_third_derivative_that_torch_does_not_have_is_refused():
+    p = problem(MODELS["resnet_batch"])
+    with pytest.raises(Refusal, match="third derivative"):
+        p.surface.curvature_grad(p.w0, p.w0[None])
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet_group", "cnn"])
+def test_third_derivatives_are_those_of_finite_differences(name):
+    p = problem(MODELS[name], cross_entropy)
+    rng = torch.Generator().manual_seed(0)
+    V = torch.randn(2, len(p.w0), dtype=torch.float64, generator=rng)
+    direction = torch.randn(len(p.w0), dtype=torch.float64, generator=rng)
+
+    def curved(w):
+        return float((p.surface.hvp(w, V) * V).sum())
+
+    h = 1e-5
+    slope = (curved(p.w0 + h * direction) - curved(p.w0 - h * direction)) / (2 * h)
+    assert float(p.surface.curvature_grad(p.w0, V) @ direction) == pytest.approx(slope, rel=1e-5, abs=1e-6)
+
+
+def test_the_gradients_of_trace_and_lambda_1_are_those_of_finite_differences():
+    p = problem(MODELS["mlp"])
+    w, eye, h = p.w0, torch.eye(len(p.w0), dtype=torch.float64), 1e-5
+    lam, Q = torch.linalg.eigh(p.surface.hvp(w, eye))
+    direction = torch.randn(len(w), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    ends = [torch.linalg.eigvalsh(p.surface.hvp(w + s * h * direction, eye)) for s in (1, -1)]
+    for V, change in ((eye, ends[0].sum() - ends[1].sum()), (Q[:, -1:].T, ends[0][-1] - ends[1][-1])):
+        assert float(p.surface.curvature_grad(w, V) @ direction) == pytest.approx(float(change) / (2 * h), rel=1e-5)
+
+
+def test_value_and_gradient_at_once_are_those_apart():
+    p = problem(MODELS["mlp"])
+    value, g = p.surface.value_and_grad(p.w0)
+    assert value == pytest.approx(float(p.surface.value(p.w0)), rel=1e-12) and torch.allclose(g, p.surface.grad(p.w0))
+
+
+def test_a_problem_in_some_parameters_has_the_block_of_the_hessian():
+    p = problem(MODELS["mlp"])
+    H = p.surface.hvp(p.w0, torch.eye(len(p.w0), dtype=torch.float64))
+    chosen = [name for name in p.names if name.startswith("3")]
+    part = p.only(p.w0, chosen)
+    first = sum(shape.numel() for name, shape in p.layout if name not in chosen and name < "3")
+    block = slice(first, first + len(part.w0))
+    assert part.names == chosen and torch.equal(part.w0, p.w0[block])
+    assert torch.allclose(part.surface.hvp(part.w0, torch.eye(len(part.w0), dtype=torch.float64)), H[block, block], rtol=1e-9)
+    assert part.scores(part.w0) == p.scores(p.w0)

@@ -1,8 +1,8 @@
-"""Largest eigenpairs of a symmetric operator: block Lanczos with full re-orthogonalisation and a warm start.
+"""Extreme eigenpairs of a symmetric operator: block Lanczos with full re-orthogonalisation, warm and thick restarts.
 
-The Krylov basis grows by the residuals of wanted Ritz pairs that have not converged. From one start vector this is
-Lanczos (every Ritz residual is a multiple of the next Lanczos vector); from a block of previous eigenvectors it spends
-products only where they are still needed. Parlett, The Symmetric Eigenvalue Problem (1998), chapters 11 to 13.
+One Krylov decomposition serves both ends of the spectrum and its quadrature. From one start vector this is Lanczos; from
+a block of previous eigenvectors it spends products only where they are still needed. Parlett, The Symmetric Eigenvalue
+Problem (1998), chapters 11 to 13; the decomposition and its restart are those of Stewart 2001, "A Krylov-Schur algorithm".
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 Matvec = Callable[[Tensor], Tensor]
+Tell = Callable[[int, float], object]
 
 CROWD = 0.85  # Ritz values above this share of the largest may overtake it before the next measurement
 PIECE = 8192  # numbers whose products are added in their own precision
 KEEP = 8  # vectors kept for the next measurement, at most, unless more are wanted
+ROUNDING = 16  # units in the last place of |A| below which no residual is believed
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class Ritz:
 
     `values` [k] float64; `vectors` [p, D], p > k: the k wanted first, then those that crowd below the largest, as a
     start for a nearby operator; `residuals` [k] = |A v - theta v|: an eigenvalue lies within; `errors` [k] <=
-    `residuals`: the estimate |R|^2 / gap (see `cluster_errors`); `products` spent; `converged`.
+    `residuals`: the estimate |R|^2 / gap (see `cluster_errors`); `products` spent by this call; `converged`.
+    `least`, `least_residual`, `least_error`: the same for the smallest eigenvalue, where it was asked for; its vector is
+    then the last of `vectors`.
     """
 
     values: Tensor
@@ -35,50 +39,68 @@ class Ritz:
     errors: Tensor
     products: int
     converged: bool
+    least: float | None = None
+    least_residual: float | None = None
+    least_error: float | None = None
+
+    def columns(self, name: str) -> dict[str, float]:
+        """`<name>_1` ..., then their residuals and errors, then those of `<name>_min` where it was asked for."""
+        out = {f"{name}_{i + 1}": float(x) for i, x in enumerate(self.values)}
+        for word, found in (("residual", self.residuals), ("error", self.errors)):
+            out |= {f"{name}_{i + 1}_{word}": float(x) for i, x in enumerate(found)}
+        if self.least is None or self.least_residual is None or self.least_error is None:
+            return out
+        last = {f"{name}_min": self.least, f"{name}_min_residual": self.least_residual}
+        return out | last | {f"{name}_min_error": self.least_error}
 
 
-class Basis:
-    """Orthonormal rows V [m, D], their images A V, and T = V A V^T [m, m] in float64."""
+class Krylov:
+    """A V^T = V^T T + G^T C^T: orthonormal rows V [m, D], and orthonormal rows G [p, D] for what A takes out of their span.
 
-    def __init__(self, matvec: Matvec, capacity: int, like: Tensor) -> None:
-        self.matvec, self.size, self.capacity = matvec, 0, min(capacity, like.shape[-1])
-        self._V = like.new_empty(min(self.capacity, 2 * KEEP), like.shape[-1])
-        self._AV = torch.empty_like(self._V)
-        self.T = torch.zeros(self.capacity, self.capacity, dtype=torch.float64, device=like.device)
+    A Ritz pair (theta, y) of T, with vector y V, has the residual (y C) G, whose norm is |y C|: no work of length D.
+    Growing by a direction z G takes one product and makes that part of the residual exact. T and C are float64 and on
+    the CPU: they are a few hundred numbers, which decide what comes next.
+    """
+
+    def __init__(self, matvec: Matvec, start: Tensor, capacity: int) -> None:
+        self.matvec, self.products = matvec, 0
+        self.capacity, self.size, self.width = min(capacity, start.shape[-1]), 0, 0
+        self._V = start.new_empty(min(self.capacity, 2 * KEEP), start.shape[-1])
+        self._G = start.new_empty(0, start.shape[-1])
+        self.T = torch.zeros(self.capacity, self.capacity, dtype=torch.float64)
+        self.C = torch.zeros(self.capacity, 0, dtype=torch.float64)
+        self.restarted = False
+        self.add(start)
 
     @property
     def V(self) -> Tensor:
         """The basis [m, D]."""
         return self._V[: self.size]
 
-    @property
-    def AV(self) -> Tensor:
-        """Its images [m, D]."""
-        return self._AV[: self.size]
-
-    def grow(self, X: Tensor) -> bool:
-        """Adds the part of the rows of X that is new, at one product each; False when there is none or no room."""
+    def add(self, X: Tensor) -> bool:
+        """Adds what is new in the rows of X, at one product each, to a basis that A does not leave (an empty one, at
+        first); False when there is nothing new or no room."""
+        assert not self.width, "what A takes out of the basis comes first"
         before = self.size
         for x in X[: self.capacity - before]:
-            if self.size == len(self._V):
-                self._V = torch.cat([self._V, torch.empty_like(self._V)])
-                self._AV = torch.cat([self._AV, torch.empty_like(self._AV)])
-            size = length = norm(x)
-            while True:  # a second pass only where the first took much away: Parlett, section 6.9
-                x = x - (dots(self.V, x[None]).T.to(x) @ self.V)[0]
-                length, before_pass = norm(x), length
-                if length > 0.7 * before_pass or length <= 10 * torch.finfo(x.dtype).eps * size:
-                    break
-            if length > 10 * torch.finfo(x.dtype).eps * size:
-                self._V[self.size] = x / length
-                self.size += 1
-        if self.size == before:
+            if (found := orthonormal(x, self.V)) is not None:
+                self._push(found)
+        self._multiply(before)
+        return self.size > before
+
+    def grow(self, Z: Tensor) -> bool:
+        """Adds the directions Z G, rows Z [q, p], at one product each; False when there is nothing left or no room."""
+        before, room = self.size, self.capacity - self.size
+        if not room or not self.width:
             return False
-        fresh = slice(before, self.size)
-        self._AV[fresh] = self.matvec(self._V[fresh])
-        block = dots(self.V, self._AV[fresh])
-        self.T[: self.size, fresh] = block
-        self.T[fresh, : self.size] = block.T
+        Q, R = torch.linalg.qr(Z.T)
+        Q = Q[:, R.diagonal().abs() > 1e-8 * R.abs().max()][:, :room]
+        self._coupled(before, before + Q.shape[1], self.C[:before] @ Q)
+        for x in Q.T.to(self._G) @ self._G:
+            self._push(x / norm(x))
+        rest = torch.linalg.svd(Q)[0][:, Q.shape[1] :]
+        self._G, self.C, self.width = rest.T.to(self._G) @ self._G, self.C @ rest, rest.shape[1]
+        self._multiply(before)
         return True
 
     def ritz(self) -> tuple[Tensor, Tensor]:
@@ -87,56 +109,169 @@ class Basis:
         theta, Y = torch.linalg.eigh((T + T.T) / 2)
         return theta.flip(0), Y.T.flip(0)
 
+    def residuals(self, Y: Tensor) -> Tensor:
+        """The residuals [q, p] of coefficient rows Y [q, m], in the coordinates of G."""
+        return Y @ self.C[: self.size]
 
-def largest(matvec: Matvec, start: Tensor, k: int, tol: float, max_products: int, slack: float = 1.0) -> Ritz:
-    """The k algebraically largest eigenpairs, each eigenvalue to an estimated error of tol |theta_1|.
+    def restart(self, Y: Tensor, theta: Tensor) -> None:
+        """Shrinks the basis to the Ritz vectors of rows Y; nothing is lost of them, nor of their residuals."""
+        C = self.residuals(Y)
+        self._V[: len(Y)] = Y.to(self._V) @ self.V
+        self.size = len(Y)
+        self.T.zero_()
+        self.C.zero_()
+        self.T[: self.size, : self.size] = torch.diag(theta)
+        self.C[: self.size] = C
+        self.restarted = True
 
-    `matvec` takes and returns rows [m, D]; `start` [m, D], m >= k, spans the first block. A pair has converged when its
-    error is at most tol |theta_1| and its residual at most `slack` times that. From a random start leave `slack` at 1:
-    a mixture of eigenvectors that the basis cannot tell apart yet has a small |R|^2 / gap and a large residual. From a
-    start that holds what crowds at the top, 10 is safe. Stops after `max_products` with `converged` False. The smallest
-    eigenvalues are the largest of -A.
+    def _coupled(self, first: int, last: int, block: Tensor) -> None:
+        self.T[:first, first:last], self.T[first:last, :first] = block, block.T
+
+    def _push(self, x: Tensor) -> None:
+        if self.size == len(self._V):
+            more = min(self.capacity, 2 * len(self._V)) - len(self._V)
+            self._V = torch.cat([self._V, self._V.new_empty(more, self._V.shape[1])])
+        self._V[self.size] = x
+        self.size += 1
+
+    def _multiply(self, before: int) -> None:
+        """The images of the basis vectors from `before` on: their part in V goes to T (that in earlier vectors is there
+        already, by symmetry), what is left to G and C."""
+        if self.size == before:
+            return
+        images = self.matvec(self._V[before : self.size])
+        self.products += self.size - before
+        for j, x in enumerate(images, before):
+            size = length = norm(x)
+            smallest = 10 * torch.finfo(x.dtype).eps * size
+            inside, outside = self.T.new_zeros(self.size), self.T.new_zeros(self.width)
+            while True:  # a second pass only where the first took much away: Parlett, section 6.9
+                a, b = dots(self.V, x[None])[:, 0], dots(self._G, x[None])[:, 0]
+                x = torch.addmv(x, self.V.T, a.to(x), alpha=-1)
+                if self.width:
+                    x = torch.addmv(x, self._G.T, b.to(x), alpha=-1)
+                inside, outside = inside + a, outside + b
+                length, before_pass = norm(x), length
+                if length > 0.7 * before_pass or length <= smallest:
+                    break
+            self.T[before : self.size, j] = inside[before:]
+            self.C[j] = outside
+            if length > smallest:
+                self._G = torch.cat([self._G, (x / length)[None]])
+                self.C = torch.cat([self.C, self.C.new_zeros(self.capacity, 1)], 1)
+                self.C[j, -1] = length
+                self.width += 1
+
+
+def extremes(
+    krylov: Krylov,
+    k: int,
+    tol: float,
+    max_products: int,
+    *,
+    least: bool = False,
+    slack: float = 1.0,
+    fresh: Callable[[], Tensor] | None = None,
+    tell: Tell | None = None,
+) -> Ritz:
+    """The k algebraically largest eigenpairs, and the smallest for `least`, to an estimated error of tol |theta_1|.
+
+    A pair has converged when its error is at most tol |theta_1| and its residual at most `slack` times that. From a
+    random start leave `slack` at 1: a mixture of eigenvectors that the basis cannot tell apart yet has a small |R|^2 /
+    gap and a large residual. From a start that holds what crowds at the top, 10 is safe. The basis is cut back to its
+    best Ritz vectors when it is full. Stops with `converged` False when this call would exceed `max_products`. `fresh`
+    gives a random row where the space is exhausted and pairs are missing. `tell(products, error)` hears of each step.
     """
-    basis = Basis(matvec, max_products, start)
-    basis.grow(start)
+    already, before = krylov.products, torch.empty(0, dtype=torch.float64)
     while True:
-        theta, Y = basis.ritz()
-        wanted, allowed = min(k, basis.size), tol * float(theta[0].abs())
-        # No gap exceeds the spread of the Ritz values: a pair that fails this has not converged, and cheaply so.
-        surely = min(slack * allowed, max(allowed, (allowed * float(theta[0] - theta[-1])) ** 0.5))
-        j, r = 0, _residuals(basis, theta, Y, 0, 1)
-        while norm(r[0]) <= surely and j + 1 < wanted:
-            j += 1
-            r = _residuals(basis, theta, Y, j, j + 1)
-        if norm(r[0]) > surely and basis.grow(r):
-            continue
-        shown = min(basis.size, max(wanted + 1, KEEP))
-        R = _residuals(basis, theta, Y, 0, shown)
-        residuals, errors = dots(R, R).diagonal()[:wanted].sqrt(), cluster_errors(theta, R, wanted)
+        theta, Y = krylov.ritz()
+        m, scale = krylov.size, float(theta.abs().max())
+        wanted, allowed = min(k, m), tol * (float(theta[0].abs()) or scale)
+        R = krylov.residuals(Y)
+        floor = ROUNDING * torch.finfo(krylov.V.dtype).eps * scale
+        top = min(m, max(wanted + 1, KEEP))
+        errors, residuals = cluster_errors(theta[:top], R[:top], wanted, floor), _norms(R[:wanted], floor)
         bad = ((errors > allowed) | (residuals > slack * allowed)).nonzero().flatten().tolist()
-        if not bad or not basis.grow(R[bad[:1]]):
+        end = None
+        if least:
+            bottom = min(m, KEEP)
+            low = cluster_errors(-theta.flip(0)[:bottom], R.flip(0)[:bottom], 1, floor)
+            end = float(theta[-1]), float(_norms(R[-1:], floor)[0]), float(low[0])
+            if end[2] > allowed or end[1] > slack * allowed:
+                bad.append(m - 1)
+        spent = krylov.products - already
+        if tell is not None:
+            worst = float(errors.max()) / (allowed / tol) if allowed else 0.0
+            tell(spent, max(worst, 0.0 if end is None else end[2] / (allowed / tol or 1.0)))
+        # a space that the start cannot leave may hide copies of an eigenvalue: a fresh vector must change nothing
+        leaves = float(krylov.C[:m].norm()) if krylov.width else 0.0
+        closed = fresh is not None and m < krylov.V.shape[1] and leaves <= 100 * floor
+        settled = len(before) >= k and torch.allclose(before[:k], theta[:k], rtol=tol, atol=allowed)
+        before = theta
+        if not bad and (settled if closed else wanted == k or m == krylov.V.shape[1]):
+            break
+        if spent >= max_products:
+            break
+        if m == krylov.capacity < krylov.V.shape[1]:
+            keep = _kept(theta, max(wanted + 1, m // 2), least)
+            krylov.restart(Y[keep], theta[keep])
+        elif krylov.width:
+            krylov.grow(R[bad[:1]] if bad else torch.eye(krylov.width, dtype=R.dtype)[:1])
+        elif fresh is None or not krylov.add(fresh()[None]):
             break
     # One more than wanted, always: the next one down is where an overtaking eigenvalue comes from, and it tells the gap.
-    kept = max(min(wanted + 1, basis.size), min(int((theta[:shown] > CROWD * theta[0].abs()).sum()), KEEP))
-    vectors = Y[:kept].to(start) @ basis.V
-    return Ritz(theta[:wanted], vectors, residuals, errors, basis.size, wanted == k and not bad)
+    crowd = int((theta[:top] > CROWD * theta[0].abs()).sum())
+    keep = [*range(max(min(wanted + 1, m), min(crowd, KEEP)))]
+    keep += [m - 1] if least and m - 1 not in keep else []
+    vectors = Y[keep].to(krylov.V) @ krylov.V
+    converged = wanted == k and not bad
+    return Ritz(theta[:wanted], vectors, residuals, errors, krylov.products - already, converged, *(end or ()))
 
 
-def _residuals(basis: Basis, theta: Tensor, Y: Tensor, first: int, last: int) -> Tensor:
-    """A u - theta u [last - first, D] of the Ritz vectors u in that range."""
-    Y = Y[first:last]
-    return Y.to(basis.V) @ basis.AV - (theta[first:last, None] * Y).to(basis.V) @ basis.V
+def largest(matvec: Matvec, start: Tensor, k: int, tol: float, max_products: int, slack: float = 1.0) -> Ritz:
+    """The k algebraically largest eigenpairs of an operator by its products alone, from the rows of `start`.
+
+    The smallest eigenvalues are the largest of -A. See `extremes`.
+    """
+    krylov = Krylov(matvec, start[:max_products], max_products)
+    found = extremes(krylov, k, tol, max(0, max_products - krylov.products), slack=slack)
+    return Ritz(found.values, found.vectors, found.residuals, found.errors, krylov.products, found.converged)
+
+
+def _kept(theta: Tensor, count: int, least: bool) -> list[int]:
+    """The Ritz pairs that survive a restart: the largest, and a quarter of the room for the smallest where wanted."""
+    m = len(theta)
+    low = max(1, count // 4) if least else 0
+    return [*range(min(count - low, m - low)), *range(m - low, m)]
+
+
+def _norms(R: Tensor, floor: float) -> Tensor:
+    return (R.square().sum(1) + floor**2).sqrt()
+
+
+def orthonormal(x: Tensor, V: Tensor) -> Tensor | None:
+    """x without its part in the rows of V, normalized; None where nothing is left."""
+    size = length = norm(x)
+    eps = torch.finfo(x.dtype).eps
+    while True:
+        if len(V):
+            x = torch.addmv(x, V.T, dots(V, x[None])[:, 0].to(x), alpha=-1)
+        length, before = norm(x), length
+        if length > 0.7 * before or length <= 10 * eps * size:
+            break
+    return x / length if length > 10 * eps * size else None
 
 
 def dots(A: Tensor, B: Tensor) -> Tensor:
-    """A B^T [m, p] in float64 for rows of any length D.
+    """A B^T [m, p] in float64, on the CPU, for rows of any length D.
 
     Added up in float64 over pieces of the rows: over 10^6 numbers a float32 matrix product was seen to lose 3e-5.
     """
     out = torch.zeros(len(A), len(B), dtype=torch.float64, device=A.device)
-    for a, b in zip(A.split(PIECE, 1), B.split(PIECE, 1), strict=True):
-        out += a @ b.T
-    return out
+    if len(A) and len(B):
+        for a, b in zip(A.split(PIECE, 1), B.split(PIECE, 1), strict=True):
+            out += a @ b.T
+    return out.to("cpu")
 
 
 def norm(x: Tensor) -> float:
@@ -144,19 +279,20 @@ def norm(x: Tensor) -> float:
     return float(x.double().norm())
 
 
-def cluster_errors(theta: Tensor, R: Tensor, wanted: int) -> Tensor:
+def cluster_errors(theta: Tensor, R: Tensor, wanted: int, floor: float = 0.0) -> Tensor:
     """For each wanted Ritz value the smallest of its residual and |R_c|^2 / gap_c over clusters of the c largest.
 
-    R_c [c, D] are the residuals of the cluster, and the gap reaches to the next Ritz value *outside* it plus half of
-    that one's own residual, its likely distance from an eigenvalue (after Parlett, theorem 11.7.1, for blocks): with
-    several eigenvalues close together, the gap inside the cluster would promise too much. An estimate, no bound.
+    R_c [c, p] are the residuals of the cluster, in any orthonormal coordinates, and the gap reaches to the next Ritz
+    value *outside* it plus half of that one's own residual, its likely distance from an eigenvalue (after Parlett,
+    theorem 11.7.1, for blocks): with several eigenvalues close together, the gap inside the cluster would promise too
+    much. An estimate, no bound. `floor` is what rounding hides of a residual.
     """
-    G = dots(R, R)
-    r = G.diagonal().sqrt()
+    G = R @ R.T
+    r = _norms(R, floor)
     errors = r[:wanted].clone()
     for c in range(1, len(R)):
         size = torch.linalg.eigvalsh(G[:c, :c])[-1].clamp_min(0)
         gap = theta[: min(c, wanted)] - (theta[c] + r[c] / 2)
-        bound = torch.where(gap > 0, size / gap, torch.inf)
+        bound = torch.where(gap > 0, (size + floor**2) / gap, torch.inf)
         errors[: len(bound)] = torch.minimum(errors[: len(bound)], bound)
     return errors

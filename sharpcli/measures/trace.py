@@ -1,18 +1,31 @@
-"""Trace of the Hessian by Hutchinson's estimator (Hutchinson 1989)."""
+"""Trace of the Hessian: Hutchinson, Hutch++ (Meyer et al. 2021) or XTrace (Epperly et al. 2024)."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from sharpcli.errors import Refusal
-from sharpcli.linalg.hutchinson import trace as hutchinson
+from sharpcli.linalg import trace as traces
 from sharpcli.measures import Estimates, Point
 
+METHODS = {"hutchinson": traces.hutchinson, "hutchpp": traces.hutchpp, "xtrace": traces.xtrace}
 
-def trace(at: Point, *, probes: int) -> Estimates:
-    """`trace` = Tr H, the mean of z.Hz over `probes` Rademacher vectors z, and `trace_stderr`, its standard error.
 
-    Near initialization the trace crosses zero and is mostly error. Refuses fewer than 2 probes, which have no spread.
+def trace(at: Point, *, method: Literal["hutchinson", "hutchpp", "xtrace"], rtol: float, max_products: int) -> Estimates:
+    """`trace` = Tr H and `trace_stderr`, its standard error from independent probes.
+
+    Stops when the standard error is at most `rtol` |trace|, or before `max_products` (`trace_converged` false). Exact, by
+    D products, where D <= max_products. Near initialization the trace crosses zero and no relative error is reached.
+    Refuses rtol <= 0 and fewer than 8 products, from which no standard error is believed.
     """
-    if probes < 2:
-        raise Refusal(f"measure.trace.probes={probes}: a standard error needs at least 2")
-    mean, stderr = hutchinson(at.surface.linearize(at.w).hvp, at.w, probes, at.rng)
-    return Estimates({"trace": mean, "trace_stderr": stderr}, products=probes)
+    if not rtol > 0 or max_products < traces.FEWEST:
+        raise Refusal(
+            f"measure.trace: rtol={rtol} and max_products={max_products}; rtol above 0, max_products at least {traces.FEWEST}"
+        )
+    hvp = at.curvature.matvec("hessian")
+    if len(at.w) <= max_products:
+        found = traces.exact(hvp, at.w)
+    else:
+        found = METHODS[method](hvp, at.w, at.rng, rtol, max_products, at.curvature.tell)
+    values = {"trace": found.value, "trace_stderr": found.stderr, "trace_converged": found.converged}
+    return Estimates(values, found.products)

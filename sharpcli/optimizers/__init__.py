@@ -22,3 +22,6 @@ class Optimizer(Protocol):
 
     def edge(self, lr: float) -> float | None:
         """The curvature above which the rule diverges on a quadratic; None where no one number says so."""
+
+    def preconditioner(self, state: State, lr: float) -> tuple[Tensor, float] | None:
+        """The diagonal P [D] that steps are divided by, and the edge of P^(-1/2) H P^(-1/2); None for P = 1."""

@@ -23,3 +23,6 @@ class GD:
     def edge(self, lr: float) -> float:
         """2 / lr."""
         return 2 / lr
+
+    def preconditioner(self, state: State, lr: float) -> None:
+        return None

@@ -37,3 +37,6 @@ class Momentum:
     def edge(self, lr: float) -> float:
         """2 (1 + beta) / lr; Nesterov's is 2 (1 + beta) / ((1 + 2 beta) lr). Cohen et al. 2021, appendix B."""
         return 2 * (1 + self.beta) / ((1 + 2 * self.beta) * lr if self.nesterov else lr)
+
+    def preconditioner(self, state: State, lr: float) -> None:
+        return None

@@ -40,3 +40,6 @@ class SAM:
     def edge(self, lr: float) -> None:
         """None: SAM's own edge moves with |g| (Long & Bartlett 2024) and lies below its base's."""
         return None
+
+    def preconditioner(self, state: State, lr: float) -> tuple[Tensor, float] | None:
+        return self.base.preconditioner(state, lr)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
 from sharpcli.problem import Problem, chunks
+from sharpcli.ranks import Ranks
+from sharpcli.structure import structural_norms
 from sharpcli.surface import Batch, LossSurface
 
 Model = Callable[[tuple[int, ...], int], nn.Module]
@@ -25,37 +28,48 @@ def network(
     device: torch.device,
     chunk: int,
     graph_budget: int,
+    ranks: Ranks,
+    weights: Mapping[str, Tensor] | None,
     data: Dataset,
     model: Model,
     loss: Callable[[Tensor, Tensor], Tensor],
     *,
     dtype: Literal["float32", "float64"],
-    batchnorm: Literal["batch", "population"],
+    batchnorm: Literal["batch", "population", "stored"],
 ) -> Problem:
     """w is the concatenation of the module's parameters in PyTorch's order; w0 is what `torch.manual_seed(seed)` and
-    then building the module gives.
+    then building the module gives, or the given `weights`, a state dict, with which the module is in eval mode.
 
     Batch norm keeps no running statistics in training. `batchnorm=batch` normalizes by whatever is evaluated at once
     (`chunk` examples when measuring), which makes the loss a function of w; `population` fixes, before scoring or
-    measuring at w, the statistics of the training data at w. Refuses a model whose outputs differ between two passes
-    (dropout): its loss is no function of w.
+    measuring at w, the statistics of the training data at w; `stored` takes the running statistics that came with the
+    weights. Refuses a model whose outputs differ between two passes (dropout): its loss is no function of w; and
+    weights whose names or shapes are not the model's.
     """
+    if batchnorm == "stored" and weights is None:
+        raise Refusal("problem.batchnorm=stored: running statistics come with a file of weights; take batch or population")
     place = {"device": device, "dtype": getattr(torch, dtype)}
     x_train, y_train = data.x_train.to(**place), data.y_train.to(**place)
     x_test, y_test = data.x_test.to(**place), data.y_test.to(**place)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = model(tuple(x_train.shape[1:]), y_train.shape[1]).to(**place).requires_grad_(False)
-    for norm in batch_norms(module):
-        norm.track_running_stats = False
-        norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+    if weights is not None:
+        load(module, weights)
+        module.eval()
+    if batchnorm != "stored":
+        for norm in batch_norms(module):
+            norm.track_running_stats = False
+            norm.running_mean = norm.running_var = norm.num_batches_tracked = None
     w0 = torch.cat([p.detach().flatten() for p in module.parameters()])
     predict = flat(module)
-    surface = LossSurface(predict, loss, chunks((x_train, y_train), chunk), graph_budget=graph_budget)
+    joint = batchnorm == "batch" and bool(batch_norms(module))
+    pieces = chunks((x_train, y_train), chunk)
+    surface = LossSurface(predict, loss, pieces, graph_budget=graph_budget, ranks=ranks, joint=joint)
     _check(predict, w0, x_train, y_train)
 
     def at(w: Tensor) -> LossSurface:
-        if batchnorm == "batch" or not batch_norms(module):
+        if batchnorm != "population" or not batch_norms(module):
             return surface
         return replace(surface, predict=flat(with_population_statistics(module, predict, w, surface.batches)))
 
@@ -68,7 +82,34 @@ def network(
                 out[f"{split}_accuracy"] = right
         return out
 
-    return Problem(w0, (x_train, y_train), surface, scores, at)
+    def error(surface: LossSurface, w: Tensor) -> float:
+        return 1 - evaluate(surface, w)[1]
+
+    layout = tuple((name, p.shape) for name, p in module.named_parameters())
+    own = structural_norms(module)
+    return Problem(w0, (x_train, y_train), surface, scores, at, layout, error if data.classes else None, own)
+
+
+def load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copies a state dict into the module; refuses one whose names or shapes differ, and NaN or infinity, with a list."""
+    there, came = module.state_dict(), dict(weights)
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    missing = [key for key in there if key not in came and not key.endswith(statistics)]
+    extra = [key for key in came if key not in there and not key.endswith(statistics)]
+    shapes = [
+        f"{key} is {list(came[key].shape)} for {list(there[key].shape)}"
+        for key in there
+        if key in came and came[key].shape != there[key].shape
+    ]
+    wrong = [(missing, "missing"), (extra, "not in the model"), (shapes, "of another shape")]
+    if any(keys for keys, _ in wrong):
+        said = [f"{len(keys)} {what} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})" for keys, what in wrong if keys]
+        raise Refusal(f"the weights are those of another model: {'; '.join(said)}; choose the model that was trained")
+    if bad := [key for key, value in came.items() if value.is_floating_point() and not bool(value.isfinite().all())]:
+        raise Refusal(f"the weights hold NaN or infinity in {', '.join(bad[:4])}; there is no curvature to measure")
+    if lost := [key for key in there if key not in came and batch_norms(module)]:
+        raise Refusal(f"the weights have no running statistics ({lost[0]}); take problem.batchnorm=batch or population")
+    module.load_state_dict(came, strict=False)
 
 
 def flat(module: nn.Module) -> Predict:
@@ -78,7 +119,8 @@ def flat(module: nn.Module) -> Predict:
 
     def predict(w: Tensor, x: Tensor) -> Tensor:
         parts = (part.view(shape) for part, shape in zip(w.split(sizes), shapes, strict=True))
-        return torch.func.functional_call(module, dict(zip(names, parts, strict=True)), (x,))
+        with sdpa_kernel(SDPBackend.MATH):  # the other kernels of attention have no second derivative
+            return torch.func.functional_call(module, dict(zip(names, parts, strict=True)), (x,))
 
     return predict
 

@@ -42,7 +42,13 @@ def uv(seed: int, chunk: int, graph_budget: int, *, d: int, n: int, k: int, star
         error = (found - truth).square().sum() / truth.square().sum()
         return {"train_loss": float(surface.value(w)), "recovery_error": float(error)}
 
-    return Problem(torch.full((2 * d,), start, dtype=torch.float64), examples, surface, scores, lambda w: surface)
+    def norms(w: Tensor) -> dict[str, float]:
+        u, v = w.split(d)
+        return {"l1_norm": float((u.square() - v.square()).abs().sum())}
+
+    w0 = torch.full((2 * d,), start, dtype=torch.float64)
+    layout = (("u", torch.Size([d])), ("v", torch.Size([d])))
+    return Problem(w0, examples, surface, scores, lambda w: surface, layout, norms=norms)
 
 
 def _signs(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:

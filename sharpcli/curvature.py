@@ -1,0 +1,124 @@
+"""What the measures at one point share: one linearization, one Krylov run from each random start, the eigenpairs found."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from itertools import count
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sharpcli.linalg.lanczos import KEEP, Krylov, Matvec, Ritz, Tell, extremes
+from sharpcli.linalg.quadrature import Quadrature, extend, rule, stack
+from sharpcli.rng import generator
+from sharpcli.surface import Linearization, LossSurface
+
+Operator = Literal["hessian", "gauss_newton"]
+WARM_SLACK = 10.0  # from vectors that hold what crowds at the top, the residual may exceed the error by so much
+
+
+class Curvature:
+    """The curvature of a surface at w [D].
+
+    Sharpness, density and log-determinant asked for together cost the products of the most demanding of them: the first
+    random start is the same for all, and a run that is there is carried on. Starts are keyed by (seed, step, number), so
+    what is computed does not depend on who asked first beyond rounding. A Krylov basis holds at most `basis_bytes`.
+    """
+
+    def __init__(
+        self,
+        surface: LossSurface,
+        w: Tensor,
+        seed: int,
+        step: int,
+        basis_bytes: int,
+        tell: Tell | None = None,
+    ) -> None:
+        self.surface, self.w, self.tell, self.key, self.basis_bytes = surface, w, tell, (seed, step), basis_bytes
+        self._krylov: dict[tuple[Operator, int], Krylov] = {}
+        self._ritz: dict[tuple[Operator, bool], tuple[Ritz, float]] = {}
+
+    @cached_property
+    def linearization(self) -> Linearization:
+        """The gradient and the products at w."""
+        return self.surface.linearize(self.w)
+
+    @property
+    def room(self) -> int:
+        """Basis vectors that fit `basis_bytes`."""
+        return max(2 * KEEP, self.basis_bytes // self.w.nbytes)
+
+    def matvec(self, operator: Operator) -> Matvec:
+        """Products with the Hessian or the Gauss-Newton matrix."""
+        here = self.linearization
+        return here.hvp if operator == "hessian" else here.ggn
+
+    def start(self, number: int) -> Tensor:
+        """A random direction [1, D], the same whoever asks."""
+        seed, step = self.key
+        rng = generator(seed, f"krylov {number}", step)
+        return torch.randn(1, len(self.w), generator=rng, dtype=torch.float64).to(self.w)
+
+    def krylov(self, operator: Operator, number: int = 0) -> Krylov:
+        """The run from random start `number`, as far as anybody took it."""
+        found = self._krylov.get((operator, number))
+        if found is None:
+            found = Krylov(self.matvec(operator), self.start(number), self.room)
+            if number == 0:
+                self._krylov[operator, number] = found
+        return found
+
+    def eigenpairs(
+        self, operator: Operator, k: int, tol: float, max_products: int, warm: Tensor | None = None, least: bool = False
+    ) -> Ritz:
+        """The k largest eigenpairs, and for `least` the smallest, to tol |lambda_1|; from `warm` vectors where given."""
+        for known, its_tol in (self._ritz[key] for key in ((operator, least), (operator, True)) if key in self._ritz):
+            if len(known.values) >= k and known.converged and its_tol <= tol:
+                return _first(known, k)
+        numbers = count(1)
+
+        def more() -> Tensor:
+            return self.start(next(numbers))[0]
+
+        if warm is None or not len(warm):
+            before = self._krylov.get((operator, 0))
+            spent = 0 if before is None else before.products
+            krylov = self.krylov(operator)
+            slack = 1.0
+        else:
+            krylov = Krylov(self.matvec(operator), warm[:max_products], self.room)
+            spent, slack = 0, WARM_SLACK
+        left = max(0, max_products - (krylov.products - spent))
+        found = extremes(krylov, k, tol, left, least=least, slack=slack, fresh=more, tell=self.tell)
+        found = Ritz(**(vars(found) | {"products": krylov.products - spent}))
+        self._ritz[operator, least] = found, tol
+        return found
+
+    def dense(self, operator: Operator) -> Tensor:
+        """The whole matrix [D, D], by D products."""
+        eye = torch.eye(len(self.w), dtype=self.w.dtype, device=self.w.device)
+        A = torch.cat([self.matvec(operator)(rows) for rows in eye.split(32)])
+        return (A + A.T) / 2
+
+    def quadrature(self, operator: Operator, probes: int, steps: int) -> tuple[Quadrature, int]:
+        """Lanczos quadrature with `probes` random starts and `steps` steps each, and the products it spent."""
+        rules, spent = [], 0
+        for number in range(probes):
+            shared = self._krylov.get((operator, number))
+            before = 0 if shared is None else shared.products
+            krylov = self.krylov(operator, number)
+            if krylov.restarted or krylov.capacity < min(steps, len(self.w)):
+                krylov, before = Krylov(self.matvec(operator), self.start(number), steps), 0
+            extend(krylov, steps)
+            rules.append(rule(krylov))
+            spent += krylov.products - before
+            if self.tell is not None:
+                self.tell(spent, float("nan"))
+        return stack(rules), spent
+
+
+def _first(ritz: Ritz, k: int) -> Ritz:
+    """The first k of pairs that are there already, at no cost."""
+    less = {"values": ritz.values[:k], "residuals": ritz.residuals[:k], "errors": ritz.errors[:k], "products": 0}
+    return Ritz(**(vars(ritz) | less))

@@ -1,0 +1,129 @@
+"""Sharpness in units of the weights: Kwon et al. 2021, arXiv:2102.11600; Andriushchenko et al. 2023, arXiv:2302.07011; filter
+normalization as in Li et al. 2018, arXiv:1712.09913."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sharpcli.curvature import Curvature
+from sharpcli.errors import Refusal
+from sharpcli.linalg import trace as traces
+from sharpcli.linalg.ascent import Norm, ascend
+from sharpcli.measures import Estimates, Point
+from sharpcli.surface import LossSurface
+
+
+def adaptive_sharpness(
+    at: Point,
+    *,
+    rho: float,
+    norm: Norm,
+    scale: Literal["element", "filter", "layer"],
+    batch: int | None,
+    restarts: int,
+    steps: int,
+    average: Literal["normal", "uniform"],
+    samples: int,
+    normalize_logits: bool,
+    tol: float,
+    rtol: float,
+    max_products: int,
+) -> Estimates:
+    """With T = diag(|w|) and v = T u: `adaptive_worst` = max over |u| <= rho (`norm`) of L(w + v) - L(w), by projected
+    ascent from the gradient and `restarts` random points, per batch of `batch` examples (null: all) and then averaged;
+    `adaptive_average` = its mean over u ~ N(0, rho^2 I) or uniform on [-rho, rho]^D; `adaptive_lambda_1` and
+    `adaptive_trace` of T H T.
+
+    `scale=filter`: T_i is the norm of the weight's row (a neuron's or filter's incoming weights), |w_i| for biases and the
+    last layer; `layer`: the norm of the whole tensor. Where w_i = 0, v_i = 0. `normalize_logits` divides each example's
+    outputs by their standard deviation over classes. The worst case is a lower bound: `adaptive_worst_spread` is the best
+    less the worst of the starts, averaged. Unchanged under rescalings of ReLU neurons (Dinh et al. 2017) for `element`.
+    Refuses rho <= 0, counts below 1, fewer than 2 samples.
+    """
+    if not (rho > 0 and tol > 0 and rtol > 0) or min(restarts, steps, batch or 1) < 1 or samples < 2 or max_products < 8:
+        raise Refusal(
+            f"measure.adaptive_sharpness: rho={rho}, tol={tol}, rtol={rtol}, restarts={restarts}, steps={steps}, "
+            f"batch={batch}, samples={samples}, max_products={max_products}; the first three above 0, at least 1 restart, "
+            "step and example a batch, 2 samples, 8 products"
+        )
+    T = scales(at, scale)
+    surface = at.surface.through(lambda u: at.w + T * u)
+    if normalize_logits:
+        inner = surface.predict
+        surface = replace(surface, predict=lambda u, x: standardized(inner(u, x)))
+    worst, spread, gradients, converged = worst_case(at, surface, rho, norm, batch, restarts, steps)
+    origin = torch.zeros_like(at.w)
+    loss, rises = float(surface.value(origin)), []
+    for _ in range(samples):
+        u = torch.randn(len(at.w), generator=at.rng, dtype=torch.float64)
+        u = u if average == "normal" else torch.rand(len(at.w), generator=at.rng, dtype=torch.float64) * 2 - 1
+        rises.append(float(surface.value(rho * u.to(at.w))) - loss)
+    found = torch.tensor(rises, dtype=torch.float64)
+    curvature = Curvature(surface, origin, *at.curvature.key, at.curvature.basis_bytes, at.curvature.tell)
+    ritz = curvature.eigenpairs("hessian", 1, tol, max_products, at.warm)
+    hvp, D = curvature.matvec("hessian"), len(at.w)
+    if max_products >= D:
+        trace = traces.exact(hvp, at.w)
+    else:
+        trace = traces.hutchpp(hvp, at.w, at.rng, rtol, max_products, at.curvature.tell)
+    values = {
+        "adaptive_worst": worst,
+        "adaptive_worst_spread": spread,
+        "adaptive_worst_converged": converged,
+        "adaptive_average": float(found.mean()),
+        "adaptive_average_stderr": float(found.std() / samples**0.5),
+        **ritz.columns("adaptive_lambda"),
+        "adaptive_trace": trace.value,
+        "adaptive_trace_stderr": trace.stderr,
+        "adaptive_converged": ritz.converged and trace.converged,
+    }
+    return Estimates(values, ritz.products + trace.products, gradients + (samples + 1) / 3, ritz.vectors)
+
+
+def worst_case(
+    at: Point, surface: LossSurface, rho: float, norm: Norm, batch: int | None, restarts: int, steps: int
+) -> tuple[float, float, float, bool]:
+    """The mean over batches of the largest rise, the mean spread over starts, gradients spent (of the whole surface)."""
+    n, worst, spread, gradients, converged = surface.examples, 0.0, 0.0, 0.0, True
+    for part in [surface] if batch is None else pieces(surface, batch):
+        origin, weight = torch.zeros_like(at.w), part.examples / n
+        before, g = part.value_and_grad(origin)
+        starts = [g, *(torch.randn(len(at.w), generator=at.rng, dtype=torch.float64).to(at.w) for _ in range(restarts))]
+        longest = float(len(at.w)) ** 0.5 if norm == "linf" else 1.0
+        starts = [s.sign() if norm == "linf" else s for s in starts if float(s.norm()) > 0]
+        found = [ascend(part.value_and_grad, s * (rho * longest / s.norm()), rho, norm, steps, 1e-4) for s in starts]
+        best = max(found, key=lambda one: one.value)
+        worst += weight * (best.value - before)
+        spread += weight * (best.value - min(one.value for one in found))
+        gradients += weight * (1 + sum(one.gradients for one in found))
+        converged &= best.converged
+    return worst, spread, gradients, converged
+
+
+def pieces(surface: LossSurface, size: int) -> list[LossSurface]:
+    """The surface of every `size` examples in turn; the last may have fewer."""
+    x, y = (torch.cat(parts) for parts in zip(*surface.batches, strict=True))
+    return [surface.on([(x[i : i + size], y[i : i + size])]) for i in range(0, len(y), size)]
+
+
+def standardized(outputs: Tensor) -> Tensor:
+    """Each row less nothing, over its standard deviation: f / sqrt(mean_c (f_c - mean f)^2)."""
+    return outputs / outputs.std(1, correction=0, keepdim=True).clamp_min(torch.finfo(outputs.dtype).tiny)
+
+
+def scales(at: Point, kind: str) -> Tensor:
+    """T [D]: |w|, or for weight matrices the norm of a row or of the whole tensor."""
+    parts, tensors = [], at.problem.tensors(at.w)
+    last = max((i for i, t in enumerate(tensors) if t.ndim > 1), default=-1)
+    for i, t in enumerate(tensors):
+        if kind == "layer":
+            parts.append(t.norm().expand(t.numel()))
+        elif kind == "filter" and t.ndim > 1 and i != last:
+            parts.append(t.flatten(1).norm(dim=1, keepdim=True).expand(-1, t[0].numel()).flatten())
+        else:
+            parts.append(t.abs().flatten())
+    return torch.cat(parts)

@@ -1,0 +1,47 @@
+"""Relative flatness of a layer, Petzka et al. 2021, arXiv:2001.00939, definition 3."""
+
+from __future__ import annotations
+
+import fnmatch
+
+import torch
+from torch import Tensor
+
+from sharpcli.errors import Refusal
+from sharpcli.linalg import trace as traces
+from sharpcli.measures import Estimates, Point
+
+
+def relative_flatness(at: Point, *, layer: str, rtol: float, max_products: int) -> Estimates:
+    """`relative_flatness` = sum_{s,s'} <w_s, w_s'> Tr H_{s,s'} over the rows (neurons) w_s of one weight matrix W [d, m],
+    H_{s,s'} [m, m] the Hessian block of rows s and s'; with A = W Z it is E[A.HA] over Z [m, m] of independent signs.
+
+    `layer` is a parameter's name or a pattern such as `fc.*`; empty is the last matrix, as in the paper. With
+    `relative_flatness_stderr`, by Hutchinson to `rtol`. Refuses a layer that is not there, rtol <= 0.
+    """
+    if not rtol > 0 or max_products < traces.FEWEST:
+        raise Refusal(f"measure.relative_flatness: rtol={rtol} and max_products={max_products}; rtol above 0, at least 8")
+    names, tensors = at.problem.names, at.problem.tensors(at.w)
+    there = [i for i, t in enumerate(tensors) if t.ndim > 1]
+    picked = [i for i in there if fnmatch.fnmatch(names[i], layer)] if layer else there[-1:]
+    if len(picked) != 1:
+        raise Refusal(
+            f"measure.relative_flatness.layer={layer}: {len(picked)} weight matrices; name one of "
+            + (", ".join(names[i] for i in there) or "none: this problem has no layers")
+        )
+    first = sum(t.numel() for t in tensors[: picked[0]])
+    W = tensors[picked[0]].flatten(1)
+    d, m = W.shape
+
+    def conjugated(Z: Tensor) -> Tensor:  # (W (x) I)^T H (W (x) I)
+        A = torch.zeros(len(Z), len(at.w), dtype=W.dtype, device=W.device)
+        A[:, first : first + d * m] = (W @ Z.view(-1, m, m)).flatten(1)
+        HA = at.curvature.linearization.hvp(A)[:, first : first + d * m]
+        return (W.T @ HA.view(-1, d, m)).flatten(1)
+
+    like = W.new_empty(m * m)
+    if m * m <= max_products:
+        found = traces.exact(conjugated, like)
+    else:
+        found = traces.hutchinson(conjugated, like, at.rng, rtol, max_products, at.curvature.tell)
+    return Estimates({"relative_flatness": found.value, "relative_flatness_stderr": found.stderr}, found.products)

@@ -1,0 +1,49 @@
+"""Adam, Kingma & Ba 2015, arXiv:1412.6980, Algorithm 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sharpcli.errors import Refusal
+from sharpcli.optimizers import State
+from sharpcli.surface import Grad
+
+
+@dataclass(frozen=True)
+class Adam:
+    """m <- beta1 m + (1 - beta1) g, v <- beta2 v + (1 - beta2) g^2, w <- w - lr m^ / (sqrt(v^) + eps), where m^ and v^ are
+    m / (1 - beta1^t) and v / (1 - beta2^t), as in `torch.optim.Adam`. Refuses betas outside [0, 1) and eps <= 0."""
+
+    beta1: float
+    beta2: float
+    eps: float
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.eps > 0):
+            raise Refusal(
+                f"optimizer.beta1={self.beta1} beta2={self.beta2} eps={self.eps}: betas at least 0 and below 1, eps above 0"
+            )
+
+    def init(self, w: Tensor) -> State:
+        return torch.zeros_like(w), torch.zeros_like(w), torch.zeros((), dtype=torch.float64, device=w.device)
+
+    def step(self, w: Tensor, state: State, grad: Grad, lr: float) -> tuple[Tensor, State]:
+        g, (m, v, t) = grad(w), state
+        m, v, t = self.beta1 * m + (1 - self.beta1) * g, self.beta2 * v + (1 - self.beta2) * g * g, t + 1
+        # m^ / (sqrt(v^) + eps) is m / P
+        return w - lr * m / self.preconditioner((m, v, t), lr)[0], (m, v, t)
+
+    def edge(self, lr: float) -> None:
+        """None: the edge is one of the preconditioned sharpness."""
+        return None
+
+    def preconditioner(self, state: State, lr: float) -> tuple[Tensor, float]:
+        """P = (1 - beta1^t) (sqrt(v^) + eps), 0 before the first step, and (2 + 2 beta1) / ((1 - beta1) lr): momentum written
+        as an average on a quadratic in the metric of P. Cohen et al. 2022, arXiv:2207.14484, section 2."""
+        _, v, t = state
+        corrected = v / (1 - self.beta2**t).clamp_min(torch.finfo(torch.float64).tiny).to(v)
+        P = (1 - self.beta1**t).to(v) * (corrected.sqrt() + self.eps)
+        return P, (2 + 2 * self.beta1) / ((1 - self.beta1) * lr) if lr > 0 else float("inf")

@@ -1,0 +1,58 @@
+"""Several processes over one sum: who evaluates which examples, and the sum over all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process is number `rank` of `size`, as `torchrun` says. Every process computes the same numbers: sums over
+    examples are split and added up, all else is repeated; the first alone writes and prints."""
+
+    rank: int = 0
+    size: int = 1
+
+    def share(self, batches: tuple[tuple[Tensor, Tensor], ...], whole: bool) -> tuple[tuple[Tensor, Tensor], ...]:
+        """This process's part of each batch, or for `whole` (batch norm over a batch) every `size`-th batch."""
+        if self.size == 1:
+            return batches
+        if whole:
+            return batches[self.rank :: self.size]
+        pieces = ((x.tensor_split(self.size)[self.rank], y.tensor_split(self.size)[self.rank]) for x, y in batches)
+        return tuple((x, y) for x, y in pieces if len(y))
+
+    def sum(self, part: Tensor) -> Tensor:
+        """The sum over processes, the same bits in each."""
+        if self.size > 1:
+            part = part.contiguous()
+            dist.all_reduce(part)
+        return part
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def ranks() -> Iterator[Ranks]:
+    """The processes that `torchrun` started (NCCL with a GPU each, else gloo); this one alone without it."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or dist.is_initialized():
+        yield Ranks(dist.get_rank(), dist.get_world_size()) if size > 1 else ALONE
+        return
+    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    gpu = torch.cuda.device_count() > local
+    if gpu:
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if gpu else "gloo")
+    try:
+        yield Ranks(rank, size)
+    finally:
+        dist.destroy_process_group()
