@@ -37,6 +37,7 @@ class Curvature:
     ) -> None:
         self.surface, self.w, self.tell, self.key, self.basis_bytes = surface, w, tell, (seed, step), basis_bytes
         self._krylov: dict[tuple[Operator, int], Krylov] = {}
+        self._rules: dict[tuple[Operator, int], tuple[int, tuple[Tensor, Tensor]]] = {}
         self._ritz: dict[tuple[Operator, bool], tuple[Ritz, float]] = {}
 
     @cached_property
@@ -105,6 +106,10 @@ class Curvature:
         """Lanczos quadrature with `probes` random starts and `steps` steps each, and the products it spent."""
         rules, spent = [], 0
         for number in range(probes):
+            known = self._rules.get((operator, number))
+            if known is not None and known[0] >= steps:
+                rules.append(known[1])
+                continue
             shared = self._krylov.get((operator, number))
             before = 0 if shared is None else shared.products
             krylov = self.krylov(operator, number)
@@ -112,6 +117,7 @@ class Curvature:
                 krylov, before = Krylov(self.matvec(operator), self.start(number), steps), 0
             extend(krylov, steps)
             rules.append(rule(krylov))
+            self._rules[operator, number] = steps, rules[-1]
             spent += krylov.products - before
             if self.tell is not None:
                 self.tell(spent, float("nan"))
