@@ -17,6 +17,7 @@ from sharpcli.config import Checked, in_steps, part, positional, resolve
 from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
 from sharpcli.measures import Estimates, Point
+from sharpcli.memory import keep_freed_memory
 from sharpcli.optimizers import Optimizer
 from sharpcli.problem import Minibatches, Problem, chunks
 from sharpcli.ranks import ALONE, Ranks
@@ -59,6 +60,7 @@ def build(checked: Checked, ranks: Ranks = ALONE, weights: Mapping[str, Tensor] 
     """Builds every part and tries each once, so that a value out of range is refused before anything is written.
 
     `weights` are a state dict to be measured, in place of a start to be trained from."""
+    keep_freed_memory()
     config, local = checked.config, checked.local
     trust, seed = local["trust"], config["seed"]
     place = device(local["device"])

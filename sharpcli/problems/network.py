@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Literal
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sharpcli.convolution import Convolutions
 from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
 from sharpcli.problem import Problem, chunks
@@ -116,10 +118,12 @@ def flat(module: nn.Module) -> Predict:
     """The module as a function (w [D], x [n, ...]) -> outputs [n, C] of its flat parameters."""
     names, parameters = zip(*module.named_parameters(), strict=True)
     sizes, shapes = [p.numel() for p in parameters], [p.shape for p in parameters]
+    convolves = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in module.modules())
 
     def predict(w: Tensor, x: Tensor) -> Tensor:
         parts = (part.view(shape) for part, shape in zip(w.split(sizes), shapes, strict=True))
-        with sdpa_kernel(SDPBackend.MATH):  # the other kernels of attention have no second derivative
+        # the fast kernels of attention have no second derivative, and those of convolutions a slow one
+        with sdpa_kernel(SDPBackend.MATH), Convolutions() if convolves else nullcontext():
             return torch.func.functional_call(module, dict(zip(names, parts, strict=True)), (x,))
 
     return predict
