@@ -93,7 +93,7 @@ class Other:
         method, probes = method.split(":")
         extra = {} if self.who == "pyhessian" else {"method": method}
         found = self.it.trace(int(probes), 0, **extra)
-        stderr = None if found.residuals is None else float(found.residuals)
+        stderr = None if found.residuals is None else float(found.residuals.item())
         return {"values": found.values.tolist(), "stderr": stderr, "products": found.products}
 
     def density(self, probes: int, steps: int) -> dict[str, Any]:

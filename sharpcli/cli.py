@@ -193,7 +193,8 @@ def main() -> Any:
 
 
 def _say(message: str) -> int:
-    print(f"sharp: {' '.join(message.split())}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # one line, of however many processes torchrun started
+        print(f"sharp: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
 

@@ -6,9 +6,10 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -22,6 +23,9 @@ from sharpcli import CONF
 from sharpcli.config import Checked, check, compose, refusing
 from sharpcli.errors import Refusal
 from sharpcli.run import Row, Run, find, writing
+
+if TYPE_CHECKING:
+    from sharpcli.ranks import Ranks
 
 
 def main(words: Sequence[str]) -> None:
@@ -123,6 +127,13 @@ def job(cfg: DictConfig) -> float | None:
 
 def launch(checked: Checked, words: Sequence[str] = ()) -> Row:
     """Trains, resumes or skips the run of a checked config, and says where it is and what was seen."""
+    from sharpcli.ranks import ranks
+
+    with ranks() as here:
+        return _launch(checked, words, here)
+
+
+def _launch(checked: Checked, words: Sequence[str], here: Ranks) -> Row:
     path = directory(checked)
     if (path / "provenance.json").exists():
         run = Run(path)
@@ -130,34 +141,38 @@ def launch(checked: Checked, words: Sequence[str] = ()) -> Row:
         if last is not None and run.status != "unfinished":
             say(run, f"already {run.status}, nothing to do")
             return last
+    fresh = not (path / "provenance.json").exists()
+    here.wait()  # all have looked before the first writes
     from sharpcli.experiment import build, device
     from sharpcli.progress import progress
     from sharpcli.provenance import content_hash, provenance
     from sharpcli.train import begin, resume, train
 
-    experiment = build(checked)
+    experiment = build(checked, here)
     source = provenance(device(checked.local["device"]), ["sharp", "train", *words])
-    fresh = not (path / "provenance.json").exists()
+    source |= {"processes": here.size} if here.size > 1 else {}
     if fresh:
         start = begin(experiment, start_weights(checked, experiment))
         facts = {"dtype": str(experiment.problem.w0.dtype), "parameters": len(experiment.problem.w0)}
         facts |= {"examples": len(experiment.problem.examples[1]), "data": content_hash(experiment.problem.examples)}
-        run = Run.create(path, checked.config, {"steps": experiment.steps, **facts, **source})
-    else:
-        run = Run(path)
+        if here.first:
+            Run.create(path, checked.config, {"steps": experiment.steps, **facts, **source})
+        here.wait()
+    run = Run(path, writes=here.first)
     with run.lock():
         position = start if fresh else resume(run, experiment, complain)
+        here.wait()  # all have read before the first writes
         if position is None:
             position = begin(experiment, start_weights(checked, experiment))
         differs = [] if fresh else differences(run.provenance, source)
         if differs:
             complain(f"{run.name}: resumed with another {', '.join(differs)}: the last digits may differ from a whole run's")
-        if not fresh:
+        if not fresh and here.first:
             run.resumed(step=position.step, **source)
             print(f"resuming {run.path} at step {position.step}", file=sys.stderr, flush=True)
         every = checkpoint_period(checked, experiment)
         try:
-            with progress(experiment.steps, position.step) as tell:
+            with progress(experiment.steps, position.step) if here.first else nullcontext(lambda step, row: None) as tell:
                 last = train(experiment, run, position, every, tell)
         except KeyboardInterrupt:
             raise Refusal(f"interrupted at step {position.step}; the same command resumes {run.path}") from None

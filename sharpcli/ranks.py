@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,16 @@ class Ranks:
         pieces = ((x.tensor_split(self.size)[self.rank], y.tensor_split(self.size)[self.rank]) for x, y in batches)
         return tuple((x, y) for x, y in pieces if len(y))
 
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes and prints."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
     def sum(self, part: Tensor) -> Tensor:
         """The sum over processes, the same bits in each."""
         if self.size > 1:
@@ -52,7 +63,9 @@ def ranks() -> Iterator[Ranks]:
     if gpu:
         torch.cuda.set_device(local)
     dist.init_process_group("nccl" if gpu else "gloo")
+    quiet = nullcontext() if rank == 0 else redirect_stdout(io.StringIO())
     try:
-        yield Ranks(rank, size)
+        with quiet:
+            yield Ranks(rank, size)
     finally:
         dist.destroy_process_group()

@@ -128,7 +128,7 @@ def measure_subject(subject: Subject, how: Wanted, here: Ranks) -> None:
     from sharpcli.progress import measuring
 
     experiment, done = subject.experiment, 0
-    first = here.rank == 0
+    first = here.first
     names = list(experiment.measures)
     try:
         for step, w, warm, state in subject.points:

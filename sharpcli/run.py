@@ -24,12 +24,13 @@ SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class Run:
     """runs/<name>/ with config.yaml, provenance.json, metrics.jsonl, measured.jsonl and checkpoints/.
 
-    Opening refuses a directory that is no run or of another version. A run is never overwritten: rows are appended, and
+    Opening refuses a directory that is no run or of another version. With `writes` off it is only read: several processes
+    may train one run, of which one writes. A run is never overwritten: rows are appended, and
     a resumed run is cut back to the row where its checkpoint was written.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path, self.writes = Path(path), writes
         try:
             self.provenance: dict[str, Any] = json.loads((self.path / "provenance.json").read_text())
         except (OSError, ValueError):
@@ -93,7 +94,8 @@ class Run:
 
     def log(self, row: Row) -> None:
         """Appends a row to metrics.jsonl."""
-        append(self.path / "metrics.jsonl", row)
+        if self.writes:
+            append(self.path / "metrics.jsonl", row)
 
     def add_measured(self, row: Row) -> None:
         """Appends a row to measured.jsonl."""
@@ -107,6 +109,8 @@ class Run:
 
     def cut(self, offset: int) -> None:
         """Cuts metrics.jsonl back to `offset` bytes."""
+        if not self.writes:
+            return
         with writing(self.path), open(self.path / "metrics.jsonl", "ab") as file:
             file.truncate(offset)
 
@@ -134,6 +138,8 @@ class Run:
 
         import torch
 
+        if not self.writes:
+            return
         buffer = io.BytesIO()
         torch.save(dict(payload), buffer)
         data = buffer.getvalue()
@@ -154,7 +160,8 @@ class Run:
 
     def drop(self, step: int) -> None:
         """Removes a checkpoint."""
-        self._checkpoint(step).unlink(missing_ok=True)
+        if self.writes:
+            self._checkpoint(step).unlink(missing_ok=True)
 
     def _checkpoint(self, step: int) -> Path:
         return self.path / "checkpoints" / f"step_{step:08d}.pt"
@@ -164,6 +171,9 @@ class Run:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Held while a process trains this run; the system releases it however the process ends."""
+        if not self.writes:
+            yield
+            return
         from filelock import FileLock, Timeout
 
         try:

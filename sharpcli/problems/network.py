@@ -133,11 +133,12 @@ def evaluate(surface: LossSurface, w: Tensor) -> tuple[float, float]:
     """Mean loss, and the share of examples whose largest output is the largest target, over the whole surface."""
     total, right = 0.0, 0
     with torch.no_grad():
-        for x, y in surface.batches:
+        for x, y in surface.mine:
             outputs = surface.predict(w, x)
             total += float(surface.loss(outputs, y)) * len(y)
             right += int((outputs.argmax(1) == y.argmax(1)).sum())
-    return total / surface.examples, right / surface.examples
+    both = surface.ranks.sum(torch.tensor([total, right], dtype=torch.float64, device=w.device)) / surface.examples
+    return float(both[0]), float(both[1])
 
 
 def batch_norms(module: nn.Module) -> list[_BatchNorm]:
