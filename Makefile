@@ -20,6 +20,8 @@ lint: $(VENV)/installed
 check: lint test
 
 bench: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
+	$(BIN)/python benchmarks/side_by_side.py
 	$(BIN)/python benchmarks/tracking.py
 	$(BIN)/python benchmarks/products.py
 	$(BIN)/python benchmarks/steps.py

@@ -31,6 +31,8 @@ def costs(name: str, e, examples: int, chunk: int, rounds: int, wanted: tuple[st
     )
 
 
-costs("mlp 200-200, 5,000 images", experiment("experiment=eos_cifar10_5k"), 5000, 5000, 15, ("<= 1.3", "-", "<= 2.3", "-"))
+costs(
+    "mlp 200-200, 5,000 images", experiment("experiment=eos_cifar10_5k"), 5000, 5000, 15, ("<= 1.15", "<= 1.25", "<= 2.3", "-")
+)
 preset = ("experiment=resnet20_cifar10", "data.train_examples=512", "data.test_examples=64", "measure_examples=256")
-costs("ResNet-20, 256 images", experiment(*preset), 256, 256, 5, ("-", "-", "-", "-"))
+costs("ResNet-20, 256 images", experiment(*preset), 256, 256, 5, ("<= 2.0", "-", "-", "<= 2.9"))

@@ -94,7 +94,7 @@ def measure(
 
 @app.command()
 def plot(
-    name: Annotated[str, typer.Argument(metavar="PLOT", help="sharpness, loss or compare.", autocompletion=complete_plots)],
+    name: Annotated[str, typer.Argument(metavar="PLOT", help="As sharp show plot lists.", autocompletion=complete_plots)],
     words: Annotated[list[str], typer.Argument(metavar="RUN... [KEY=VALUE]...", autocompletion=complete_runs)],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="PNG, PDF or SVG, by its ending.")] = None,
 ) -> None:
@@ -154,8 +154,8 @@ def show(
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
-    """Names, and settings: a word with `=` that is no path that exists."""
-    settings = [word for word in words if "=" in word and not Path(word).exists()]
+    """Names, and settings: a word with `=`, or after `~`, that is no path that exists."""
+    settings = [word for word in words if ("=" in word or word.startswith("~")) and not Path(word).exists()]
     return [word for word in words if word not in settings], settings
 
 

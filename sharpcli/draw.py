@@ -35,8 +35,9 @@ def draw(name: str, names: Sequence[str], words: Sequence[str], out: Path | None
     frame = frame_of(runs)
     if frame.empty or (name != "compare" and "train_loss" not in frame):
         raise Refusal(f"{', '.join(run.name for run in runs[:3])}: nothing logged to draw yet")
-    if name == "sharpness" and "lambda_1" not in frame:
-        raise Refusal(f"{runs[0].name} has no lambda_1; sharp measure {runs[0].name} measure=[sharpness] adds it")
+    for plot, column in (("sharpness", "lambda_1"), ("density", "density_nodes")):
+        if name == plot and column not in frame:
+            raise Refusal(f"{runs[0].name} has no {column}; sharp measure {runs[0].name} measure=[{plot}] adds it")
     if (x := checked.get("x", "step")) not in frame:
         raise Refusal(f"x={x}: no such column in these runs; possible: epoch, seconds, step")
     figure = part(checked, [], f"plot {name}")(frame)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +102,8 @@ def of_run(
 
 def of_file(file: Path, words: Sequence[str], here: Ranks, how: Wanted) -> Subject:
     """Somebody's weights in a network that the words describe as for `sharp train`; batch norm as stored unless told."""
-    own = [] if any(word.startswith("problem.batchnorm=") for word in words) else ["problem.batchnorm=stored"]
+    told = any(word.startswith(("problem.batchnorm=", "problem=")) for word in words)
+    own = [] if told else ["problem.batchnorm=stored"]
     checked = check(compose([*own, *words]), words)
     from sharpcli import weights
     from sharpcli.experiment import build
@@ -124,37 +125,52 @@ def of_file(file: Path, words: Sequence[str], here: Ranks, how: Wanted) -> Subje
 
 def measure_subject(subject: Subject, how: Wanted, here: Ranks) -> None:
     """Measures, keeps each measure's row as soon as it is there, and prints a table (or JSON) for each point."""
-    from sharpcli.measure import each, part_of
     from sharpcli.progress import measuring
 
-    experiment, done = subject.experiment, 0
-    first = here.first
-    names = list(experiment.measures)
+    done: list[str] = []
+
+    def keep(row: Row) -> None:
+        if here.first:
+            subject.keep(row | {"provenance": subject.source})
+        done.append("a row")
+
     try:
         for step, w, warm, state in subject.points:
-            found = []
-            for label, chosen in parts(experiment.problem.names, how):
-                at = experiment if chosen is None else part_of(experiment, w, chosen)
-                here_w, own = (w, {}) if chosen is None else (at.problem.w0, {"params": label})
-                row: Row = {"step": step, **own}
-                with ExitStack() as stack:
-                    tell = stack.enter_context(measuring()) if first else None
-                    kept = warm if chosen is None else {}
-                    about = state if chosen is None else None
-                    where = f"{subject.name} step {step}" + (f" {label}" if label else "")
-                    says = None if tell is None else lambda name, p, e, where=where, tell=tell: tell(f"{where}: {name}", p, e)
-                    for _, part, _ in each(at, here_w, step, kept, names, about, says):
-                        row |= part
-                        if first:
-                            subject.keep({"step": step, **own, **part, "provenance": subject.source})
-                        done += 1
-                found.append(row)
-            if first:
-                say(subject.name, found, how)
+            rows = []
+            for label, chosen in parts(subject.experiment.problem.names, how):
+                where = " ".join([subject.name, f"step {step}", *([label] if label else [])])
+                with measuring() if here.first else nullcontext() as tell:
+                    rows.append(measure_part(subject.experiment, (step, w, warm, state), label, chosen, keep, tell, where))
+            say(subject.name, rows, how)
     except KeyboardInterrupt:
         into = how.out or (Path(subject.name) / "measured.jsonl" if Path(subject.name).is_dir() else None)
-        kept_in = f"{done} measurements are in {into}" if into else "give -o FILE.jsonl to keep what is finished"
+        kept_in = f"{len(done)} measurements are in {into}" if into else "give -o FILE.jsonl to keep what is finished"
         raise Refusal(f"interrupted; {kept_in}") from None
+
+
+def measure_part(
+    experiment: Experiment,
+    point: tuple[int, Tensor, dict[str, Tensor], Any],
+    label: str,
+    chosen: list[str] | None,
+    keep: Callable[[Row], None],
+    tell: Any,
+    where: str,
+) -> Row:
+    """The whole row of one point, of all parameters or of the `chosen` ones; each measure's part of it is kept at once."""
+    from sharpcli.measure import each, part_of
+
+    step, w, warm, state = point
+    row: Row = {"step": step}
+    if chosen is not None:  # what was left of the whole network is of no use to a part of it
+        experiment, warm, state = part_of(experiment, w, chosen), {}, None
+        w, row = experiment.problem.w0, {"step": step, "params": label}
+    about = dict(row)
+    says = None if tell is None else lambda name, products, error: tell(f"{where}: {name}", products, error)
+    for _, found, _ in each(experiment, w, step, warm, list(experiment.measures), state, says):
+        keep(about | found)
+        row |= found
+    return row
 
 
 def say(name: str, rows: Sequence[Row], how: Wanted) -> None:

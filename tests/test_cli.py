@@ -142,6 +142,9 @@ REFUSALS = [
     (["train", "data=arrays"], "data.file is missing"),
     (["train", "model._target_=os.system"], "code outside sharpcli"),
     (["train", "--config-dir", "none"], "no such directory"),
+    (["train", "problem.batchnorm=stored"], "running statistics come with a file of weights"),
+    (["train", "model=torchvision", "model.name=resnet81"], "torchvision has no such network; close: resnet18"),
+    (["measure", "weights=none.pt", "model=mlp"], "no such file"),
     (["measure"], "Missing argument"),
     (["measure", "nothing"], "no such run"),
     (["measure", "measure=[trace]"], "no run given"),
@@ -175,6 +178,10 @@ def test_mistakes_about_a_run_that_is_there(sharp, folder):
         (["measure", run, "measure=[sharpness]", "measure.sharpness.k=9999"], "take 1 to"),
         (["measure", run, "measure=[trace]", "measure.trace.prob=9"], "trace does not take it; possible: method, rtol"),
         (["plot", "sharpness", run], "has no lambda_1; sharp measure"),
+        (["plot", "density", run], "has no density_nodes; sharp measure"),
+        (["measure", run, "--by", "row"], "--by row: possible: layer"),
+        (["measure", run, "--params", "conv*", "measure=[sharpness]"], "no parameter is called so; there are 1.weight"),
+        (["measure", run, "measure=[relative_flatness]", "measure.relative_flatness.layer=9"], "name one of 1.weight"),
         (["plot", "loss", run, "-o", "x.gif"], "possible endings"),
         (["plot", "loss", run, "z=1"], "does not take it"),
         (["plot", "loss", run, "x=time"], "possible: epoch, seconds, step"),
@@ -208,10 +215,11 @@ def test_the_cifar_presets_train_and_measure(sharp, folder, name):
     assert Run(only_run(folder)).logged()[-1]["lambda_1"] != 0
 
 
-@pytest.mark.parametrize("plot", ["sharpness", "loss", "compare"])
+@pytest.mark.parametrize("plot", ["sharpness", "loss", "compare", "density"])
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
 def test_plots_are_files_of_their_kind_with_something_on_them(sharp, folder, plot, ending):
-    assert sharp("train", *SHORT, "measure.sharpness.k=2").code == 0
+    few = ["measure.density.probes=2", "measure.density.steps=5"]
+    assert sharp("train", *SHORT, "measure=[scores,sharpness,density]", "measure.sharpness.k=2", *few).code == 0
     said = sharp("plot", plot, only_run(folder), "-o", f"a/b.{ending}")
     assert said.out.strip() == f"a/b.{ending}"
     head = (folder / f"a/b.{ending}").read_bytes()[:8]

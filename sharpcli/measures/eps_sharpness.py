@@ -45,11 +45,7 @@ def eps_sharpness(at: Point, *, eps: float, box_eps: float, restarts: int, steps
 def climb(at: Point, scale: Tensor, radius: float, norm: Norm, starts: list[Tensor], steps: int, rtol: float) -> list[Highest]:
     """The maxima of L(w + scale u) over |u| <= radius from each direction in `starts`, best first; a zero is left out."""
     surface = at.surface.through(lambda u: at.w + scale * u)
-
-    def value_and_grad(u: Tensor) -> tuple[float, Tensor]:
-        return surface.value_and_grad(u)
-
     full = float(len(at.w)) ** 0.5 if norm == "linf" else 1.0
     begin = [s * (radius * full / s.norm()) for s in starts if float(s.norm()) > 0]
-    found = [ascend(value_and_grad, u, radius, norm, steps, rtol) for u in begin]
+    found = [ascend(surface.value_and_grad, u, radius, norm, steps, rtol) for u in begin]
     return sorted(found, key=lambda one: -one.value)
