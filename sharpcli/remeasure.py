@@ -17,7 +17,7 @@ from sharpcli.config import LOCAL, Checked, check, compose, refusing
 from sharpcli.errors import Refusal
 from sharpcli.launch import complain
 from sharpcli.report import layers, table
-from sharpcli.run import Row, Run, append, find_all, plain
+from sharpcli.run import Row, Run, append, find_all, plain, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sharpcli.experiment import Experiment
     from sharpcli.ranks import Ranks
 
+ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 MAY_CHANGE = ("measure", "measure_examples", "chunk", "graph_gb", "basis_gb", *LOCAL)
 
 
@@ -58,6 +59,12 @@ def remeasure(names: Sequence[str], words: Sequence[str], steps: str, runs_dir: 
     files = [Path(name) for name in names if Path(name).is_file()]
     files += [Path(word.split("=", 1)[1]) for word in words if word.startswith("weights=")]
     words = [word for word in words if not word.startswith("weights=")]
+    for file in [*files, *(Path(name) for name in names if Path(name).suffix in ENDINGS)]:
+        if not file.is_file():
+            raise Refusal(f"{file}: no such file of weights; name one that torch.save or safetensors wrote")
+    if how.out is not None:
+        with writing(how.out), open(how.out, "ab"):  # before anything is computed
+            pass
     runs = find_all([name for name in names if not Path(name).is_file()], runs_dir)
     if files and runs:
         raise Refusal(f"{files[0]} and {runs[0].name}: measure files of weights and runs one after the other")
@@ -109,8 +116,6 @@ def of_file(file: Path, words: Sequence[str], here: Ranks, how: Wanted) -> Subje
     from sharpcli.experiment import build
     from sharpcli.provenance import provenance
 
-    if not file.is_file():
-        raise Refusal(f"weights={file}: no such file; name one that torch.save or safetensors wrote")
     experiment = build(checked, here, weights.read(file))
     about = {"file": str(file), "sha256": weights.content(file)}
     source = provenance(experiment.problem.w0.device, ["sharp", "measure", str(file), *words]) | about

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -80,7 +81,9 @@ def process(folder):
         env = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"} | more.pop("env", {})
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         words = [sys.executable, "-m", "sharpcli", *map(str, words)]
-        started.append(subprocess.Popen(words, env=env, cwd=folder, **pipes, **more))
+        # a shell's background job starts with SIGINT ignored, and would hand that on
+        heeding = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+        started.append(subprocess.Popen(words, env=env, cwd=folder, preexec_fn=heeding, **pipes, **more))
         return started[-1]
 
     started: list[subprocess.Popen] = []
