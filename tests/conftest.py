@@ -82,8 +82,8 @@ def process(folder):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         words = [sys.executable, "-m", "sharpcli", *map(str, words)]
         # a shell's background job starts with SIGINT ignored, and would hand that on
-        heeding = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
-        started.append(subprocess.Popen(words, env=env, cwd=folder, preexec_fn=heeding, **pipes, **more))
+        more.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        started.append(subprocess.Popen(words, env=env, cwd=folder, **pipes, **more))
         return started[-1]
 
     started: list[subprocess.Popen] = []

@@ -160,7 +160,8 @@ def test_ctrl_c_leaves_what_is_finished_on_disk(process, folder):
     slow = ["measure=[sharpness,density]", "measure.density.probes=100000", "measure.density.steps=100"]
     child = process("measure", "w.pt", *MLP, *slow, "-o", "out.jsonl")
     deadline = time.time() + 60
-    while not (folder / "out.jsonl").exists() and time.time() < deadline:
+    out = folder / "out.jsonl"
+    while not (out.exists() and out.stat().st_size) and time.time() < deadline:
         time.sleep(0.1)
     time.sleep(0.3)
     child.send_signal(signal.SIGINT)
