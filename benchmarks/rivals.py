@@ -1,8 +1,8 @@
 """The Hessian of a mean loss by PyHessian 0.1, hessian-eigenthings 1.0.0a5, and curvlinops 3.0.1 with SciPy.
 
 Each library is a class: its construction (a copy of the module, the operator) is not for the clock, its methods are, and
-`at` moves it to other parameters. Whatever a library must do again at each point is inside the methods. The functions
-`<library>_<measure>` construct and call at once. Flat vectors are in the order of `module.parameters()`.
+`at` moves it to other parameters. Whatever a library must do again at each point is inside the methods. Flat vectors are in the
+order of `module.parameters()`.
 
 Not there: PyHessian has no Hutch++ and takes no start; hessian-eigenthings has no XTrace; only curvlinops multiplies several
 vectors at once. Power iteration finds the largest in magnitude, so more are asked for until k of them are positive.
@@ -382,90 +382,3 @@ def _eigen(r: he.EigenResult, products: int | None = None) -> Found:
 def _error(samples: Array) -> Array | None:
     """The standard error of their mean."""
     return np.array([samples.std(ddof=1) / len(samples) ** 0.5]) if len(samples) > 1 else None
-
-
-def pyhessian_top(
-    module: nn.Module, loss: Loss, batches: Batches, k: int, tol: float, start: Array | None = None, budget: int = 400
-) -> Found:
-    """See `PyHessian.top`."""
-    return PyHessian(module, loss, batches).top(k, tol, start, budget)
-
-
-def pyhessian_trace(module: nn.Module, loss: Loss, batches: Batches, probes: int, seed: int) -> Found:
-    """See `PyHessian.trace`."""
-    return PyHessian(module, loss, batches).trace(probes, seed)
-
-
-def pyhessian_density(module: nn.Module, loss: Loss, batches: Batches, probes: int, steps: int, seed: int) -> Found:
-    """See `PyHessian.density`."""
-    return PyHessian(module, loss, batches).density(probes, steps, seed)
-
-
-def pyhessian_product(module: nn.Module, loss: Loss, batches: Batches) -> Product:
-    """See `PyHessian.product`."""
-    return PyHessian(module, loss, batches).product()
-
-
-def eigenthings_top(
-    module: nn.Module,
-    loss: Loss,
-    batches: Batches,
-    k: int,
-    tol: float,
-    start: Array | None = None,
-    budget: int = 400,
-    **options: Any,
-) -> Found:
-    """See `Eigenthings.top`; options: steps, reorthogonalize."""
-    return Eigenthings(module, loss, batches).top(k, tol, start, budget, **options)
-
-
-def eigenthings_power_top(
-    module: nn.Module, loss: Loss, batches: Batches, k: int, tol: float, start: Array | None = None, budget: int = 400
-) -> Found:
-    """See `Eigenthings.power`."""
-    return Eigenthings(module, loss, batches).power(k, tol, start, budget)
-
-
-def eigenthings_trace(module: nn.Module, loss: Loss, batches: Batches, probes: int, seed: int, **options: Any) -> Found:
-    """See `Eigenthings.trace`; options: method."""
-    return Eigenthings(module, loss, batches).trace(probes, seed, **options)
-
-
-def eigenthings_density(module: nn.Module, loss: Loss, batches: Batches, probes: int, steps: int, seed: int) -> Found:
-    """See `Eigenthings.density`."""
-    return Eigenthings(module, loss, batches).density(probes, steps, seed)
-
-
-def eigenthings_product(module: nn.Module, loss: Loss, batches: Batches) -> Product:
-    """See `Eigenthings.product`."""
-    return Eigenthings(module, loss, batches).product()
-
-
-def curvlinops_top(
-    module: nn.Module,
-    loss: Loss,
-    batches: Batches,
-    k: int,
-    tol: float,
-    start: Array | None = None,
-    budget: int = 400,
-    **options: Any,
-) -> Found:
-    """See `Curvlinops.top`; options: ncv, dtype."""
-    return Curvlinops(module, loss, batches).top(k, tol, start, budget, **options)
-
-
-def curvlinops_trace(module: nn.Module, loss: Loss, batches: Batches, probes: int, seed: int, **options: Any) -> Found:
-    """See `Curvlinops.trace`; options: method, block."""
-    return Curvlinops(module, loss, batches).trace(probes, seed, **options)
-
-
-def curvlinops_density(module: nn.Module, loss: Loss, batches: Batches, probes: int, steps: int, seed: int) -> Found:
-    """See `Curvlinops.density`."""
-    return Curvlinops(module, loss, batches).density(probes, steps, seed)
-
-
-def curvlinops_product(module: nn.Module, loss: Loss, batches: Batches) -> Product:
-    """See `Curvlinops.product`."""
-    return Curvlinops(module, loss, batches).product()

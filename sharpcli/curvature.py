@@ -22,8 +22,8 @@ class Curvature:
     """The curvature of a surface at w [D].
 
     Sharpness, density and log-determinant asked for together cost the products of the most demanding of them: the first
-    random start is the same for all, and a run that is there is carried on. Starts are keyed by (seed, step, number), so
-    what is computed does not depend on who asked first beyond rounding. A Krylov basis holds at most `basis_bytes`.
+    random start is the same for all, and a run that is there is carried on. Starts are keyed by (seed, step, number). Who
+    asks after others may be given more than was asked for, never less. A Krylov basis holds at most `basis_bytes`.
     """
 
     def __init__(

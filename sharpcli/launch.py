@@ -144,6 +144,7 @@ def _launch(checked: Checked, words: Sequence[str], here: Ranks) -> Row:
     fresh = not (path / "provenance.json").exists()
     here.wait()  # all have looked before the first writes
     from sharpcli.experiment import build, device
+    from sharpcli.measure import enough_memory
     from sharpcli.progress import progress
     from sharpcli.provenance import content_hash, provenance
     from sharpcli.train import begin, resume, train
@@ -172,7 +173,8 @@ def _launch(checked: Checked, words: Sequence[str], here: Ranks) -> Row:
             print(f"resuming {run.path} at step {position.step}", file=sys.stderr, flush=True)
         every = checkpoint_period(checked, experiment)
         try:
-            with progress(experiment.steps, position.step) if here.first else nullcontext(lambda step, row: None) as tell:
+            bar = progress(experiment.steps, position.step) if here.first else nullcontext(lambda step, row: None)
+            with bar as tell, enough_memory(experiment):
                 last = train(experiment, run, position, every, tell)
         except KeyboardInterrupt:
             raise Refusal(f"interrupted at step {position.step}; the same command resumes {run.path}") from None

@@ -53,7 +53,7 @@ class Subject:
 
 
 def remeasure(names: Sequence[str], words: Sequence[str], steps: str, runs_dir: Path, how: Wanted) -> None:
-    """Measures every named run or file at the wanted points; what cannot be measured is refused before the first."""
+    """Measures every named run or file at the wanted points; words that fit no run are refused before the first."""
     if how.by not in ("", "layer"):
         raise Refusal(f"--by {how.by}: possible: layer")
     files = [Path(name) for name in names if Path(name).is_file()]
@@ -62,15 +62,15 @@ def remeasure(names: Sequence[str], words: Sequence[str], steps: str, runs_dir: 
     for file in [*files, *(Path(name) for name in names if Path(name).suffix in ENDINGS)]:
         if not file.is_file():
             raise Refusal(f"{file}: no such file of weights; name one that torch.save or safetensors wrote")
-    if how.out is not None:
-        with writing(how.out), open(how.out, "ab"):  # before anything is computed
-            pass
     runs = find_all([name for name in names if not Path(name).is_file()], runs_dir)
     if files and runs:
         raise Refusal(f"{files[0]} and {runs[0].name}: measure files of weights and runs one after the other")
     if files and steps:
         raise Refusal(f"--step {steps}: a file of weights has no steps")
     checked = [(run, checked_again(run, words), wanted(run, steps)) for run in runs]
+    if how.out is not None:
+        with writing(how.out), open(how.out, "ab"):  # before anything is computed
+            pass
     from sharpcli.ranks import ranks
 
     with ranks() as here:
@@ -132,12 +132,13 @@ def measure_subject(subject: Subject, how: Wanted, here: Ranks) -> None:
     """Measures, keeps each measure's row as soon as it is there, and prints a table (or JSON) for each point."""
     from sharpcli.progress import measuring
 
-    done: list[str] = []
+    done = 0
 
     def keep(row: Row) -> None:
+        nonlocal done
         if here.first:
             subject.keep(row | {"provenance": subject.source})
-        done.append("a row")
+        done += 1
 
     try:
         for step, w, warm, state in subject.points:
@@ -149,7 +150,7 @@ def measure_subject(subject: Subject, how: Wanted, here: Ranks) -> None:
             say(subject.name, rows, how)
     except KeyboardInterrupt:
         into = how.out or (Path(subject.name) / "measured.jsonl" if Path(subject.name).is_dir() else None)
-        kept_in = f"{len(done)} measurements are in {into}" if into else "give -o FILE.jsonl to keep what is finished"
+        kept_in = f"{done} measurements are in {into}" if into else "give -o FILE.jsonl to keep what is finished"
         raise Refusal(f"interrupted; {kept_in}") from None
 
 

@@ -44,6 +44,12 @@ class LossSurface:
         return sum(len(y) for _, y in self.batches)
 
     @property
+    def joined(self) -> Batch:
+        """All examples as one batch."""
+        x, y = zip(*self.batches, strict=True)
+        return torch.cat(x), torch.cat(y)
+
+    @property
     def mine(self) -> tuple[Batch, ...]:
         """The batches that this process evaluates."""
         return self.ranks.share(self.batches, self.joint)

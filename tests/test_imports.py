@@ -42,7 +42,7 @@ MAY = {
     "measure": {"curvature", "experiment", "measures", "optimizers", "run"},
     "train": {"experiment", "measure", "optimizers", "problem", "run"},
     "draw": {"config", "run"},
-    "launch": {"config", "experiment", "progress", "provenance", "report", "run", "train"},
+    "launch": {"config", "experiment", "measure", "progress", "provenance", "report", "run", "train"},
     "remeasure": {"config", "experiment", "launch", "measure", "progress", "provenance", "report", "run", "weights"},
     "cli": {"completion", "draw", "launch", "remeasure", "report", "run"},
     "__main__": {"cli"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +21,24 @@ class Highest:
     u: Tensor
     gradients: int
     converged: bool
+
+
+def highest(
+    value_and_grad: Callable[[Tensor], tuple[float, Tensor]],
+    directions: Iterable[Tensor],
+    radius: float,
+    norm: Norm,
+    steps: int,
+    rtol: float,
+) -> list[Highest]:
+    """The maxima reached from the boundary in each direction (the box: from its vertex), best first; a direction that is
+    zero is left out."""
+    found = []
+    for d in directions:
+        if float(d.norm()) > 0:
+            start = radius * (d.sign() if norm == "linf" else d / d.norm())
+            found.append(ascend(value_and_grad, start, radius, norm, steps, rtol))
+    return sorted(found, key=lambda one: -one.value)
 
 
 def ascend(

@@ -178,7 +178,7 @@ def extremes(
 
     A pair has converged when its error is at most tol |theta_1| and its residual at most `slack` times that: a mixture
     of eigenvectors that the basis cannot tell apart yet has a small |R|^2 / gap and a large residual. From a random
-    start leave it at 1 (3 was seen to be fooled by 1 %), from a start that holds what crowds at the top 3 is safe. The
+    start leave it at 1 (3 was seen to be fooled by 1 %), from a start that holds what crowds at the top 3 was enough. The
     basis is cut back to its best Ritz vectors when it is full. Stops with `converged` False when this call would exceed
     `max_products`. `fresh` gives a random row where the space is exhausted and pairs are missing. `tell(products, error)`
     hears of each step.

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
 from sharpcli.linalg.lanczos import Matvec, Tell, dots, orthonormal
+
+Method = Literal["hutchinson", "hutchpp", "xtrace"]
 
 BLOCK = 4  # probes multiplied at once: more saves little and costs memory
 FEWEST = 8  # samples without which no standard error is believed
@@ -27,6 +30,15 @@ class Trace:
     stderr: float
     products: int
     converged: bool
+
+
+def estimate(
+    method: Method, matvec: Matvec, like: Tensor, rng: Generator, rtol: float, max_products: int, tell: Tell | None = None
+) -> Trace:
+    """The trace by a method; exact where D products are within `max_products`."""
+    if len(like) <= max_products:
+        return exact(matvec, like)
+    return {"hutchinson": hutchinson, "hutchpp": hutchpp, "xtrace": xtrace}[method](matvec, like, rng, rtol, max_products, tell)
 
 
 def signs(rows: int, like: Tensor, rng: Generator) -> Tensor:

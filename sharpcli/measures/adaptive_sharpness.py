@@ -12,7 +12,7 @@ from torch import Tensor
 from sharpcli.curvature import Curvature
 from sharpcli.errors import Refusal
 from sharpcli.linalg import trace as traces
-from sharpcli.linalg.ascent import Norm, ascend
+from sharpcli.linalg.ascent import Norm, highest
 from sharpcli.measures import Estimates, Point
 from sharpcli.surface import LossSurface
 
@@ -59,17 +59,14 @@ def adaptive_sharpness(
     origin = torch.zeros_like(at.w)
     loss, rises = float(surface.value(origin)), []
     for _ in range(samples):
-        u = torch.randn(len(at.w), generator=at.rng, dtype=torch.float64)
-        u = u if average == "normal" else torch.rand(len(at.w), generator=at.rng, dtype=torch.float64) * 2 - 1
+        u = torch.empty(len(at.w), dtype=torch.float64)
+        u = u.normal_(generator=at.rng) if average == "normal" else u.uniform_(-1, 1, generator=at.rng)
         rises.append(float(surface.value(rho * u.to(at.w))) - loss)
     found = torch.tensor(rises, dtype=torch.float64)
     curvature = Curvature(surface, origin, *at.curvature.key, at.curvature.basis_bytes, at.curvature.tell)
     ritz = curvature.eigenpairs("hessian", 1, tol, max_products, at.warm)
-    hvp, D = curvature.matvec("hessian"), len(at.w)
-    if max_products >= D:
-        trace = traces.exact(hvp, at.w)
-    else:
-        trace = traces.hutchpp(hvp, at.w, at.rng, rtol, max_products, at.curvature.tell)
+    hvp = curvature.matvec("hessian")
+    trace = traces.estimate("hutchpp", hvp, at.w, at.rng, rtol, max_products, at.curvature.tell)
     values = {
         "adaptive_worst": worst,
         "adaptive_worst_spread": spread,
@@ -93,25 +90,22 @@ def worst_case(
         origin, weight = torch.zeros_like(at.w), part.examples / n
         before, g = part.value_and_grad(origin)
         starts = [g, *(torch.randn(len(at.w), generator=at.rng, dtype=torch.float64).to(at.w) for _ in range(restarts))]
-        longest = float(len(at.w)) ** 0.5 if norm == "linf" else 1.0
-        starts = [s.sign() if norm == "linf" else s for s in starts if float(s.norm()) > 0]
-        found = [ascend(part.value_and_grad, s * (rho * longest / s.norm()), rho, norm, steps, 1e-4) for s in starts]
-        best = max(found, key=lambda one: one.value)
-        worst += weight * (best.value - before)
-        spread += weight * (best.value - min(one.value for one in found))
+        found = highest(part.value_and_grad, starts, rho, norm, steps, 1e-4)
+        worst += weight * (found[0].value - before)
+        spread += weight * (found[0].value - found[-1].value)
         gradients += weight * (1 + sum(one.gradients for one in found))
-        converged &= best.converged
+        converged &= found[0].converged
     return worst, spread, gradients, converged
 
 
 def pieces(surface: LossSurface, size: int) -> list[LossSurface]:
     """The surface of every `size` examples in turn; the last may have fewer."""
-    x, y = (torch.cat(parts) for parts in zip(*surface.batches, strict=True))
+    x, y = surface.joined
     return [surface.on([(x[i : i + size], y[i : i + size])]) for i in range(0, len(y), size)]
 
 
 def standardized(outputs: Tensor) -> Tensor:
-    """Each row less nothing, over its standard deviation: f / sqrt(mean_c (f_c - mean f)^2)."""
+    """Each row over its own standard deviation: f / sqrt(mean_c (f_c - mean f)^2)."""
     return outputs / outputs.std(1, correction=0, keepdim=True).clamp_min(torch.finfo(outputs.dtype).tiny)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from sharpcli.errors import Refusal
 from sharpcli.measures import Estimates, Point
+from sharpcli.surface import LossSurface
 
 FEWEST = 8  # batches without which no interval is believed
 NORMAL = 1.96  # half a 95 % interval in standard errors
@@ -26,7 +27,7 @@ def batch_sharpness(at: Point, *, batch_size: Any, rtol: float, max_batches: int
             f"measure.batch_sharpness: batch_size={batch_size}, rtol={rtol}, max_batches={max_batches}; a size of at least 1 "
             f"or full, rtol above 0, at least {FEWEST} batches"
         )
-    x, y = (torch.cat(parts) for parts in zip(*at.surface.batches, strict=True))
+    x, y = at.surface.joined
     n = len(y)
     if whole or batch_size >= n:
         ratio = quotient(at, at.surface)
@@ -60,7 +61,7 @@ def batch_sharpness(at: Point, *, batch_size: Any, rtol: float, max_batches: int
     return Estimates(values, share, share)
 
 
-def quotient(at: Point, surface: Any) -> float | None:
+def quotient(at: Point, surface: LossSurface) -> float | None:
     """g.Hg / |g|^2 of a surface at w; None where g = 0."""
     here = surface.linearize(at.w)
     g = here.grad

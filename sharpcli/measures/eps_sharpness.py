@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
-from sharpcli.linalg.ascent import Highest, Norm, ascend
+from sharpcli.linalg.ascent import Highest, Norm, highest
 from sharpcli.measures import Estimates, Point
 
 
@@ -27,8 +27,8 @@ def eps_sharpness(at: Point, *, eps: float, box_eps: float, restarts: int, steps
     v, loss = ritz.vectors[0], float(at.surface.value(at.w))
     random = [torch.randn(len(at.w), generator=at.rng, dtype=torch.float64).to(at.w) for _ in range(restarts)]
     starts = [v, -v, at.curvature.linearization.grad, *random]
-    ball = climb(at, torch.ones_like(at.w), eps, "l2", starts, steps, rtol)
-    box = climb(at, at.w.abs() + 1, box_eps, "linf", [s.sign() for s in starts], steps, rtol)
+    ball = _climb(at, torch.ones_like(at.w), eps, "l2", starts, steps, rtol)
+    box = _climb(at, at.w.abs() + 1, box_eps, "linf", starts, steps, rtol)
     rise, high = ball[0].value - loss, box[0].value - loss
     values = {
         "eps_rise": rise,
@@ -42,10 +42,6 @@ def eps_sharpness(at: Point, *, eps: float, box_eps: float, restarts: int, steps
     return Estimates(values, ritz.products, sum(found.gradients for found in ball + box) + 1)
 
 
-def climb(at: Point, scale: Tensor, radius: float, norm: Norm, starts: list[Tensor], steps: int, rtol: float) -> list[Highest]:
-    """The maxima of L(w + scale u) over |u| <= radius from each direction in `starts`, best first; a zero is left out."""
+def _climb(at: Point, scale: Tensor, radius: float, norm: Norm, starts: list[Tensor], steps: int, rtol: float) -> list[Highest]:
     surface = at.surface.through(lambda u: at.w + scale * u)
-    full = float(len(at.w)) ** 0.5 if norm == "linf" else 1.0
-    begin = [s * (radius * full / s.norm()) for s in starts if float(s.norm()) > 0]
-    found = [ascend(surface.value_and_grad, u, radius, norm, steps, rtol) for u in begin]
-    return sorted(found, key=lambda one: -one.value)
+    return highest(surface.value_and_grad, starts, radius, norm, steps, rtol)

@@ -20,8 +20,8 @@ def gauss_newton(at: Point, *, k: int, tol: float, rtol: float, max_products: in
     if not (tol > 0 and rtol > 0):
         raise Refusal(f"measure.gauss_newton: tol={tol} and rtol={rtol}; both above 0")
     ritz = at.curvature.eigenpairs("gauss_newton", k, tol, max_products, at.warm)
-    ggn, tell = at.curvature.matvec("gauss_newton"), at.curvature.tell
-    found = traces.exact(ggn, at.w) if max_products >= D else traces.hutchpp(ggn, at.w, at.rng, rtol, max_products, tell)
+    ggn = at.curvature.matvec("gauss_newton")
+    found = traces.estimate("hutchpp", ggn, at.w, at.rng, rtol, max_products, at.curvature.tell)
     values = ritz.columns("ggn_lambda") | {"ggn_trace": found.value, "ggn_trace_stderr": found.stderr}
     values["gauss_newton_converged"] = ritz.converged and found.converged
     return Estimates(values, ritz.products + found.products, warm=ritz.vectors)

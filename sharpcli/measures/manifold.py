@@ -25,7 +25,7 @@ def manifold(at: Point, *, cut: float, tol: float) -> Estimates:
     if not 0 < cut < 1 or not tol > 0:
         raise Refusal(f"measure.manifold: cut={cut} and tol={tol}; a cut between 0 and 1, tol above 0")
     D = len(at.w)
-    x, y = (torch.cat(parts) for parts in zip(*at.surface.batches, strict=True))
+    x, y = at.surface.joined
     size = at.surface.predict(at.w, x).numel() * D
     if max(size, D * D) > LARGEST:
         raise Refusal(

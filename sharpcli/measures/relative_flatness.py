@@ -40,8 +40,5 @@ def relative_flatness(at: Point, *, layer: str, rtol: float, max_products: int) 
         return (W.T @ HA.view(-1, d, m)).flatten(1)
 
     like = W.new_empty(m * m)
-    if m * m <= max_products:
-        found = traces.exact(conjugated, like)
-    else:
-        found = traces.hutchinson(conjugated, like, at.rng, rtol, max_products, at.curvature.tell)
+    found = traces.estimate("hutchinson", conjugated, like, at.rng, rtol, max_products, at.curvature.tell)
     return Estimates({"relative_flatness": found.value, "relative_flatness_stderr": found.stderr}, found.products)

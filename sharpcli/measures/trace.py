@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from sharpcli.errors import Refusal
 from sharpcli.linalg import trace as traces
 from sharpcli.measures import Estimates, Point
 
-METHODS = {"hutchinson": traces.hutchinson, "hutchpp": traces.hutchpp, "xtrace": traces.xtrace}
 
-
-def trace(at: Point, *, method: Literal["hutchinson", "hutchpp", "xtrace"], rtol: float, max_products: int) -> Estimates:
+def trace(at: Point, *, method: traces.Method, rtol: float, max_products: int) -> Estimates:
     """`trace` = Tr H and `trace_stderr`, its standard error from independent probes.
 
     Stops when the standard error is at most `rtol` |trace|, or before `max_products` (`trace_converged` false). Exact, by
@@ -23,9 +19,6 @@ def trace(at: Point, *, method: Literal["hutchinson", "hutchpp", "xtrace"], rtol
             f"measure.trace: rtol={rtol} and max_products={max_products}; rtol above 0, max_products at least {traces.FEWEST}"
         )
     hvp = at.curvature.matvec("hessian")
-    if len(at.w) <= max_products:
-        found = traces.exact(hvp, at.w)
-    else:
-        found = METHODS[method](hvp, at.w, at.rng, rtol, max_products, at.curvature.tell)
+    found = traces.estimate(method, hvp, at.w, at.rng, rtol, max_products, at.curvature.tell)
     values = {"trace": found.value, "trace_stderr": found.stderr, "trace_converged": found.converged}
     return Estimates(values, found.products)
