@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 Matvec = Callable[[Tensor], Tensor]
 Tell = Callable[[int, float], object]
@@ -67,8 +68,9 @@ class Krylov:
         self.capacity, self.size, self.width = min(capacity, start.shape[-1]), 0, 0
         self._V = start.new_empty(min(self.capacity, 2 * KEEP), start.shape[-1])
         self._G = start.new_empty(0, start.shape[-1])
-        self.T = torch.zeros(self.capacity, self.capacity, dtype=torch.float64)
-        self.C = torch.zeros(self.capacity, 0, dtype=torch.float64)
+        # rows for what is held now: the capacity of a small network is tens of thousands, and T is its square
+        self.T = torch.zeros(len(self._V), len(self._V), dtype=torch.float64)
+        self.C = torch.zeros(len(self._V), 0, dtype=torch.float64)
         self.restarted = False
         self.add(start)
 
@@ -95,9 +97,10 @@ class Krylov:
             return False
         Q, R = torch.linalg.qr(Z.T)
         Q = Q[:, R.diagonal().abs() > 1e-8 * R.abs().max()][:, :room]
-        self._coupled(before, before + Q.shape[1], self.C[:before] @ Q)
         for x in Q.T.to(self._G) @ self._G:
             self._push(x / norm(x))
+        block = self.C[:before] @ Q
+        self.T[:before, before : self.size], self.T[before : self.size, :before] = block, block.T
         rest = torch.linalg.svd(Q)[0][:, Q.shape[1] :]
         self._G, self.C, self.width = rest.T.to(self._G) @ self._G, self.C @ rest, rest.shape[1]
         self._multiply(before)
@@ -124,13 +127,11 @@ class Krylov:
         self.C[: self.size] = C
         self.restarted = True
 
-    def _coupled(self, first: int, last: int, block: Tensor) -> None:
-        self.T[:first, first:last], self.T[first:last, :first] = block, block.T
-
     def _push(self, x: Tensor) -> None:
         if self.size == len(self._V):
             more = min(self.capacity, 2 * len(self._V)) - len(self._V)
             self._V = torch.cat([self._V, self._V.new_empty(more, self._V.shape[1])])
+            self.T, self.C = pad(self.T, (0, more, 0, more)), pad(self.C, (0, 0, 0, more))
         self._V[self.size] = x
         self.size += 1
 
@@ -158,7 +159,7 @@ class Krylov:
             self.C[j] = outside
             if length > smallest:
                 self._G = torch.cat([self._G, (x / length)[None]])
-                self.C = torch.cat([self.C, self.C.new_zeros(self.capacity, 1)], 1)
+                self.C = torch.cat([self.C, self.C.new_zeros(len(self.C), 1)], 1)
                 self.C[j, -1] = length
                 self.width += 1
 
