@@ -26,6 +26,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from sharpcli import CONF
 from sharpcli.errors import Refusal
+from sharpcli.times import length, spelled
 
 GROUPS = ("optimizer", "objective", "schedule", "problem", "data", "model", "loss", "measure")
 SEVERAL = ("objective", "measure")  # groups of which a run may have any number, each option under its own key
@@ -40,7 +41,9 @@ class Settings:
     lr: float = 0.2
     steps: Any = 1000  # or "30 epochs"
     batch_size: Any = 128  # or "full"
-    measure_every: Any = 10  # or "1 epoch"; 0 measures nothing
+    replacement: bool = False  # draw each batch anew, rather than through an order of each epoch
+    compiled: bool = True  # run toys by compiled steps where there are any
+    measure_every: Any = 10  # or "1 epoch", "log 50", a list of steps; 0 measures nothing
     measure_examples: int | None = None  # curvature on the first so many training examples; null is all
     chunk: int = 5000  # examples evaluated at once
     graph_gb: float = 2.0  # keep a gradient graph of at most this size for many Hessian products
@@ -190,8 +193,8 @@ def check(cfg: DictConfig | Mapping[str, Any], words: Sequence[str] = ()) -> Che
     for key in ("chunk", "measure_examples", "threads"):
         if values[key] is not None and values[key] < 1:
             raise Refusal(f"{key}={values[key]}: give a whole number of at least 1")
-    for key in ("steps", "measure_every", "checkpoint_every"):
-        values[key] = None if values[key] is None and key == "checkpoint_every" else period(values[key], key)
+    values["measure_every"] = spelled(values["measure_every"], "measure_every")
+    values |= {key: length(values[key], key) for key in ("steps", "checkpoint_every") if values[key] is not None}
     if values["batch_size"] != "full" and not (_whole(values["batch_size"]) and values["batch_size"] > 0):
         raise Refusal(f"batch_size={values['batch_size']}: give a whole number of at least 1, or full")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", values["device"]):
@@ -211,21 +214,6 @@ def check(cfg: DictConfig | Mapping[str, Any], words: Sequence[str] = ()) -> Che
     return Checked({key: value for key, value in values.items() if value is not None}, local)
 
 
-def period(value: Any, key: str) -> int | str:
-    """A number of steps, or `N epochs`, in its one spelling."""
-    found = re.fullmatch(r"\s*([\d.]+)\s*epochs?\s*", value) if isinstance(value, str) else None
-    if found and float(found[1]) > 0:
-        return f"{float(found[1]):g} epochs"
-    if not _whole(value) or value < 0:
-        raise Refusal(f"{key}={value}: give a whole number of steps from 0, or a number of epochs as in {key}='2 epochs'")
-    return int(value)
-
-
-def in_steps(value: int | str, per_epoch: int) -> int:
-    """A period in steps."""
-    return max(1, round(float(value.split()[0]) * per_epoch)) if isinstance(value, str) else value
-
-
 def typed(part: Any, where: str, trust: Sequence[str]) -> dict[str, Any]:
     """A part's values in the types that its target's annotations state, its keys being exactly the target's."""
     if not isinstance(part, Mapping) or "_target_" not in part:
@@ -233,7 +221,7 @@ def typed(part: Any, where: str, trust: Sequence[str]) -> dict[str, Any]:
     target = resolve(part["_target_"], where, trust)
     hints, wanted = hyperparameters(target)
     given = {key: value for key, value in part.items() if key != "_target_"}
-    every = {"every": period(given.pop("every"), f"{where}.every")} if "every" in given else {}
+    every = {"every": spelled(given.pop("every"), f"{where}.every")} if "every" in given else {}
     if extra := [key for key in given if key not in wanted]:
         raise Refusal(
             f"{where}.{extra[0]}={given[extra[0]]}: {target.__name__} does not take it; "
@@ -361,12 +349,21 @@ def part(values: Mapping[str, Any], trust: Sequence[str], where: str) -> Any:
         return target(**keywords)
     if inspect.isclass(target):  # a user's own network class: built once the data's shape is known
         return lambda shape, outputs: target(**keywords)
-    takes = positional(target)  # looked up once: an objective is called at every step
+    return Part(target, keywords, tuple(positional(target)))
 
-    def call(*given: Any, **supply: Any) -> Any:
-        return target(*given, **{key: supply[key] for key in takes if key in supply}, **keywords)
 
-    return call
+@dataclass(frozen=True)
+class Part:
+    """A function with its hyperparameters filled in; what it `takes` by position is looked up once, since an objective is
+    called at every step."""
+
+    target: Callable[..., Any]
+    keywords: dict[str, Any]
+    takes: tuple[str, ...]
+
+    def __call__(self, *given: Any, **supply: Any) -> Any:
+        """The function's value, given by name what it takes."""
+        return self.target(*given, **{key: supply[key] for key in self.takes if key in supply}, **self.keywords)
 
 
 def positional(target: Callable[..., Any]) -> list[str]:

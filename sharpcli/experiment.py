@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from sharpcli.config import Checked, in_steps, part, positional, resolve
+from sharpcli.config import Checked, Part, part, positional, resolve
 from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
 from sharpcli.measures import Estimates, Point
@@ -23,14 +23,27 @@ from sharpcli.problem import Minibatches, Problem, chunks
 from sharpcli.ranks import ALONE, Ranks
 from sharpcli.rng import generator
 from sharpcli.surface import LossSurface
+from sharpcli.times import Times, in_steps, times
 
-Objective = Callable[[LossSurface, Tensor, Generator], LossSurface]
 Measure = Callable[[Point], Estimates]
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """The learning rate at a step of a run of `steps` steps: a shape around `lr`."""
+
+    shape: Part
+    steps: int
+    lr: float
+
+    def __call__(self, step: int) -> float:
+        """lr(step)."""
+        return self.shape(step=step, steps=self.steps, lr=self.lr)
+
+
+@dataclass(frozen=True)
 class Experiment:
-    """What a config means. `every` is each measure's period in steps, 0 for never."""
+    """What a config means. `when` says at which steps each measure is due; `compiled`, that toys may run compiled."""
 
     seed: int
     lr: float
@@ -41,10 +54,11 @@ class Experiment:
     problem: Problem
     minibatches: Minibatches
     optimizer: Optimizer
-    objectives: dict[str, Objective]
-    schedule: Callable[[int], float]
+    objectives: dict[str, Part]
+    schedule: Schedule
     measures: dict[str, Measure]
-    every: dict[str, int]
+    when: dict[str, Times]
+    compiled: bool
     init: Tensor | None  # where training begins; None for a file of weights
     ranks: Ranks = ALONE
 
@@ -70,11 +84,9 @@ def build(checked: Checked, ranks: Ranks = ALONE, weights: Mapping[str, Tensor] 
     problem = _problem(config, place, local, trust, {"ranks": ranks, "weights": weights})
     n = len(problem.examples[1])
     size = n if config["batch_size"] == "full" else min(config["batch_size"], n)
-    batches = Minibatches(problem.examples, size, seed)
+    batches = Minibatches(problem.examples, size, seed, config["replacement"])
     steps = in_steps(config["steps"], batches.per_epoch)
-    schedule = functools.partial(
-        lambda shape, step: shape(step=step, steps=steps, lr=config["lr"]), part(config["schedule"], trust, "schedule")
-    )
+    schedule = Schedule(part(config["schedule"], trust, "schedule"), steps, config["lr"])
     experiment = Experiment(
         seed,
         config["lr"],
@@ -89,9 +101,10 @@ def build(checked: Checked, ranks: Ranks = ALONE, weights: Mapping[str, Tensor] 
         schedule,
         {key: part(value, trust, f"measure.{key}") for key, value in config["measure"].items()},
         {
-            key: in_steps(value.get("every", config["measure_every"]), batches.per_epoch)
+            key: times(value.get("every", config["measure_every"]), batches.per_epoch, steps)
             for key, value in config["measure"].items()
         },
+        config["compiled"],
         problem.w0 if weights is None else None,
         ranks,
     )

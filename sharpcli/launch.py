@@ -207,11 +207,11 @@ def start_weights(checked: Checked, experiment: Any) -> Any:
 
 def checkpoint_period(checked: Checked, experiment: Any) -> int:
     """`checkpoint_every` in steps; by default a tenth of the run, at steps that are measured."""
-    from sharpcli.config import in_steps
+    from sharpcli.times import in_steps, times
 
     if checked.local["checkpoint_every"] is not None:
         return in_steps(checked.local["checkpoint_every"], experiment.minibatches.per_epoch) or max(experiment.steps, 1)
-    measured = in_steps(checked.config["measure_every"], experiment.minibatches.per_epoch) or 1
+    measured = times(checked.config["measure_every"], experiment.minibatches.per_epoch, experiment.steps).every or 1
     return max(1, round(experiment.steps / 10 / measured)) * measured
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sharpcli.rng import generator
 from sharpcli.surface import Batch, LossSurface
+
+if TYPE_CHECKING:
+    from sharpcli.kernel import Kernel
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class Problem:
     `at(w)` the surface to measure at w, with whatever a normalization policy fixes there (the training surface where
     it fixes nothing); `scores(w)` named numbers about w, `train_loss` among them. `layout` names the tensors that w is
     the concatenation of; `error(surface, w)` is the share of a surface's examples that are classified wrongly, where
-    there are classes; `norms(w)` what a model's own structure defines.
+    there are classes; `norms(w)` what a model's own structure defines; `kernel` the same loss as compiled functions, where a
+    toy has them.
     """
 
     w0: Tensor
@@ -31,6 +36,7 @@ class Problem:
     layout: tuple[tuple[str, torch.Size], ...] = ()
     error: Callable[[LossSurface, Tensor], float] | None = None
     norms: Callable[[Tensor], dict[str, float]] = lambda w: {}
+    kernel: Kernel | None = None
 
     @property
     def names(self) -> list[str]:
@@ -73,28 +79,39 @@ def chunks(examples: Batch, size: int) -> tuple[Batch, ...]:
 
 @dataclass(frozen=True)
 class Minibatches:
-    """The examples of each step: all of them, or `batch_size` of an order drawn anew each epoch from (seed, epoch).
+    """The examples of each step: all of them, or `batch_size` of an order drawn anew each epoch from (seed, epoch), or
+    `batch_size` drawn at each step from (seed, step) with replacement.
 
-    The last batch of an epoch is what is left and may be smaller.
+    Without replacement the last batch of an epoch is what is left and may be smaller.
     """
 
     examples: Batch
     batch_size: int
     seed: int
+    replacement: bool = False
 
     @property
     def per_epoch(self) -> int:
         """Steps in an epoch."""
         return -(-len(self.examples[1]) // self.batch_size)
 
+    @property
+    def whole(self) -> bool:
+        """Whether every step sees every example once."""
+        return self.per_epoch == 1 and not self.replacement
+
     def order(self, epoch: int) -> Tensor:
         """The permutation [n] of one epoch."""
         y = self.examples[1]
-        return torch.randperm(len(y), generator=generator(self.seed, "order", epoch)).to(y.device)
+        return torch.from_numpy(generator(self.seed, "order", epoch).permutation(len(y))).to(y.device)
 
     def __call__(self, step: int, order: Tensor) -> Batch:
-        """The batch of a step, given its epoch's order."""
-        i = step % self.per_epoch * self.batch_size
-        picked = order[i : i + self.batch_size]
+        """The batch of a step, given its epoch's order (of no use with replacement)."""
         x, y = self.examples
+        if self.replacement:
+            drawn = generator(self.seed, "order", step).choices(self.batch_size, len(y))
+            picked = torch.from_numpy(drawn).to(y.device)
+        else:
+            i = step % self.per_epoch * self.batch_size
+            picked = order[i : i + self.batch_size]
         return x[picked], y[picked]

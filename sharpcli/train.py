@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sharpcli.advance import advance
 from sharpcli.experiment import Experiment
 from sharpcli.measure import Warm, measure, restore
 from sharpcli.optimizers import State
-from sharpcli.problem import chunks
-from sharpcli.rng import generator
 from sharpcli.run import Row, Run
+from sharpcli.times import Times
 
+NEVER = Times()
 ROLLING = 60.0  # seconds after which a crash should not cost more than this; such a checkpoint gives way to the next
 
 
@@ -48,15 +49,14 @@ def train(
     """Trains from `position` to the last step and returns the last row logged.
 
     At a step: a checkpoint where one is due (with the warm vectors as they are *before* measuring, so that measuring
-    it again gives the same numbers), the measures that are due, a row, then the update. The last step is measured and
+    it again gives the same numbers), the measures that are due, a row, then the update; where steps are compiled, all up to
+    the next at which something is due. The last step is measured and
     kept always. Weights or a training loss that are not finite end the run as diverged, which is a result. On Ctrl-C the
     position at which the step began is written first, so that resuming measures that step again and logs it once.
     """
     here, last = position, experiment.steps
     saved_at, rolling = time.perf_counter(), None
-    epoch, order = -1, torch.empty(0)
-    batches, objectives = experiment.minibatches, experiment.objectives.items()
-    whole = batches.per_epoch == 1
+    ahead = advance(experiment)
     offset = began_offset = run.offset
     began = copy(here)
     try:
@@ -75,27 +75,22 @@ def train(
             tell(here.step, row)
             if row is not None and (row.get("diverged") or here.step == last):
                 return row
-            if whole:
-                surface = experiment.problem.surface
-            else:
-                if here.step // batches.per_epoch != epoch:
-                    epoch = here.step // batches.per_epoch
-                    order = batches.order(epoch)
-                surface = experiment.problem.surface.on(chunks(batches(here.step, order), experiment.chunk))
-            for name, objective in objectives:
-                surface = objective(surface, here.w, generator(experiment.seed, name, here.step))
-            here.w, here.state = experiment.optimizer.step(here.w, here.state, surface.grad, experiment.schedule(here.step))
-            here.step += 1
+            stop = min(last, (here.step // checkpoint_every + 1) * checkpoint_every, _next(experiment, here.step))
+            here.w, here.state, here.step = ahead(here.w, here.state, here.step, stop)
     except KeyboardInterrupt:
         save(run, began, began_offset)
         raise
 
 
+def _next(experiment: Experiment, step: int) -> int:
+    """The next step at which a measure is due, the last one at the latest."""
+    return min([experiment.steps, *(at for when in experiment.when.values() if (at := when.after(step)) is not None)])
+
+
 def _row(experiment: Experiment, here: Position) -> Row | None:
     """The row of this step, or None where nothing is due."""
-    names = [
-        name for name, every in experiment.every.items() if every and (here.step % every == 0 or here.step == experiment.steps)
-    ]
+    at = here.step
+    names = [name for name, when in experiment.when.items() if when.due(at) or (at == experiment.steps and when != NEVER)]
     finite = bool(torch.isfinite(here.w.sum()))
     if not names and finite and here.step != experiment.steps:
         return None

@@ -31,9 +31,9 @@ def test_every_yaml_names_exactly_its_target_s_parameters_and_they_have_no_defau
     for key, values in parts_of(group, name).items():
         assert key == name
         target = resolve(values["_target_"], group, [])
-        assert (
-            target.__module__ == f"sharpcli.{'losses' if group == 'loss' else group if group == 'data' else group + 's'}.{name}"
-        )
+        folder = {"loss": "losses", "data": "data"}.get(group, group + "s")
+        file = name if group != "problem" else target.__module__.rsplit(".", 1)[-1]  # toys of one kind share a file
+        assert target.__module__ == f"sharpcli.{folder}.{file}"
         _, wanted = hyperparameters(target)
         assert set(values) - {"_target_", "every"} == set(wanted)
         assert all(p.default is inspect.Parameter.empty for p in inspect.signature(target).parameters.values())
@@ -186,5 +186,5 @@ def test_a_target_that_leaves_the_package_is_refused_even_by_way_of_one_of_its_m
 
 
 def test_a_part_is_handed_only_what_it_names():
-    toy = part({"_target_": "sharpcli.problems.valley.valley", "start": [1.0, 1.0]}, [], "problem")
-    assert isinstance(toy(seed=0, data=None), Problem)
+    toy = part({"_target_": "sharpcli.problems.plane.valley", "start": [1.0, 1.0], "box": 0.0}, [], "problem")
+    assert isinstance(toy(seed=0, chunk=9, data=None), Problem)

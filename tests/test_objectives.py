@@ -13,12 +13,16 @@ from sharpcli.surface import LossSurface
 
 X = torch.arange(1.0, 7.0, dtype=torch.float64)[:, None]
 Y = torch.zeros(6, 1, dtype=torch.float64)
+SIGNS = {"distribution": "signs", "shared": False}
 W = torch.tensor([0.5], dtype=torch.float64)
 SURFACE = LossSurface(lambda w, x: x * w, half_squared, ((X[:4], Y[:4]), (X[4:], Y[4:])))
 
 
 def test_label_noise_takes_two_values_independent_for_each_example():
-    draws = [torch.cat([y for _, y in label_noise(SURFACE, W, generator(0, "n", s), delta=0.3).batches]) for s in range(2000)]
+    draws = [
+        torch.cat([y for _, y in label_noise(SURFACE, W, generator(0, "n", s), delta=0.3, **SIGNS).batches])
+        for s in range(2000)
+    ]
     y = torch.cat(draws, 1)
     assert set(y.unique().tolist()) == {-0.3, 0.3}
     covariance = y @ y.T / y.shape[1]
@@ -27,7 +31,7 @@ def test_label_noise_takes_two_values_independent_for_each_example():
 
 
 def test_a_noisy_surface_gives_the_same_gradient_twice_and_the_clean_one_is_untouched():
-    noisy = label_noise(SURFACE, W, generator(0, "n", 0), delta=0.3)
+    noisy = label_noise(SURFACE, W, generator(0, "n", 0), delta=0.3, **SIGNS)
     assert torch.equal(noisy.grad(W), noisy.grad(W)) and not torch.equal(noisy.grad(W), SURFACE.grad(W))
     assert torch.equal(SURFACE.batches[0][1], Y[:4])
 
@@ -57,7 +61,7 @@ def test_crop_flip_moves_whole_images_and_without_padding_only_flips_them():
 
 def test_objectives_refuse_what_is_out_of_range():
     for make in (
-        lambda: label_noise(SURFACE, W, generator(0, "", 0), delta=-1.0),
+        lambda: label_noise(SURFACE, W, generator(0, "", 0), delta=-1.0, **SIGNS),
         lambda: weight_decay(SURFACE, W, generator(0, "", 0), strength=-1.0),
         lambda: crop_flip(SURFACE, W, generator(0, "", 0), pad=2),
     ):

@@ -10,9 +10,11 @@ from sharpcli.data.cifar10 import cifar10
 from sharpcli.data.digits import digits
 from sharpcli.errors import Refusal
 from sharpcli.problem import Minibatches, chunks
+from sharpcli.problems.plane import valley
 from sharpcli.problems.quadratic import quadratic
 from sharpcli.problems.uv import uv
-from sharpcli.problems.valley import valley
+
+PLAIN = {"inputs": "signs", "spread": 0.0, "instance": None}
 
 
 def hessian(surface, w):
@@ -26,13 +28,13 @@ def test_the_quadratic_has_its_eigenvalues():
 
 
 def test_the_valley_s_sharpness_at_a_minimum_is_the_squared_distance_from_the_origin():
-    p = valley(start=[4.0, 0.25])
+    p = valley(0, 1, start=[4.0, 0.25], box=0.0)
     assert p.scores(p.w0)["train_loss"] == 0
     assert torch.linalg.eigvalsh(hessian(p.surface, p.w0)).tolist() == pytest.approx([0, 16 + 1 / 16], abs=1e-12)
 
 
 def test_the_trace_of_uv_on_an_interpolator_is_four_times_the_squared_weights():
-    p = uv(0, 3, 2**31, d=6, n=4, k=2, start=0.5)
+    p = uv(0, 3, d=6, n=4, k=2, start=0.5, **PLAIN)
     x, y = p.examples
     assert set(x.unique().tolist()) == {-1.0, 1.0} and [len(b) for _, b in p.surface.batches] == [3, 1]
     beta = torch.linalg.lstsq(x, y).solution[:, 0]  # an interpolator, as u*u - v*v
@@ -44,7 +46,7 @@ def test_the_trace_of_uv_on_an_interpolator_is_four_times_the_squared_weights():
 
 
 def test_gradient_of_uv_by_hand():
-    p = uv(1, 100, 2**31, d=5, n=3, k=1, start=0.3)
+    p = uv(1, 100, d=5, n=3, k=1, start=0.3, **PLAIN)
     x, y = p.examples
     w = torch.randn(10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     u, v = w.split(5)

@@ -3,53 +3,93 @@ arXiv:2110.06914, section 6, whose flattest interpolators have the least l1 norm
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
-from sharpcli.losses.half_squared import half_squared
-from sharpcli.problem import Problem, chunks
+from sharpcli.kernel import Kernel, descend, output, pull
+from sharpcli.problem import Problem
 from sharpcli.rng import generator
-from sharpcli.surface import LossSurface
+from sharpcli.toys import layout, normal, regression, signs
 
 
-def uv(seed: int, chunk: int, graph_budget: int, *, d: int, n: int, k: int, start: float) -> Problem:
-    """n examples z in {-1, 1}^d with y = <beta, z>, beta having k entries +-1 and zeros else, all drawn from `seed`.
+def uv(
+    seed: int,
+    chunk: int,
+    *,
+    d: int,
+    n: int,
+    k: int,
+    inputs: Literal["signs", "normal"],
+    start: float,
+    spread: float,
+    instance: int | None,
+) -> Problem:
+    """n < d examples z in {-1, 1}^d (or N(0, 1)) with y = <beta, z>, beta having k entries +-1 and zeros else, all drawn
+    from `instance`.
 
-    w = (u, v) [2d] in float64, both `start` everywhere. The loss is half squared, so on the interpolators
-    Tr H = 4 (|u|^2 + |v|^2). `recovery_error` is |u*u - v*v - beta|^2 / |beta|^2.
-    Refuses sizes below 1, k above d, and a start at 0, from where no coordinate moves.
+    w = (u, v) [2d], every entry `start` + `spread` times a normal number of `seed`. On the interpolators, for inputs +-1,
+    Tr H = 4 (|u|^2 + |v|^2). `recovery_error` is |u*u - v*v - beta|^2 / |beta|^2. Refuses sizes below 1, k above d,
+    n not below d (where there is one interpolator only), and a start at 0, from where no coordinate moves.
     """
     if min(d, n, k) < 1 or k > d:
         raise Refusal(f"problem.d={d} problem.n={n} problem.k={k}: all at least 1, and k at most d")
-    if start == 0:
+    if n >= d:
+        raise Refusal(f"problem.n={n} problem.d={d}: with n >= d only one vector interpolates; take fewer examples than d")
+    if start == 0 and spread == 0:
         raise Refusal("problem.start=0: the gradient vanishes there and no coordinate ever moves; take another")
-    rng = generator(seed, "uv", 0)
-    x = _signs((n, d), rng)
+    instance = seed if instance is None else instance
+    rng = generator(instance, "uv", 0)
+    x = signs((n, d), instance, "uv-inputs") if inputs == "signs" else normal((n, d), instance, "uv-inputs")
     beta = torch.zeros(d, dtype=torch.float64)
-    beta[torch.randperm(d, generator=rng)[:k]] = _signs((k,), rng)
-    examples = (x, (x @ beta)[:, None])
+    beta[torch.randperm(d, generator=rng)[:k]] = signs((k,), instance, "uv-truth")
+    y = (x @ beta)[:, None]
+    w0 = torch.full((2 * d,), start, dtype=torch.float64)
+    if spread:
+        w0 += spread * normal((2 * d,), seed, "start")
 
     def predict(w: Tensor, x: Tensor) -> Tensor:
         u, v = w.split(d)
         return (x @ (u.square() - v.square()))[:, None]
 
-    surface = LossSurface(predict, half_squared, chunks(examples, chunk), graph_budget=graph_budget)
-
-    def scores(w: Tensor) -> dict[str, float]:
+    def found(w: Tensor) -> Tensor:
         u, v = w.split(d)
-        found, truth = u.square() - v.square(), beta.to(w)
-        error = (found - truth).square().sum() / truth.square().sum()
-        return {"train_loss": float(surface.value(w)), "recovery_error": float(error)}
+        return u.square() - v.square()
 
-    def norms(w: Tensor) -> dict[str, float]:
-        u, v = w.split(d)
-        return {"l1_norm": float((u.square() - v.square()).abs().sum())}
+    return regression(
+        predict,
+        w0,
+        x,
+        y,
+        chunk,
+        layout(u=(d,), v=(d,)),
+        kernel=Kernel(_output, _pull, x.numpy(), y[:, 0].numpy(), descend=_descend),
+        scores=lambda w: {"recovery_error": float((found(w) - beta.to(w)).square().sum() / beta.square().sum())},
+        norms=lambda w: {"l1_norm": float(found(w).abs().sum())},
+    )
 
-    w0 = torch.full((2 * d,), start, dtype=torch.float64)
-    layout = (("u", torch.Size([d])), ("v", torch.Size([d])))
-    return Problem(w0, examples, surface, scores, lambda w: surface, layout, norms=norms)
+
+@output
+def _output(w, z, c):  # type: ignore[no-untyped-def]
+    d, f = z.size, 0.0
+    for j in range(d):
+        f += (w[j] * w[j] - w[d + j] * w[d + j]) * z[j]
+    return f
 
 
-def _signs(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
-    return torch.randint(0, 2, shape, generator=rng).double() * 2 - 1
+@pull
+def _pull(w, z, c, s, g):  # type: ignore[no-untyped-def]
+    d = z.size
+    for j in range(d):
+        g[j] += 2 * s * w[j] * z[j]
+        g[d + j] -= 2 * s * w[d + j] * z[j]
+
+
+@descend
+def _descend(w, z, c, s):  # type: ignore[no-untyped-def]
+    d = z.size
+    for j in range(d):
+        w[j] += 2 * s * w[j] * z[j]
+        w[d + j] -= 2 * s * w[d + j] * z[j]

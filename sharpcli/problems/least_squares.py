@@ -1,0 +1,57 @@
+"""Linear least squares, whose gradient descent converges to the interpolator nearest its start."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sharpcli.errors import Refusal
+from sharpcli.kernel import Kernel, descend, output, pull
+from sharpcli.problem import Problem
+from sharpcli.toys import layout, normal, regression
+
+
+def least_squares(seed: int, chunk: int, *, d: int, n: int, spread: float, noise: float, instance: int | None) -> Problem:
+    """L(w) = (1/2n) |A w - b|^2, A [n, d] normal and scaled so that lambda_1 = 1, b = A beta + `noise` N(0, 1); w0 is
+    `spread` times a normal vector of `seed`.
+
+    With n < d there are many interpolators; gradient descent reaches w0 + A^+ (b - A w0), and `interpolator_error` is the
+    distance from it, `min_norm_error` from A^+ b, which forgets the start; both relative. Refuses sizes below 1.
+    """
+    if min(d, n) < 1:
+        raise Refusal(f"problem.d={d} problem.n={n}: both at least 1")
+    instance = seed if instance is None else instance
+    A = normal((n, d), instance, "least-squares")
+    A = A * (n**0.5 / torch.linalg.matrix_norm(A, 2))
+    b = A @ normal((d,), instance, "least-squares-truth") + noise * normal((n,), instance, "least-squares-noise")
+    w0 = spread * normal((d,), seed, "start")
+    nearest, least = w0 + torch.linalg.pinv(A) @ (b - A @ w0), torch.linalg.pinv(A) @ b
+
+    def scores(w: Tensor) -> dict[str, float]:
+        return {
+            "interpolator_error": float((w - nearest.to(w)).norm() / nearest.norm()),
+            "min_norm_error": float((w - least.to(w)).norm() / least.norm()),
+        }
+
+    kernel = Kernel(_output, _pull, A.numpy(), b.numpy(), descend=_descend)
+    return regression(lambda w, x: (x @ w)[:, None], w0, A, b[:, None], chunk, layout(w=(d,)), kernel=kernel, scores=scores)
+
+
+@output
+def _output(w, z, c):  # type: ignore[no-untyped-def]
+    f = 0.0
+    for j in range(z.size):
+        f += w[j] * z[j]
+    return f
+
+
+@pull
+def _pull(w, z, c, s, g):  # type: ignore[no-untyped-def]
+    for j in range(z.size):
+        g[j] += s * z[j]
+
+
+@descend
+def _descend(w, z, c, s):  # type: ignore[no-untyped-def]
+    for j in range(z.size):
+        w[j] += s * z[j]

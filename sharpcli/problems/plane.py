@@ -1,0 +1,104 @@
+"""Losses of two parameters with a curve of minima along which the sharpness varies."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sharpcli.errors import Refusal
+from sharpcli.kernel import Kernel, output, pull
+from sharpcli.problem import Problem
+from sharpcli.rng import generator
+from sharpcli.toys import layout, regression
+
+
+def valley(seed: int, chunk: int, *, start: list[float], box: float) -> Problem:
+    """L(u, v) = 1/2 (u v - 1)^2; at a minimum lambda_1 = Tr H = u^2 + v^2, least (2) at u = v = +-1.
+
+    The start is [u, v], moved by numbers uniform in [-`box`, `box`] that `seed` draws. The scores hold `u` and `v`.
+    Refuses a start that is not two numbers.
+    """
+    return _plane(lambda w: w[0] * w[1], 1.0, Kernel(_uv, _pull_uv, *_target(1.0)), seed, chunk, start, box)
+
+
+def quartic(seed: int, chunk: int, *, start: list[float], box: float) -> Problem:
+    """L(u, v) = 1/4 (u^2 v^2 - 1)^2; at a minimum lambda_1 = 2 (u^2 + v^2), at least 4. Its third derivative along the
+    sharpest direction pins gradient descent to 2/lr, which the valley's does not."""
+    root = 0.5**0.5
+    kernel = Kernel(_squared, _pull_squared, *_target(root))
+    return _plane(lambda w: root * (w[0] * w[1]).square(), root, kernel, seed, chunk, start, box)
+
+
+def two_well(seed: int, chunk: int, *, start: list[float], box: float, tilt: float) -> Problem:
+    """L(u, v) = 1/2 v^2 h(u) with h(u) = 2 + (u^2 - 1)^2 + tilt u: every (u, 0) is a minimum, with Tr H = h(u), which has
+    two wells, the left one deeper for tilt > 0. Flowing down h a start reaches the well on its side of h's local maximum.
+
+    Refuses |tilt| above 1, where one well is gone or nearly so (8 / (3 sqrt 3) = 1.54 is the limit).
+    """
+    if abs(tilt) > 1:
+        raise Refusal(f"problem.tilt={tilt}: between -1 and 1, so that there are two wells")
+
+    def f(w: Tensor) -> Tensor:
+        return w[1] * (2 + (w[0].square() - 1).square() + tilt * w[0]).sqrt()
+
+    x, y = _target(0.0)
+    return _plane(f, 0.0, Kernel(_wells, _pull_wells, x + tilt, y), seed, chunk, start, box)
+
+
+def _target(y: float):  # type: ignore[no-untyped-def]
+    return torch.zeros(1, 1, dtype=torch.float64).numpy(), torch.full((1,), y, dtype=torch.float64).numpy()
+
+
+def _plane(f, y: float, kernel: Kernel, seed: int, chunk: int, start: list[float], box: float) -> Problem:  # type: ignore[no-untyped-def]
+    if len(start) != 2:
+        raise Refusal(f"problem.start={list(start)}: there are two parameters; give [u, v]")
+    w0 = torch.tensor(start, dtype=torch.float64)
+    w0 = w0 + box * (2 * torch.rand(2, generator=generator(seed, "start", 0), dtype=torch.float64) - 1)
+    x, target = torch.zeros(1, 1, dtype=torch.float64), torch.full((1, 1), y, dtype=torch.float64)
+    return regression(
+        lambda w, x: f(w)[None, None].expand(len(x), 1),
+        w0,
+        x,
+        target,
+        chunk,
+        layout(w=(2,)),
+        kernel=kernel,
+        scores=lambda w: {"u": float(w[0]), "v": float(w[1])},
+    )
+
+
+@output
+def _uv(w, z, c):  # type: ignore[no-untyped-def]
+    return w[0] * w[1]
+
+
+@pull
+def _pull_uv(w, z, c, s, g):  # type: ignore[no-untyped-def]
+    g[0] += s * w[1]
+    g[1] += s * w[0]
+
+
+@output
+def _squared(w, z, c):  # type: ignore[no-untyped-def]
+    return 0.5**0.5 * (w[0] * w[1]) ** 2
+
+
+@pull
+def _pull_squared(w, z, c, s, g):  # type: ignore[no-untyped-def]
+    factor = s * 2.0**0.5 * w[0] * w[1]
+    g[0] += factor * w[1]
+    g[1] += factor * w[0]
+
+
+@output
+def _wells(w, z, c):  # type: ignore[no-untyped-def]
+    u = w[0]
+    c[0] = (2.0 + (u * u - 1.0) ** 2 + z[0] * u) ** 0.5
+    return w[1] * c[0]
+
+
+@pull
+def _pull_wells(w, z, c, s, g):  # type: ignore[no-untyped-def]
+    u = w[0]
+    g[0] += s * w[1] * (4.0 * u * (u * u - 1.0) + z[0]) / (2.0 * c[0])
+    g[1] += s * c[0]

@@ -1,0 +1,57 @@
+"""Regression toys: a few examples, one output, half squared loss, float64, and the same as compiled functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sharpcli.losses.half_squared import half_squared
+from sharpcli.problem import Problem, chunks
+from sharpcli.rng import generator
+from sharpcli.surface import LossSurface
+
+if TYPE_CHECKING:
+    from sharpcli.kernel import Kernel
+
+Scores = Callable[[Tensor], dict[str, float]]
+Layout = tuple[tuple[str, torch.Size], ...]
+
+
+def regression(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    w0: Tensor,
+    x: Tensor,
+    y: Tensor,
+    chunk: int,
+    layout: Layout,
+    *,
+    kernel: Kernel | None = None,
+    scores: Scores = lambda w: {},
+    norms: Scores = lambda w: {},
+) -> Problem:
+    """L(w) = (1/2n) sum_i (predict(w, x_i) - y_i)^2 with x [n, .], y [n, 1] and predict [n, 1]; `scores` and `norms` add
+    what this toy knows of w."""
+    surface = LossSurface(predict, half_squared, chunks((x, y), chunk))
+
+    def all_scores(w: Tensor) -> dict[str, float]:
+        return {"train_loss": float(surface.value(w)), **scores(w)}
+
+    return Problem(w0, (x, y), surface, all_scores, lambda w: surface, layout, norms=norms, kernel=kernel)
+
+
+def normal(shape: tuple[int, ...], seed: int, who: str) -> Tensor:
+    """Independent N(0, 1) in float64, the same for the same seed and consumer."""
+    return torch.randn(shape, generator=generator(seed, who, 0), dtype=torch.float64)
+
+
+def signs(shape: tuple[int, ...], seed: int, who: str) -> Tensor:
+    """Independent +-1 in float64."""
+    return torch.randint(0, 2, shape, generator=generator(seed, who, 0)).double() * 2 - 1
+
+
+def layout(**shapes: tuple[int, ...]) -> Layout:
+    """Names and shapes of the tensors that w is the concatenation of."""
+    return tuple((name, torch.Size(shape)) for name, shape in shapes.items())
