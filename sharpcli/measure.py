@@ -61,7 +61,7 @@ def each(
         rng = generator(experiment.seed, name, step)
         about = (experiment.problem, lr, experiment.optimizer, state, experiment.init)
         with enough_memory(experiment):
-            found = experiment.measures[name](Point(w, surface, curvature, rng, warm.get(name), *about))
+            found = experiment.measures[name](Point(w, surface, curvature, rng, warm.get(name), *about, step))
         row = dict(found.values)
         if found.products is not None or found.gradients:
             row[f"{name}_products"] = round(found.products or 0, 3)

@@ -20,7 +20,7 @@ class Point:
     `w` [D]; `surface`, the training loss there on the examples that are measured, with the normalization statistics
     fixed as the problem's policy says; `curvature` of it, shared with the other measures at this point; `rng`, the
     measure's own generator; `warm`, what this measure left at the previous point (None at the first); the `problem` for
-    what is not the surface; the step size `lr` and the `optimizer` with its `state`, and where training began, `init` [D]:
+    what is not the surface; the step size `lr`, the `step` and the `optimizer` with its `state`, and where training began, `init` [D]:
     both None where no run says so.
     """
 
@@ -34,6 +34,7 @@ class Point:
     optimizer: Optimizer
     state: State | None
     init: Tensor | None
+    step: int = 0
 
 
 @dataclass(frozen=True)

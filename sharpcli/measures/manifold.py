@@ -7,10 +7,8 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
+from sharpcli.interpolators import LARGEST, Interpolators
 from sharpcli.measures import Estimates, Point
-
-LARGEST = 20_000_000  # entries of the Jacobian that are computed
-STEPS = 30
 
 
 def manifold(at: Point, *, cut: float, tol: float) -> Estimates:
@@ -25,45 +23,20 @@ def manifold(at: Point, *, cut: float, tol: float) -> Estimates:
     if not 0 < cut < 1 or not tol > 0:
         raise Refusal(f"measure.manifold: cut={cut} and tol={tol}; a cut between 0 and 1, tol above 0")
     D = len(at.w)
-    x, y = at.surface.joined
-    size = at.surface.predict(at.w, x).numel() * D
-    if max(size, D * D) > LARGEST:
-        raise Refusal(
-            f"measure=manifold: a Jacobian of {size:,} entries and a Hessian of {D * D:,}; at most {LARGEST:,} each: "
-            "take fewer examples (measure_examples=) or a smaller model"
-        )
-
-    def outputs(w: Tensor) -> Tensor:
-        return at.surface.predict(w, x).flatten()
-
-    def jacobian(w: Tensor) -> Tensor:
-        return torch.func.jacrev(outputs)(w).detach()
-
-    def residual(w: Tensor) -> Tensor:
-        f = at.surface.predict(w, x).detach().requires_grad_()
-        (slope,) = torch.autograd.grad(at.surface.loss(f, y), f, create_graph=True)
-        curved = torch.autograd.grad(slope.sum(), f)[0]
-        return (slope / curved).detach().flatten()
-
-    values = _rank(torch.linalg.svdvals(jacobian(at.w).double()), cut)
-    w, gradients = at.w, float(x.shape[0])
-    for _ in range(STEPS):
-        r = residual(w)
-        if float(r.abs().max()) <= tol:
-            break
-        w = w - torch.linalg.lstsq(jacobian(w), r[:, None], driver="gelsd").solution[:, 0]
-    r = residual(w)
-    _, S, Vh = torch.linalg.svd(jacobian(w).double(), full_matrices=False)
-    normal = Vh[cut * S.max() < S]
-    eye = torch.eye(D, dtype=w.dtype, device=w.device)
-    pull = at.surface.curvature_grad(w, eye).double()
+    if D * D > LARGEST:
+        raise Refusal(f"measure=manifold: a Hessian of {D * D:,} entries; at most {LARGEST:,}: take a smaller model")
+    there = Interpolators(at.surface)
+    values = _rank(torch.linalg.svdvals(there.jacobian(at.w).double()), cut)
+    w, residual = there.project(at.w, tol)
+    pull = at.surface.curvature_grad(w, torch.eye(D, dtype=w.dtype, device=w.device))
+    along, _ = there.tangent(w, pull, cut)
     values |= {
         "manifold_distance": float((w - at.w).double().norm()),
-        "manifold_residual": float(r.abs().max()),
-        "manifold_converged": float(r.abs().max()) <= tol,
-        "manifold_slope": float((pull - normal.T @ (normal @ pull)).norm()),
+        "manifold_residual": residual,
+        "manifold_converged": residual <= tol,
+        "manifold_slope": float(along.double().norm()),
     }
-    return Estimates(values, products=D, gradients=gradients)
+    return Estimates(values, products=D, gradients=float(at.surface.examples))
 
 
 def _rank(S: Tensor, cut: float) -> dict[str, float | int | None]:
