@@ -109,6 +109,67 @@ def plot(
     print(draw(name, names, overrides, out, _runs_dir(overrides)))
 
 
+claims = typer.Typer(name="claim", help="Published statements, checked: list, check, show.", no_args_is_help=True)
+app.add_typer(claims)
+
+
+def complete_claims(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The claims' names."""
+    from sharpcli import CONF
+
+    return [file.stem for file in sorted((CONF / "claim").glob("*.yaml")) if file.stem.startswith(incomplete)]
+
+
+@claims.command("list")
+def claim_list(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[runs_dir=DIR]")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a table for a page.")] = False,
+) -> None:
+    """List the claims, with the last verdict on each.
+
+    Example: sharp claim list --markdown
+    """
+    from sharpcli.verdicts import listing
+
+    print("\n".join(listing(_runs_dir(_only_settings(words or [])), markdown)))
+
+
+@claims.command("check")
+def claim_check(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[ID]... [runs_dir=DIR]", autocompletion=complete_claims)] = None,
+    tier: Annotated[str, typer.Option(help="All claims of a tier: quick (minutes), cpu (hours), gpu.")] = "",
+    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Runs at once.")] = 2,
+) -> None:
+    """Run what is missing for claims, judge them, and write verdict.json and a figure; exit code 1 where one fails.
+
+    Example: sharp claim check label_noise_constant sparse_recovery
+    """
+    from sharpcli.claims import check, chosen
+    from sharpcli.verdicts import line, summary
+
+    names, overrides = _split(words or [])
+    results = []
+    for claim, verdict in check(chosen(names, tier), _runs_dir(overrides), jobs, _tell):
+        print("\n".join(line(claim, verdict)), flush=True)
+        results.append(verdict)
+    print(summary(results))
+    raise typer.Exit(0 if all(verdict.expected for verdict in results) else 1)
+
+
+@claims.command("show")
+def claim_show(
+    word: Annotated[str, typer.Argument(metavar="ID", autocompletion=complete_claims)],
+    words: Annotated[list[str] | None, typer.Argument(metavar="[runs_dir=DIR]")] = None,
+) -> None:
+    """Explain a claim: statement, source, convention, runs, what is checked and what must fail; and the last verdict.
+
+    Example: sharp claim show label_noise_constant
+    """
+    from sharpcli.verdicts import about
+
+    print("\n".join(about(word, _runs_dir(_only_settings(words or [])))))
+
+
 @app.command()
 def ls(
     words: Annotated[list[str] | None, typer.Argument(metavar="[DIR] [runs_dir=DIR]")] = None,
@@ -157,6 +218,17 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
     """Names, and settings: a word with `=`, or after `~`, that is no path that exists."""
     settings = [word for word in words if ("=" in word or word.startswith("~")) and not Path(word).exists()]
     return [word for word in words if word not in settings], settings
+
+
+def _only_settings(words: list[str]) -> list[str]:
+    names, settings = _split(words)
+    if names:
+        raise Refusal(f"{names[0]}: only runs_dir=DIR can follow here")
+    return settings
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 def _need_runs(names: list[str], usage: str) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import bisect
-import math
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from sharpcli.errors import Refusal
 
-POSSIBLE = "a whole number of steps from 0, '2 epochs', 'log 50' (so many steps, evenly in log), or a list of steps"
+POSSIBLE = "a whole number of steps from 0, '2 epochs', 'log 50' or 'even 50' (so many in all), or a list of steps"
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ def spelled(value: Any, key: str) -> int | str | list[int]:
     if isinstance(value, str):
         if (found := re.fullmatch(r"\s*([\d.]+)\s*epochs?\s*", value)) and float(found[1]) > 0:
             return f"{float(found[1]):g} epochs"
-        if (found := re.fullmatch(r"\s*log\s+(\d+)\s*", value)) and int(found[1]) > 1:
-            return f"log {int(found[1])}"
+        if (found := re.fullmatch(r"\s*(log|even)\s+(\d+)\s*", value)) and int(found[2]) > 1:
+            return f"{found[1]} {int(found[2])}"
     if isinstance(value, list) and value and all(_whole(v) for v in value):
         return sorted(set(value))
     if not _whole(value):
@@ -53,20 +52,21 @@ def length(value: Any, key: str) -> int | str:
         out = spelled(value, key)
     except Refusal:
         raise Refusal(f"{key}={value}: {possible}") from None
-    if isinstance(out, list) or str(out).startswith("log"):
+    if isinstance(out, list) or str(out).startswith(("log", "even")):
         raise Refusal(f"{key}={value}: {possible}")
     return out
 
 
 def times(value: int | str | list[int], per_epoch: int, steps: int) -> Times:
-    """What a setting means in a run of `steps` steps; `log N` are N whole steps from 1 to the last, fewer where they
-    coincide, and 0."""
+    """What a setting means in a run of `steps` steps; `log N` are N whole steps from 1 to the last, evenly in
+    their logarithm and fewer where they coincide, and `even N` evenly in themselves; and 0."""
     if isinstance(value, list):
         return Times(listed=tuple(value))
-    if isinstance(value, str) and value.startswith("log"):
-        count = int(value.split()[1])
-        powers = (round(math.exp(math.log(max(steps, 1)) * i / (count - 1))) for i in range(count))
-        return Times(listed=tuple(sorted({0, *powers})))
+    if isinstance(value, str) and not value.endswith("epochs"):
+        word, count = value.split()[0], int(value.split()[1])
+        shares = [i / (count - 1) for i in range(count)]
+        found = (round(max(steps, 1) ** share if word == "log" else steps * share) for share in shares)
+        return Times(listed=tuple(sorted({0, *found})))
     return Times(every=in_steps(value, per_epoch))
 
 

@@ -14,7 +14,7 @@ from sharpcli.problems.plane import valley
 from sharpcli.problems.quadratic import quadratic
 from sharpcli.problems.uv import uv
 
-PLAIN = {"inputs": "signs", "spread": 0.0, "instance": None}
+PLAIN = {"inputs": "signs", "spread": 0.0, "rows": None, "instance": None}
 
 
 def hessian(surface, w):

@@ -20,8 +20,8 @@ class Point:
     `w` [D]; `surface`, the training loss there on the examples that are measured, with the normalization statistics
     fixed as the problem's policy says; `curvature` of it, shared with the other measures at this point; `rng`, the
     measure's own generator; `warm`, what this measure left at the previous point (None at the first); the `problem` for
-    what is not the surface; the step size `lr`, the `step` and the `optimizer` with its `state`, and where training began, `init` [D]:
-    both None where no run says so.
+    what is not the surface; the step size `lr`, the `step` and the `optimizer` with its `state`, and where training began,
+    `init` [D]: both None where no run says so.
     """
 
     w: Tensor

@@ -10,13 +10,14 @@ from sharpcli.measures import Estimates, Point
 from sharpcli.theory import uv
 
 
-def uv_flow(at: Point, *, rate: float, delta: float) -> Estimates:
+def uv_flow(at: Point, *, rate: float, delta: float, clock: bool) -> Estimates:
     """With x = (u, v), Phi(x) the limit of gradient flow from x, and Y(tau) the limiting flow of `rate` and `delta` from the
     run's start, at tau = lr^2 step:
 
     `flow_clock` = -(1/2d) sum_j log(u_j v_j / (u_j v_j at the start)), the A in Phi(x) = Phi(e^-A x_0), which is exact for
-    inputs +-1 and whose theory is 8 rate delta^2 tau; `flow_distance` |x - Phi(x)|^2; `flow_error`
-    |Phi(x) - Y| and `flow_raw_error` |x - Y|, relative to |Y|; `flow_trace` and `flow_sharpness` at Phi(x);
+    inputs +-1 and whose theory is 8 rate delta^2 tau, or for `clock` to the next order in lr `flow_clock_theory` (infinite:
+    None); `flow_distance` |x - Phi(x)|^2; `flow_error`
+    |Phi(x) - Y| and `flow_raw_error` |x - Y|; `flow_trace` and `flow_sharpness` at Phi(x);
     `flow_recovery_error` there.
 
     Only for problem=uv. Without a start (weights of a file) or off the region where Phi exists, what is missing is None.
@@ -44,7 +45,9 @@ def uv_flow(at: Point, *, rate: float, delta: float) -> Estimates:
             shrunk = -0.5 * np.mean(np.log((u * v) / (u0 * v0)))
         values["flow_clock"] = float(shrunk) if np.isfinite(shrunk) else None
         there = np.concatenate(uv.flow(u0, v0, x, y, at.lr**2 * at.step, rate, delta))
-        size = float(np.linalg.norm(there))
-        values["flow_error"] = float(np.linalg.norm(flat - there)) / size
-        values["flow_raw_error"] = float(np.linalg.norm(at.w.numpy() - there)) / size
+        values["flow_error"] = float(np.linalg.norm(flat - there))
+        values["flow_raw_error"] = float(np.linalg.norm(at.w.numpy() - there))
+        if clock:
+            eff = uv.clock(u0, v0, x, y, at.lr**2 * at.step, at.lr, delta)
+            values["flow_clock_theory"] = 8 * rate * delta**2 * eff if np.isfinite(eff) else None
     return Estimates(values)

@@ -3,7 +3,7 @@ arXiv:2110.06914, section 6, whose flattest interpolators have the least l1 norm
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from sharpcli.errors import Refusal
 from sharpcli.kernel import Kernel, descend, output, pull
 from sharpcli.problem import Problem
 from sharpcli.rng import generator
+from sharpcli.theory.convex import least_l1
 from sharpcli.toys import layout, normal, regression, signs
 
 
@@ -25,14 +26,16 @@ def uv(
     inputs: Literal["signs", "normal"],
     start: float,
     spread: float,
+    rows: Any,
     instance: int | None,
 ) -> Problem:
     """n < d examples z in {-1, 1}^d (or N(0, 1)) with y = <beta, z>, beta having k entries +-1 and zeros else, all drawn
     from `instance`.
 
+    `rows` are one's own examples, [[z_1, ..., z_d, y], ...]; the truth is then the interpolator of least l1 norm.
     w = (u, v) [2d], every entry `start` + `spread` times a normal number of `seed`. On the interpolators, for inputs +-1,
     Tr H = 4 (|u|^2 + |v|^2). `recovery_error` is |u*u - v*v - beta|^2 / |beta|^2. Refuses sizes below 1, k above d,
-    n not below d (where there is one interpolator only), and a start at 0, from where no coordinate moves.
+    rows that are not n lists of d + 1 numbers, n not below d (where there is one interpolator only), and a start at 0, from where no coordinate moves.
     """
     if min(d, n, k) < 1 or k > d:
         raise Refusal(f"problem.d={d} problem.n={n} problem.k={k}: all at least 1, and k at most d")
@@ -46,6 +49,9 @@ def uv(
     beta = torch.zeros(d, dtype=torch.float64)
     beta[torch.randperm(d, generator=rng)[:k]] = signs((k,), instance, "uv-truth")
     y = (x @ beta)[:, None]
+    if rows is not None:
+        x, y = _own(rows, n, d)
+        beta = torch.from_numpy(least_l1(x.numpy(), y[:, 0].numpy())[0])
     w0 = torch.full((2 * d,), start, dtype=torch.float64)
     if spread:
         w0 += spread * normal((2 * d,), seed, "start")
@@ -69,6 +75,18 @@ def uv(
         scores=lambda w: {"recovery_error": float((found(w) - beta.to(w)).square().sum() / beta.square().sum())},
         norms=lambda w: {"l1_norm": float(found(w).abs().sum())},
     )
+
+
+def _own(rows: Any, n: int, d: int) -> tuple[Tensor, Tensor]:
+    try:
+        table = torch.tensor(rows, dtype=torch.float64)
+    except (TypeError, ValueError):
+        table = torch.empty(0)
+    if table.shape != (n, d + 1):
+        raise Refusal(
+            f"problem.rows={rows}: with problem.n={n} and problem.d={d} give {n} lists of {d + 1} numbers, y the last"
+        )
+    return table[:, :d].contiguous(), table[:, d:].contiguous()
 
 
 @output

@@ -1,0 +1,131 @@
+"""What a claim's runs are judged by: functions of a frame, with a number, its spread over seeds, and what was predicted.
+
+A part is a function `(frame, *, ...) -> Finding`. The frame has one row a run and measured step: its columns, the run's
+settings by their dotted names, and `part`, the name the claim gives the run; a check is `of` the parts that match a
+regular expression, of all by default. Values are expressions in the columns, as
+`flow_clock / (lr ** 2 * step)`; a name with dots goes in backticks. Sees no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from sharpcli.errors import Refusal
+
+Reduce = Literal["last", "first", "max", "min", "median", "mean", "late"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Whether a check holds, what was measured (`spread`: one standard deviation over the runs, `runs` of them), and in
+    words what was asked."""
+
+    holds: bool
+    measured: float | None
+    spread: float | None
+    runs: int
+    asked: str
+
+    @property
+    def words(self) -> str:
+        """`0.2503 ± 0.0004`."""
+        if self.measured is None:
+            return "nothing measured"
+        return f"{self.measured:.4g}" + (f" ± {self.spread:.1g}" if self.spread is not None else "")
+
+
+def within(
+    frame: pd.DataFrame,
+    *,
+    value: str,
+    of: str,
+    reduce: Reduce,
+    statistic: Literal["each", "mean", "median", "share"],
+    between: list[float | None],
+    predicted: str | None,
+) -> Finding:
+    """`value`, reduced over each run's steps (`late`: the median over the last quarter), lies in `between` for `each` run
+    of the part `of`, or does in the `mean` or `median` over runs; or the `share` of runs where it is not 0 does."""
+    by_run = _by_run(frame, value, of, reduce)
+    found = float((by_run != 0).mean() if statistic == "share" else by_run.median() if statistic == "median" else by_run.mean())
+    inside = by_run.map(lambda v: _inside(v, between)) if statistic == "each" else pd.Series([_inside(found, between)])
+    return _finding(bool(len(by_run)) and bool(inside.all()), found, by_run, _asked(value, between, predicted))
+
+
+def slope(
+    frame: pd.DataFrame, *, x: str, y: str, of: str, reduce: Reduce, between: list[float | None], predicted: str | None
+) -> Finding:
+    """The slope of log `y` in log `x` over the runs of `of`, each reduced over its steps, lies in `between`; its spread is
+    the fit's standard error."""
+    both = pd.DataFrame({"x": _by_run(frame, x, of, reduce), "y": _by_run(frame, y, of, reduce)}).dropna()
+    both = both[(both > 0).all(axis=1)]
+    asked = _asked(f"the slope of log {y} in log {x}", between, predicted)
+    if both["x"].nunique() < 3:
+        return Finding(False, None, None, len(both), asked)
+    (steep, _), covariance = np.polyfit(np.log(both["x"]), np.log(both["y"]), 1, cov="unscaled" if len(both) < 4 else True)
+    return Finding(_inside(steep, between), float(steep), float(covariance[0, 0] ** 0.5), len(both), asked)
+
+
+def extrapolated(
+    frame: pd.DataFrame, *, value: str, along: str, of: str, reduce: Reduce, between: list[float | None], predicted: str | None
+) -> Finding:
+    """`value` as `along` goes to 0, by a straight line through the runs of `of`, lies in `between`; its spread is the
+    intercept's standard error."""
+    both = pd.DataFrame({"x": _by_run(frame, along, of, reduce), "y": _by_run(frame, value, of, reduce)}).dropna()
+    asked = _asked(f"{value} as {along} -> 0", between, predicted)
+    if both["x"].nunique() < 2:
+        return Finding(False, None, None, len(both), asked)
+    (_, start), covariance = np.polyfit(both["x"], both["y"], 1, cov="unscaled" if len(both) < 4 else True)
+    return Finding(_inside(start, between), float(start), float(covariance[1, 1] ** 0.5), len(both), asked)
+
+
+def ratio(
+    frame: pd.DataFrame, *, value: str, of: str, to: str, reduce: Reduce, between: list[float | None], predicted: str | None
+) -> Finding:
+    """The mean of `value` over the runs of `of`, over its mean over those of `to`, lies in `between`."""
+    one, other = (_by_run(frame, value, part, reduce) for part in (of, to))
+    asked = _asked(f"{value}, {of} over {to}", between, predicted)
+    if one.dropna().empty or other.dropna().empty:
+        return Finding(False, None, None, 0, asked)
+    found = float(one.mean() / other.mean())
+    noise = [s.std() / s.mean() / len(s) ** 0.5 for s in (one, other) if len(s) > 1]
+    return Finding(_inside(found, between), found, abs(found) * math.hypot(*noise) if noise else None, len(one), asked)
+
+
+def _by_run(frame: pd.DataFrame, value: str, of: str, reduce: Reduce) -> pd.Series:
+    rows = frame[frame["part"].str.fullmatch(of)] if of else frame
+    if rows.empty:
+        raise Refusal(f"of={of}: no such part of this claim; possible: {', '.join(sorted(frame['part'].unique()))}")
+    try:
+        values: Any = rows.eval(value, engine="python")
+    except (pd.errors.UndefinedVariableError, KeyError, SyntaxError, TypeError) as problem:
+        raise Refusal(f"value={value}: {problem}; possible columns: {', '.join(map(str, rows.columns))}") from None
+    rows = rows.assign(value=values if isinstance(values, pd.Series) else float(values))
+    if reduce == "late":
+        ends = rows.groupby("run")["step"].transform("max")
+        rows, reduce = rows[rows["step"] >= 0.75 * ends], "median"
+    if reduce == "last":
+        return rows.groupby("run", sort=False).tail(1).set_index("run")["value"].astype(float)
+    return rows.dropna(subset="value").groupby("run", sort=False)["value"].agg(reduce).astype(float)
+
+
+def _inside(value: float, between: list[float | None]) -> bool:
+    low, high = between
+    return bool(math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high))
+
+
+def _finding(holds: bool, found: float, by_run: pd.Series, asked: str) -> Finding:
+    many = by_run.dropna()
+    spread = float(many.std()) if len(many) > 1 else None
+    return Finding(holds, float(found) if math.isfinite(found) else None, spread, len(many), asked)
+
+
+def _asked(what: str, between: list[float | None], predicted: str | None) -> str:
+    low, high = between
+    bounds = f"≤ {high:g}" if low is None and high is not None else f"≥ {low:g}" if high is None else f"{low:g} to {high:g}"
+    return f"{what}: {bounds}" + (f" (theory {predicted})" if predicted else "")

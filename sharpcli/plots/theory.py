@@ -1,0 +1,42 @@
+"""Measured numbers beside what theory says of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sharpcli.plots import NAMES, PALETTE, figure
+
+
+def theory(
+    frame: pd.DataFrame, *, x: str, y: str, line: str | None, parts: list[str], log: list[str], only_last: bool
+) -> Figure:
+    """`y` over `x`, expressions in the columns, one colour a part (all, or those in `parts`) and one curve a run, or with
+    `only_last` one point a run; the theory's `line` over the same x in black. `log` names the axes that are logarithmic."""
+    fig, (ax,) = figure()
+    names = parts or sorted(frame["part"].unique())
+    for i, name in enumerate(names):
+        rows = frame[frame["part"] == name]
+        rows = rows.assign(x=column(rows, x), y=column(rows, y)).dropna(subset=["x", "y"])
+        colour = PALETTE[i % len(PALETTE)]
+        if only_last:
+            ends = rows.groupby("run").tail(1)
+            ax.plot(ends["x"], ends["y"], "o", color=colour, label=name, markersize=4, alpha=0.7)
+        else:
+            for j, (_, one) in enumerate(rows.groupby("run", sort=False)):
+                ax.plot(one["x"], one["y"], color=colour, label=name if j == 0 else None, linewidth=0.9, alpha=0.7)
+        if line is not None and i == 0:
+            told = rows.assign(t=column(rows, line)).sort_values("x")
+            ax.plot(told["x"], told["t"], color="black", linestyle="--", linewidth=1, label="theory", zorder=5)
+    ax.set(xlabel=NAMES.get(x, x), ylabel=NAMES.get(y, y))
+    ax.set(**{f"{axis}scale": "log" for axis in log})
+    ax.legend(frameon=False, fontsize=8)
+    return fig
+
+
+def column(rows: pd.DataFrame, value: str) -> pd.Series:
+    """An expression in the columns, or a number, for every row."""
+    found: Any = rows.eval(value, engine="python")
+    return found if isinstance(found, pd.Series) else pd.Series(float(found), index=rows.index)

@@ -1,0 +1,71 @@
+"""What claims say: one line each, a page of one, the table of all. Sees no torch."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from sharpcli.claims import Claim, Verdict, last, read
+from sharpcli.config import options
+from sharpcli.report import aligned
+
+
+def line(claim: Claim, verdict: Verdict) -> list[str]:
+    """The verdict, and what was asked and measured."""
+    out = [f"{claim.id}: {verdict.verdict.upper()} ({verdict.seconds:.0f} s)"]
+    for kind, found in (("check", verdict.checks), ("control", verdict.controls)):
+        for one in found:
+            word = ("holds" if one["holds"] else "does not hold") if kind == "check" else ""
+            word = word or ("fails, as it must" if not one["holds"] else "HOLDS, and must not")
+            out.append(f"  {kind}: {one['asked']}; measured {one['words']} ({one['runs']} runs): {word}")
+    return out
+
+
+def summary(verdicts: Sequence[Verdict]) -> str:
+    """How many of what."""
+    words = sorted({verdict.verdict for verdict in verdicts})
+    return ", ".join(f"{sum(v.verdict == word for v in verdicts)} {word}" for word in words) or "no claim of this tier"
+
+
+def listing(runs_dir: Path, markdown: bool) -> list[str]:
+    """All claims with their last verdicts."""
+    claims = [read(word) for word in options("claim")]
+    if not markdown:
+        rows = [("claim", "tier", "seconds", "verdict", "statement")]
+        for claim in claims:
+            seen = (last(claim.id, runs_dir) or {"verdict": "-"})["verdict"]
+            rows.append((claim.id, claim.tier, f"{claim.seconds:g}", seen, claim.statement.split(".")[0][:90]))
+        return aligned(rows, 5)
+    out = ["| claim | predicted or published | measured | verdict |", "|---|---|---|---|"]
+    where = set()
+    for claim in claims:
+        if (found := last(claim.id, runs_dir)) is None:
+            continue
+        first = found["checks"][0]
+        where.add((found["about"]["date"], str(found["about"]["commit"])[:7], found["about"]["machine"]))
+        out.append(f"| `{claim.id}` | {first['asked'].replace('|', chr(92) + '|')} | {first['words']} | {found['verdict']} |")
+    for date, commit, machine in sorted(where):
+        out += ["", f"{date}, commit {commit}, {machine}."]
+    return out
+
+
+def about(word: str, runs_dir: Path) -> list[str]:
+    """A claim in words."""
+    claim = read(word)
+    out = [
+        f"{claim.id} (tier {claim.tier}, about {claim.seconds:g} s on two cores; expected: {claim.expect.replace('_', ' ')})",
+        f"  {claim.statement.strip()}",
+        f"  source: {claim.source}",
+        f"  convention: {claim.convention}",
+        f"  published: {claim.published}",
+        *([f"  prediction: {claim.prediction}"] if claim.prediction else []),
+    ]
+    out += [f"  run {name}: sharp train {shlex.join([*claim.base, *words])} -m" for name, words in claim.runs.items()]
+    out += [f"  table {name}: {table['_target_']}" for name, table in claim.tables.items()]
+    for kind, asked in (("check", claim.check), ("control, must fail", claim.control)):
+        out += [f"  {kind}: " + ", ".join(f"{key} {value}" for key, value in one.items()) for one in asked]
+    if found := last(word, runs_dir):
+        out.append(f"  last verdict ({found['about']['date']}, commit {str(found['about']['commit'])[:7]}): {found['verdict']}")
+        out += [f"    {one['asked']}: {one['words']}" for one in found["checks"]]
+    return out
