@@ -49,11 +49,17 @@ def within(
     between: list[float | None],
     predicted: str | None,
 ) -> Finding:
-    """`value`, reduced over each run's steps (`late`: the median over the last quarter), lies in `between` for `each` run
-    of the part `of`, or does in the `mean` or `median` over runs; or the `share` of runs where it is not 0 does."""
+    """`value`, reduced over each run's steps (`late`: the median over the last quarter), lies in `between` for `each` run,
+    or in the `mean` or `median` over every part's runs; or the `share` of a part's runs where it is not 0 does."""
     by_run = _by_run(frame, value, of, reduce)
-    found = float((by_run != 0).mean() if statistic == "share" else by_run.median() if statistic == "median" else by_run.mean())
-    inside = by_run.map(lambda v: _inside(v, between)) if statistic == "each" else pd.Series([_inside(found, between)])
+    if statistic == "each":
+        inside = by_run.map(lambda v: _inside(v, between))
+    else:
+        parts = frame.groupby("run")["part"].first()
+        groups = (by_run != 0 if statistic == "share" else by_run).groupby(parts)
+        of_parts = groups.median() if statistic == "median" else groups.mean()
+        inside = of_parts.map(lambda v: _inside(float(v), between))
+    found = float((by_run != 0).mean() if statistic == "share" else by_run.mean())
     return _finding(bool(len(by_run)) and bool(inside.all()), found, by_run, _asked(value, between, predicted))
 
 

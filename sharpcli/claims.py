@@ -171,7 +171,12 @@ def gather(paths: Sequence[tuple[str, str]]) -> pd.DataFrame:
             frames.append(rows.assign(run=[f"{name}-{i}" for i in range(len(rows))], step=0, part=name))
         else:
             frames.append(frame_of([Run(Path(path))]).assign(part=name))
-    return pd.concat(frames, ignore_index=True)
+    frame = pd.concat(frames, ignore_index=True)
+    frame["diverged"] = frame["diverged"].eq(True) if "diverged" in frame else False
+    for name in frame.columns[frame.dtypes == object]:  # None, as JSON has it, among numbers
+        if frame[name].map(lambda value: value is None or isinstance(value, float | int)).all():
+            frame[name] = frame[name].astype(float)
+    return frame
 
 
 def about(paths: Sequence[tuple[str, str]]) -> dict[str, Any]:

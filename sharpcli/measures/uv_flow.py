@@ -17,7 +17,8 @@ def uv_flow(at: Point, *, rate: float, delta: float, clock: bool) -> Estimates:
     `flow_clock` = -(1/2d) sum_j log(u_j v_j / (u_j v_j at the start)), the A in Phi(x) = Phi(e^-A x_0), which is exact for
     inputs +-1 and whose theory is 8 rate delta^2 tau, or for `clock` to the next order in lr `flow_clock_theory` (infinite:
     None); `flow_distance` |x - Phi(x)|^2; `flow_error`
-    |Phi(x) - Y| and `flow_raw_error` |x - Y|; `flow_trace` and `flow_sharpness` at Phi(x);
+    |Phi(x) - Y| and `flow_raw_error` |x - Y|; `flow_trace` and `flow_sharpness` at Phi(x), and
+    `flow_trace_start` at Phi of the start;
     `flow_recovery_error` there.
 
     Only for problem=uv. Without a start (weights of a file) or off the region where Phi exists, what is missing is None.
@@ -44,7 +45,11 @@ def uv_flow(at: Point, *, rate: float, delta: float, clock: bool) -> Estimates:
         with np.errstate(invalid="ignore", divide="ignore"):
             shrunk = -0.5 * np.mean(np.log((u * v) / (u0 * v0)))
         values["flow_clock"] = float(shrunk) if np.isfinite(shrunk) else None
-        there = np.concatenate(uv.flow(u0, v0, x, y, at.lr**2 * at.step, rate, delta))
+        try:
+            values["flow_trace_start"] = uv.trace(*uv.limit(u0, v0, x, y), x)
+            there = np.concatenate(uv.flow(u0, v0, x, y, at.lr**2 * at.step, rate, delta))
+        except uv.Unreachable:  # the products u_j v_j of the flow are no numbers any more
+            return Estimates(values)
         values["flow_error"] = float(np.linalg.norm(flat - there))
         values["flow_raw_error"] = float(np.linalg.norm(at.w.numpy() - there))
         if clock:
