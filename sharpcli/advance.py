@@ -91,7 +91,7 @@ def _general(experiment: Experiment) -> Advance:
             surface = whole.on(chunks(batches(step, order), experiment.chunk))
         for name, objective in objectives:
             surface = objective(surface, w, generator(experiment.seed, name, step))
-        w, state = experiment.optimizer.step(w, state, surface.grad, experiment.schedule(step))
+        w, state = experiment.optimizer.step(w, state, surface, experiment.schedule(step))
         return w, state, step + 1
 
     return ahead

@@ -59,17 +59,21 @@ class Interpolators:
         """(1/n) |J|_F^2 (half squared loss), which is Tr H on the manifold; differentiable in w."""
         return trace(torch.func.jacrev(self.outputs)(w), self.surface.examples)
 
-    def slope(self, w: Tensor, of: Callable[[Tensor, int], Tensor]) -> Tensor:
-        """The gradient [D] at w of `of(J, n)`, a function of the Jacobian [m, D] and the number of examples."""
+    def slope(self, w: Tensor, of: Callable[[Tensor, int], Tensor], cut: float) -> tuple[Tensor, float]:
+        """The tangent part [D] of the gradient at w of `of(J, n)`, a function of the Jacobian [m, D] and the number of
+        examples; and the ratio of J's smallest singular value to its largest."""
         at = w.detach().requires_grad_()
-        return torch.autograd.grad(of(torch.func.jacrev(self.outputs)(at), self.surface.examples), at)[0].detach()
+        J = torch.func.jacrev(self.outputs)(at)
+        (pull,) = torch.autograd.grad(of(J, self.surface.examples), at)
+        return tangent(J.detach(), pull.detach(), cut)
 
-    def tangent(self, w: Tensor, v: Tensor, cut: float) -> tuple[Tensor, float]:
-        """v without its part in the span of J's right singular vectors above `cut` times the largest; and the ratio of
-        the smallest singular value to the largest."""
-        _, S, Vh = torch.linalg.svd(self.jacobian(w), full_matrices=False)
-        normal = Vh[cut * S[0] < S]
-        return v - normal.T @ (normal @ v), float(S[-1] / S[0])
+
+def tangent(J: Tensor, v: Tensor, cut: float) -> tuple[Tensor, float]:
+    """v without its part in the span of J's right singular vectors above `cut` times the largest; and the ratio of the
+    smallest singular value to the largest."""
+    _, S, Vh = torch.linalg.svd(J, full_matrices=False)
+    normal = Vh[cut * S[0] < S]
+    return v - normal.T @ (normal @ v), float(S[-1] / S[0])
 
 
 def trace(J: Tensor, n: int) -> Tensor:

@@ -35,7 +35,8 @@ class Stream(Generator):
 
     def uniform(self, count: int) -> NDArray[np.float64]:
         """Uniform in [-1, 1)."""
-        return (self.bits(count) >> np.uint64(11)) * 2.0**-52 - 1.0
+        out: NDArray[np.float64] = (self.bits(count) >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
+        return out
 
     def normal(self, count: int) -> NDArray[np.float64]:
         """N(0, 1), by Box and Muller, of two words each."""

@@ -64,6 +64,10 @@ class LossSurface:
         inner = None if penalty is None else (lambda u: penalty(embed(u)))
         return replace(self, predict=lambda u, x: predict(embed(u), x), penalty=inner)
 
+    def __call__(self, w: Tensor) -> Tensor:
+        """grad L(w): a surface is the gradient function that an update rule is handed."""
+        return self.grad(w)
+
     def value(self, w: Tensor) -> Tensor:
         """L(w), a scalar without a graph."""
         with torch.no_grad():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
-from sharpcli.interpolators import LARGEST, Interpolators
+from sharpcli.interpolators import LARGEST, Interpolators, tangent
 from sharpcli.measures import Estimates, Point
 
 
@@ -29,7 +29,7 @@ def manifold(at: Point, *, cut: float, tol: float) -> Estimates:
     values = _rank(torch.linalg.svdvals(there.jacobian(at.w).double()), cut)
     w, residual = there.project(at.w, tol)
     pull = at.surface.curvature_grad(w, torch.eye(D, dtype=w.dtype, device=w.device))
-    along, _ = there.tangent(w, pull, cut)
+    along, _ = tangent(there.jacobian(w), pull, cut)
     values |= {
         "manifold_distance": float((w - at.w).double().norm()),
         "manifold_residual": residual,

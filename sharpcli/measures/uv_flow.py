@@ -10,9 +10,9 @@ from sharpcli.measures import Estimates, Point
 from sharpcli.theory import uv
 
 
-def uv_flow(at: Point, *, rate: float, delta: float, clock: bool) -> Estimates:
+def uv_flow(at: Point, *, rate: float, delta: float, power: int, clock: bool) -> Estimates:
     """With x = (u, v), Phi(x) the limit of gradient flow from x, and Y(tau) the limiting flow of `rate` and `delta` from the
-    run's start, at tau = lr^2 step:
+    run's start, at tau = lr^`power` step (2 for label noise, 1 for the flow itself):
 
     `flow_clock` = -(1/2d) sum_j log(u_j v_j / (u_j v_j at the start)), the A in Phi(x) = Phi(e^-A x_0), which is exact for
     inputs +-1 and whose theory is 8 rate delta^2 tau, or for `clock` to the next order in lr `flow_clock_theory` (infinite:
@@ -47,12 +47,12 @@ def uv_flow(at: Point, *, rate: float, delta: float, clock: bool) -> Estimates:
         values["flow_clock"] = float(shrunk) if np.isfinite(shrunk) else None
         try:
             values["flow_trace_start"] = uv.trace(*uv.limit(u0, v0, x, y), x)
-            there = np.concatenate(uv.flow(u0, v0, x, y, at.lr**2 * at.step, rate, delta))
+            there = np.concatenate(uv.flow(u0, v0, x, y, at.lr**power * at.step, rate, delta))
         except uv.Unreachable:  # the products u_j v_j of the flow are no numbers any more
             return Estimates(values)
         values["flow_error"] = float(np.linalg.norm(flat - there))
         values["flow_raw_error"] = float(np.linalg.norm(at.w.numpy() - there))
         if clock:
-            eff = uv.clock(u0, v0, x, y, at.lr**2 * at.step, at.lr, delta)
+            eff = uv.clock(u0, v0, x, y, at.lr**power * at.step, at.lr, delta)
             values["flow_clock_theory"] = 8 * rate * delta**2 * eff if np.isfinite(eff) else None
     return Estimates(values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,7 +66,7 @@ def matrix(
         y,
         chunk,
         layout(**{f"W_{i + 1}": (d, d) for i in range(depth)}),
-        kernel=Kernel(_output, _pull, A.flatten(1).contiguous().numpy(), y[:, 0].numpy(), scratch=(2 * depth + 2) * d * d),
+        kernel=Kernel(_output, _pull, A.flatten(1).contiguous().numpy(), y[:, 0].numpy(), scratch=(2 * depth - 1) * d * d),
         scores=scores,
         norms=lambda w: {"nuclear_norm": float(torch.linalg.matrix_norm(product(w), "nuc"))},
     )
@@ -84,52 +85,38 @@ def _measured(d: int, n: int, rank: int, kind: Measurements, instance: int) -> t
     return A, left @ right.T
 
 
+# With B_L = A and B_l = W_{l+1}^T B_{l+1}, f = <B_1, W_1> and grad_{W_l} f = B_l (W_{l-1} ... W_1)^T. The scratch holds B_1
+# ... B_{L-1}, the products W_{l-1} ... W_1, and one gradient; BLAS is twice as fast as loops, at sizes of 8 and 10 too.
+
+
 @output
 def _output(w, z, c):  # type: ignore[no-untyped-def]
-    # c: the products W_l ... W_1 for l = 1 ... L, then room for the way back
     size = z.size
     d, depth = round(size**0.5), w.size // size
+    for layer in range(depth - 1, 0, -1):
+        B = z if layer == depth - 1 else c[layer * size : (layer + 1) * size]
+        W, into = w[layer * size : (layer + 1) * size], c[(layer - 1) * size : layer * size]
+        np.dot(W.reshape(d, d).T, B.reshape(d, d), into.reshape(d, d))
+    f = 0.0
     for a in range(size):
-        c[a] = w[a]
-    for layer in range(1, depth):
-        here, before, W = layer * size, (layer - 1) * size, layer * size
-        for i in range(d):
-            for j in range(d):
-                c[here + i * d + j] = 0.0
-            for m in range(d):
-                factor = w[W + i * d + m]
-                for j in range(d):
-                    c[here + i * d + j] += factor * c[before + m * d + j]
-    f, top = 0.0, (depth - 1) * size
-    for a in range(size):
-        f += z[a] * c[top + a]
+        f += c[a] * w[a]
     return f
 
 
 @pull
 def _pull(w, z, c, s, g):  # type: ignore[no-untyped-def]
-    # with B = (W_L ... W_{l+1})^T A: the gradient in W_l is B (W_{l-1} ... W_1)^T, then B <- W_l^T B
     size = z.size
     d, depth = round(size**0.5), w.size // size
-    B, T = depth * size, (depth + 1) * size
     for a in range(size):
-        c[B + a] = s * z[a]
-    for layer in range(depth - 1, 0, -1):
-        below, W = (layer - 1) * size, layer * size
-        for i in range(d):
-            for m in range(d):
-                total = 0.0
-                for j in range(d):
-                    total += c[B + i * d + j] * c[below + m * d + j]
-                g[W + i * d + m] += total
+        g[a] += s * c[a]
+    below, products = w[:size], (depth - 1) * size
+    slope = c[2 * products : 2 * products + size]
+    for layer in range(1, depth):
+        if layer > 1:
+            into = c[products + (layer - 1) * size : products + layer * size]
+            np.dot(w[(layer - 1) * size : layer * size].reshape(d, d), below.reshape(d, d), into.reshape(d, d))
+            below = into
+        B = z if layer == depth - 1 else c[layer * size : (layer + 1) * size]
+        np.dot(B.reshape(d, d), below.reshape(d, d).T, slope.reshape(d, d))
         for a in range(size):
-            c[T + a] = 0.0
-        for i in range(d):
-            for m in range(d):
-                factor = w[W + i * d + m]
-                for j in range(d):
-                    c[T + m * d + j] += factor * c[B + i * d + j]
-        for a in range(size):
-            c[B + a] = c[T + a]
-    for a in range(size):
-        g[a] += c[B + a]
+            g[layer * size + a] += s * slope[a]

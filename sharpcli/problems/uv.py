@@ -34,8 +34,9 @@ def uv(
 
     `rows` are one's own examples, [[z_1, ..., z_d, y], ...]; the truth is then the interpolator of least l1 norm.
     w = (u, v) [2d], every entry `start` + `spread` times a normal number of `seed`. On the interpolators, for inputs +-1,
-    Tr H = 4 (|u|^2 + |v|^2). `recovery_error` is |u*u - v*v - beta|^2 / |beta|^2. Refuses sizes below 1, k above d,
-    rows that are not n lists of d + 1 numbers, n not below d (where there is one interpolator only), and a start at 0, from where no coordinate moves.
+    Tr H = 4 (|u|^2 + |v|^2). `recovery_error` is |u*u - v*v - beta|^2 / |beta|^2. Refuses sizes below 1, k above d, rows that
+    are not n lists of d + 1 numbers, n not below d (where there is one interpolator only), and a start at 0, from where no
+    coordinate moves.
     """
     if min(d, n, k) < 1 or k > d:
         raise Refusal(f"problem.d={d} problem.n={n} problem.k={k}: all at least 1, and k at most d")

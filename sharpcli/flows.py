@@ -1,0 +1,46 @@
+"""Flows in continuous time, by SciPy's adaptive Runge-Kutta solvers: along any field, and gradient flow to its limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.integrate import solve_ivp
+from torch import Tensor
+
+from sharpcli.errors import Refusal
+from sharpcli.interpolators import Interpolators
+
+Solver = Literal["RK45", "DOP853", "LSODA", "Radau"]
+Field = Callable[[Tensor], Tensor]
+NEAR, LONGEST = 1e-3, 1e5  # the largest residual from which Newton's steps go on; the time after which flow is given up
+
+
+def integrate(field: Field, w: Tensor, time: float, solver: Solver, rtol: float, atol: float) -> Tensor:
+    """w(time) of dw/dt = field(w) from w(0) = w, with local errors below atol + rtol |w|. Weights that are not finite are
+    handed on. Refuses a tolerance that the solver does not reach."""
+
+    def right(_: float, at: NDArray[np.float64]) -> NDArray[np.float64]:
+        return field(torch.from_numpy(at).to(w)).double().cpu().numpy()
+
+    if not torch.isfinite(w).all():
+        return w
+    start = w.double().cpu().numpy()
+    found = solve_ivp(right, (0.0, time), start, method=solver, rtol=rtol, atol=atol, t_eval=[time])
+    if not found.success:
+        raise Refusal(f"the flow cannot be followed to rtol={rtol} atol={atol} by {solver} ({found.message}); relax them")
+    return torch.from_numpy(found.y[:, -1]).to(w)
+
+
+def limit(there: Interpolators, w: Tensor, rtol: float, tol: float) -> tuple[Tensor, float]:
+    """Phi(w), where gradient flow of half squared loss ends, and max |r| there: by the flow until the residuals are below
+    1e-3, over doubling times, then by Newton's steps, which move the point by no more than that. Gradient flow in more
+    digits than the rest of the way changes is left out: |Phi - result| is of the order of the last residual squared."""
+    surface, time = there.surface, 1.0
+    while float(there.residual(w).abs().max()) > NEAR and time < LONGEST:
+        w = integrate(lambda at: -surface.grad(at), w, time, "DOP853", rtol, rtol * 1e-3)
+        time *= 2
+    return there.project(w, tol)

@@ -1,0 +1,42 @@
+"""Gradient flow, dw/dt = -grad L(w): what gradient descent with a vanishing step size follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sharpcli.errors import Refusal
+from sharpcli.flows import Solver, integrate
+from sharpcli.optimizers import State
+from sharpcli.surface import Grad
+
+
+@dataclass(frozen=True)
+class GradientFlow:
+    """One step is the flow over a time of lr: after `step` steps the time is lr step, as for gradient descent.
+
+    By an adaptive solver of SciPy with local errors below atol + rtol |w|; `DOP853` where the flow is not stiff, `LSODA`
+    or `Radau` on toys where it is. Refuses tolerances that are not above 0.
+    """
+
+    solver: Solver
+    rtol: float
+    atol: float
+
+    def __post_init__(self) -> None:
+        if not (self.rtol > 0 and self.atol > 0):
+            raise Refusal(f"optimizer.rtol={self.rtol} optimizer.atol={self.atol}: both above 0")
+
+    def init(self, w: Tensor) -> State:
+        return ()
+
+    def step(self, w: Tensor, state: State, grad: Grad, lr: float) -> tuple[Tensor, State]:
+        return integrate(lambda at: -grad(at), w, lr, self.solver, self.rtol, self.atol), ()
+
+    def edge(self, lr: float) -> None:
+        """None: a flow is stable at any curvature."""
+        return None
+
+    def preconditioner(self, state: State, lr: float) -> None:
+        return None
