@@ -32,7 +32,7 @@ MAY = {
     "ranks": set(),
     "measures": {"surface", "problem", "linalg", "curvature", "optimizers", "interpolators", "flows", "theory"},
     "interpolators": {"surface"},
-    "flows": {"interpolators"},
+    "flows": {"interpolators", "kernel"},
     "theory": set(),
     "checks": set(),
     "checkout": set(),
