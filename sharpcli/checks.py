@@ -133,5 +133,8 @@ def _finding(holds: bool, found: float, by_run: pd.Series, asked: str) -> Findin
 
 def _asked(what: str, between: list[float | None], predicted: str | None) -> str:
     low, high = between
-    bounds = f"≤ {high:g}" if low is None and high is not None else f"≥ {low:g}" if high is None else f"{low:g} to {high:g}"
+    if low is None:
+        bounds = "a number" if high is None else f"≤ {high:g}"
+    else:
+        bounds = f"≥ {low:g}" if high is None else f"{low:g} to {high:g}"
     return f"{what}: {bounds}" + (f" (theory {predicted})" if predicted else "")

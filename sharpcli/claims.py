@@ -173,7 +173,7 @@ def gather(paths: Sequence[tuple[str, str]]) -> pd.DataFrame:
             frames.append(frame_of([Run(Path(path))]).assign(part=name))
     frame = pd.concat(frames, ignore_index=True)
     frame["diverged"] = frame["diverged"].eq(True) if "diverged" in frame else False
-    for name in frame.select_dtypes("object").columns:  # None, as JSON has it, among numbers
+    for name in [name for name, kind in frame.dtypes.items() if kind.kind == "O"]:  # None, as JSON has it, among numbers
         if frame[name].map(lambda value: value is None or isinstance(value, float | int)).all():
             frame[name] = frame[name].astype(float)
     return frame

@@ -17,7 +17,7 @@ from torch import Tensor
 from sharpcli import __version__
 from sharpcli.checkout import commit
 
-PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy")
+PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "scipy", "numba")
 
 
 def provenance(device: torch.device, command: Sequence[str]) -> dict[str, Any]:

@@ -23,7 +23,9 @@ def test_help_shows_every_command_with_an_example(sharp):
         assert said.code == 0 and f"Example: sharp {name}" in " ".join(said.out.split())
     said = sharp("train", "--help")
     assert (
-        said.code == 0 and "method: gd, label_noise, momentum, sam, sgd" in said.out and "experiment=eos_cifar10_5k" in said.out
+        said.code == 0
+        and "method: gd, gradient_flow, label_noise, limiting_flow, momentum, sam, sam_flow, sgd" in said.out
+        and "experiment=eos_cifar10_5k" in said.out
     )
     assert sharp("--version").out.startswith("sharp 0.")
 

@@ -137,7 +137,10 @@ def test_a_data_file_counts_by_its_content_and_not_by_its_place(tmp_path):
         ("graph_gb=0", "graph_gb=0.0"),
         ("device=tpu", "device=tpu: possible: auto, cpu"),
         ("method=sma", "method=sma: no such method; did you mean sam? possible: gd,"),
-        ("optimizer=adan", "optimizer=adan: no such optimizer; did you mean adam? possible: adam, gd, momentum, rmsprop, sam"),
+        (
+            "optimizer=adan",
+            "optimizer=adan: no such optimizer; did you mean adam? possible: adam, gd, gradient_flow, limiting_flow,",
+        ),
         ("measure=[sharpnes]", "did you mean sharpness?"),
         ("experiment=eos", "possible: eos_cifar10_5k"),
         ("learning_rate=1", "learning_rate=1: no such setting;"),

@@ -306,6 +306,7 @@ def test_label_noise_recovers_on_uv_where_plain_sgd_does_not(sharp, folder):
         "problem.d=20",
         "problem.n=12",
         "problem.k=2",
+        "seed=3",
         "lr=0.02",
         "batch_size=1",
         "measure_every=0",

@@ -19,8 +19,11 @@ def sam_flow(at: Point, *, rho: float, rate: float) -> Estimates:
     (u, v), (u0, v0) = (tuple(part.numpy() for part in w.split(len(w) // 2)) for w in (at.w, at.init))
     here = uv.limit(u, v, x, y[:, 0])
     tau = at.lr * rho**2 * at.step
-    values = {"flow_trace": uv.trace(*here, x), "flow_sharpness": uv.sharpness(*here, x)}
+    values: dict[str, float | None] = {"flow_trace": uv.trace(*here, x), "flow_sharpness": uv.sharpness(*here, x)}
     flat = np.concatenate(here)
     for name, there in (("trace", uv.flow), ("sharpness", uv.sharpest_flow)):
-        values[f"{name}_flow_error"] = float(np.linalg.norm(flat - np.concatenate(there(u0, v0, x, y[:, 0], tau, rate))))
+        try:
+            values[f"{name}_flow_error"] = float(np.linalg.norm(flat - np.concatenate(there(u0, v0, x, y[:, 0], tau, rate))))
+        except uv.Unreachable:  # so late that the flow's products u_j v_j are no numbers any more
+            values[f"{name}_flow_error"] = None
     return Estimates(values)

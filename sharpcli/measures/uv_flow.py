@@ -27,6 +27,9 @@ def uv_flow(at: Point, *, rate: float, delta: float, power: int, clock: bool) ->
     if names != ["u", "v"]:
         raise Refusal("measure=uv_flow is about the (u, v) model; use problem=uv, or measure=manifold and projected elsewhere")
     x, y = (part.numpy() for part in at.surface.joined)
+    if x.shape[0] >= x.shape[1]:
+        n, d = x.shape
+        raise Refusal(f"measure=uv_flow: with n = {n} >= d = {d} one vector interpolates, and nothing flows; take n below d")
     (u, v), y = (part.numpy() for part in at.w.split(len(at.w) // 2)), y[:, 0]
     values: dict[str, float | None] = {}
     try:

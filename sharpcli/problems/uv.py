@@ -29,19 +29,16 @@ def uv(
     rows: Any,
     instance: int | None,
 ) -> Problem:
-    """n < d examples z in {-1, 1}^d (or N(0, 1)) with y = <beta, z>, beta having k entries +-1 and zeros else, all drawn
+    """n examples z in {-1, 1}^d (or N(0, 1)) with y = <beta, z>, beta having k entries +-1 and zeros else, all drawn
     from `instance`.
 
     `rows` are one's own examples, [[z_1, ..., z_d, y], ...]; the truth is then the interpolator of least l1 norm.
     w = (u, v) [2d], every entry `start` + `spread` times a normal number of `seed`. On the interpolators, for inputs +-1,
     Tr H = 4 (|u|^2 + |v|^2). `recovery_error` is |u*u - v*v - beta|^2 / |beta|^2. Refuses sizes below 1, k above d, rows that
-    are not n lists of d + 1 numbers, n not below d (where there is one interpolator only), and a start at 0, from where no
-    coordinate moves.
+    are not n lists of d + 1 numbers, and a start at 0, from where no coordinate moves.
     """
     if min(d, n, k) < 1 or k > d:
         raise Refusal(f"problem.d={d} problem.n={n} problem.k={k}: all at least 1, and k at most d")
-    if n >= d:
-        raise Refusal(f"problem.n={n} problem.d={d}: with n >= d only one vector interpolates; take fewer examples than d")
     if start == 0 and spread == 0:
         raise Refusal("problem.start=0: the gradient vanishes there and no coordinate ever moves; take another")
     instance = seed if instance is None else instance

@@ -34,12 +34,15 @@ def limit(u: Vector, v: Vector, Z: Vector, y: Vector, tol: float = 1e-13) -> Pai
         return float(0.5 * np.sum(p + q) + y @ a), p, q
 
     value, p, q = dual(a)
-    for _ in range(200):
+    for _ in range(1000):
         residual = Z @ (p - q) - y
         if np.abs(residual).max() <= tol * scale:
             break
         newton = np.linalg.lstsq((Z * (2 * (p + q))) @ Z.T, residual, rcond=None)[0]
-        step = 1.0
+        newton, step = (
+            newton * min(1.0, 3.0 / max(float(np.abs(Z.T @ newton).max()), 1e-300)),
+            1.0,
+        )  # where u, v are tiny the dual is flat
         while step > 1e-12:
             with np.errstate(over="ignore", invalid="ignore"):
                 new, new_p, new_q = dual(a + step * newton)

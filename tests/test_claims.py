@@ -1,0 +1,152 @@
+"""Claims: every yaml is one, checks say yes and no, a verdict turns when a constant is broken, and the commands work."""
+
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import yaml
+
+from sharpcli import CONF, checks, claims
+from sharpcli.config import options
+from sharpcli.errors import Refusal
+
+IDS = options("claim")
+FRAME = pd.DataFrame(
+    [
+        {"run": f"r{i}", "part": "a" if i < 3 else "b", "step": s, "lr": 0.1 * (i + 1), "y": (i + 1) ** 2 * s / 4}
+        for i in range(6)
+        for s in range(5)
+    ]
+)
+WITHIN = {"of": "", "reduce": "last", "statistic": "each", "predicted": None}
+
+
+def verdict(claim, folder):
+    """The verdict on a claim whose runs are made in this process."""
+    paths = [(name, claims._run([*words, f"runs_dir={folder}"])[0]) for name, words in claim.jobs()]
+    assert not any(path.startswith("refused") for _, path in paths), paths
+    return claims.judge(claim, paths, folder, 0.0)
+
+
+@pytest.mark.parametrize("word", IDS)
+def test_every_claim_is_complete_and_its_runs_compose(word):
+    claim = claims.read(word)
+    assert claim.tier in claims.TIERS and claim.seconds > 0 and claim.check and (claim.control or claim.expect != "holds")
+    assert claim.expect in ("holds", "does_not_hold")
+    assert all(len(text) > 3 for text in (claim.statement, claim.source, claim.convention, claim.published))
+    seeds = {
+        seed for words in claim.runs.values() for w in (*claim.base, *words) if w.startswith("seed=") for seed in w.split(",")
+    }
+    assert len(claim.runs) >= 3 or len(seeds) >= 3 or claim.tables, "at least three runs"
+    parts = set(claim.runs) | set(claim.tables)
+    frame = pd.DataFrame({"part": sorted(parts), "run": sorted(parts)})
+    for one in (*claim.check, *claim.control):
+        assert frame["part"].str.fullmatch(one["of"]).any() if one.get("of") else True, one
+    for _, words in claim.jobs()[:1]:
+        claims.checked_config(claims.compose(words), words)
+
+
+def test_within_judges_each_run_or_every_part():
+    assert checks.within(FRAME, value="y", between=[1, 36], **WITHIN).holds
+    one = checks.within(FRAME, value="y", between=[1, 35], **WITHIN)
+    assert not one.holds and one.runs == 6 and one.measured == pytest.approx((1 + 4 + 9 + 16 + 25 + 36) / 6)
+    mean = WITHIN | {"statistic": "mean"}
+    assert checks.within(FRAME, value="y", between=[4, 26], **mean).holds  # 14/3 of part a, 77/3 of part b
+    assert not checks.within(FRAME, value="y", between=[5, 26], **mean).holds
+    assert checks.within(FRAME, value="y > 10", between=[0.5, 1], **WITHIN | {"statistic": "share", "of": "b"}).holds
+    assert checks.within(FRAME, value="y", between=[0, 0], **WITHIN | {"reduce": "first"}).holds
+    assert not checks.within(FRAME, value="y / 0", between=[None, None], **WITHIN).holds  # not a number is no evidence
+
+
+def test_slope_extrapolation_and_ratio_find_what_is_there():
+    about = {"of": "", "reduce": "last", "predicted": None}
+    found = checks.slope(FRAME, x="lr", y="y", between=[1.999, 2.001], **about)
+    assert found.holds and found.measured == pytest.approx(2)
+    assert not checks.slope(FRAME, x="lr", y="y ** 0.5", between=[1.9, 2.1], **about).holds
+    line = checks.extrapolated(FRAME, value="3 + 2 * lr", along="lr", between=[2.99, 3.01], **about)
+    assert line.holds and line.measured == pytest.approx(3)
+    share = checks.ratio(FRAME, value="y", of="b", to="a", reduce="last", between=[5.4, 5.6], predicted=None)
+    assert share.holds and share.measured == pytest.approx(77 / 14)
+    assert not checks.slope(FRAME[FRAME.run == "r0"], x="lr", y="y", between=[None, None], **about).holds
+
+
+def test_checks_refuse_columns_and_parts_that_are_not_there():
+    with pytest.raises(Refusal, match="possible columns: run, part"):
+        checks.within(FRAME, value="nothing", between=[0, 1], **WITHIN)
+    with pytest.raises(Refusal, match="of=c: no such part of this claim; possible: a, b"):
+        checks.within(FRAME, value="y", between=[0, 1], **WITHIN | {"of": "c"})
+
+
+SMALL = "measure_every=even 2", "seed=1,2,3"
+
+
+def constant(**changed):
+    """The claim about label noise's constant at one larger lr, for a second."""
+    claim = claims.read("label_noise_constant")
+    runs = {"signs": ["lr=0.004", "steps=250000", "seed=1,2,3"]}
+    check = [{"kind": "within", "of": "signs", "value": "constant", "between": [0.24, 0.26]}]
+    return replace(claim, **{"runs": runs, "check": check, "control": [], "plot": None} | changed)
+
+
+def test_the_verdict_on_the_constant_turns_when_the_noise_the_trace_or_the_constant_is_another(folder):
+    claim = constant()
+    assert verdict(claim, folder).verdict == claims.HOLDS
+    half = claim.columns | {"constant": claim.columns["constant"].replace("8 *", "4 *")}
+    assert verdict(replace(claim, columns=half), folder).verdict == claims.FAILS  # 1/2 for 1/4
+    interval = {"signs": [*claim.runs["signs"], "objective.label_noise.distribution=uniform"]}
+    assert verdict(replace(claim, runs=interval), folder).verdict == claims.FAILS
+    twice = claim.columns | {"constant": claim.columns["constant"] + " / 2"}  # n -> 2n in the trace
+    assert verdict(replace(claim, columns=twice), folder).verdict == claims.FAILS
+
+
+def test_a_claim_that_is_expected_not_to_hold_fails_when_it_does_and_a_control_that_holds_fails_the_claim(folder):
+    claim = constant()
+    assert verdict(replace(claim, expect="does_not_hold"), folder).verdict == claims.SUDDENLY
+    wrong = [claim.check[0] | {"between": [0.4, 0.6]}]
+    assert verdict(replace(claim, expect="does_not_hold", check=wrong), folder).verdict == claims.NOT_HERE
+    assert verdict(replace(claim, control=claim.check), folder).verdict == claims.FAILS
+
+
+def test_the_verdict_on_sam_s_flows_turns_when_rho_is_not_squared(folder):
+    claim = claims.read("sam_flows")
+    claim = replace(claim, base=[*claim.base, "lr=0.02", "optimizer.rho=0.02", "steps=75000", *SMALL], plot=None)
+    assert verdict(claim, folder).verdict == claims.HOLDS
+    wrong = replace(claim, base=[*claim.base, f"measure.sam_flow.rho={0.02**0.5}"])
+    assert verdict(wrong, folder).verdict == claims.FAILS
+
+
+def test_claims_by_the_command_line(sharp, folder):
+    listed = sharp("claim", "list")
+    assert listed.code == 0 and all(word in listed.out for word in IDS) and "quick" in listed.out
+    said = sharp("claim", "check", "sam_radius", "-j", "1")
+    assert said.code == 0 and "sam_radius: HOLDS" in said.out and "fails, as it must" in said.out and "1 holds" in said.out
+    kept = json.loads((folder / "runs/claims/sam_radius/verdict.json").read_text())
+    assert kept["verdict"] == "holds" and kept["checks"][0]["measured"] == pytest.approx(1 / 15) and kept["about"]["runs"]
+    assert (folder / "runs/claims/sam_radius/figure.png").stat().st_size > 5000
+    shown = sharp("claim", "show", "sam_radius")
+    assert "theorem 4.8" in shown.out and "control, must fail" in shown.out and "last verdict" in shown.out
+    table = sharp("claim", "list", "--markdown")
+    assert "| `sam_radius` |" in table.out and "| holds |" in table.out
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["check", "sam_radios"], "sam_radios: no such claim; did you mean sam_radius?"),
+        (["show", "nothing"], "nothing: no such claim"),
+        (["check"], "no claim given"),
+        (["check", "--tier", "quik"], "did you mean quick?"),
+        (["list", "sam_radius"], "only runs_dir=DIR can follow"),
+    ],
+)
+def test_a_wrong_word_about_claims_is_one_line(sharp, words, said):
+    assert said in sharp("claim", *words).refusal
+
+
+def test_a_failing_claim_ends_with_code_1(sharp, folder, monkeypatch, tmp_path):
+    claim = yaml.safe_load((CONF / "claim" / "sam_radius.yaml").read_text())
+    broken = claims.Claim("sam_radius", **claim | {"check": [claim["check"][0] | {"between": [1, 2]}], "plot": None})
+    monkeypatch.setattr(claims, "read", lambda word: broken)
+    said = sharp("claim", "check", "sam_radius", "-j", "1")
+    assert said.code == 1 and "sam_radius: FAILS" in said.out and "1 fails" in said.out
