@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint check bench clean
+.PHONY: demo test lint check bench reproduce verdicts clean
+TIER ?= quick
 
 demo: $(VENV)/installed
 	@seen=$$($(BIN)/sharp train) && run=$$(echo "$$seen" | head -n 1 | cut -d: -f1) && \
@@ -19,6 +20,16 @@ lint: $(VENV)/installed
 
 check: lint test
 
+# every claim of a tier, and the table of verdicts that the README holds; `make reproduce-sam_radius` is one claim
+reproduce: $(VENV)/installed
+	$(BIN)/sharp claim check --tier $(TIER)
+
+reproduce-%: $(VENV)/installed
+	$(BIN)/sharp claim check $*
+
+verdicts: $(VENV)/installed
+	$(BIN)/sharp claim list --markdown > docs/verdicts.md
+
 bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	$(BIN)/python benchmarks/side_by_side.py
@@ -26,6 +37,7 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/products.py
 	$(BIN)/python benchmarks/steps.py
 	$(BIN)/python benchmarks/commands.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/toys.py
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sharp needs Python 3.11 or newer; set PYTHON=")'

@@ -116,8 +116,10 @@ def _by_run(frame: pd.DataFrame, value: str, of: str, reduce: Reduce) -> pd.Seri
         ends = rows.groupby("run")["step"].transform("max")
         rows, reduce = rows[rows["step"] >= 0.75 * ends], "median"
     if reduce == "last":
-        return rows.groupby("run", sort=False).tail(1).set_index("run")["value"].astype(float)
-    return rows.dropna(subset="value").groupby("run", sort=False)["value"].agg(reduce).astype(float)
+        by_run = rows.groupby("run", sort=False).tail(1).set_index("run")["value"]
+    else:
+        by_run = rows.dropna(subset="value").groupby("run", sort=False)["value"].agg(reduce)
+    return by_run.astype(float).replace([np.inf, -np.inf], np.nan)
 
 
 def _inside(value: float, between: list[float | None]) -> bool:

@@ -99,7 +99,7 @@ def check(claims: Sequence[Claim], runs_dir: Path, jobs: int, tell: Callable[[st
     missing: dict[Future[tuple[str, float]], tuple[int, str]] = {}
     names: list[list[tuple[str, str]]] = [[] for _ in claims]
     spent, left = [0.0] * len(claims), [0] * len(claims)
-    done_before = []
+    refused: list[str] = []
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_alone)
     try:
         for number, claim in enumerate(claims):
@@ -109,19 +109,20 @@ def check(claims: Sequence[Claim], runs_dir: Path, jobs: int, tell: Callable[[st
             for name, table in claim.tables.items():
                 missing[pool.submit(_table, str(inside), f"{claim.id}-{name}", table)] = (number, name)
                 left[number] += 1
-            if not left[number]:
-                done_before.append(number)
         for future in as_completed(missing):
             number, name = missing[future]
             path, seconds = future.result()
             if path.startswith("refused: "):
-                raise Refusal(f"claim {claims[number].id}, {name}: {path.removeprefix('refused: ')}")
+                refused.append(f"claim {claims[number].id}, {name}: {path.removeprefix('refused: ')}")
+                continue  # the other claims are judged before this is said
             names[number].append((name, path))
             spent[number] += seconds
             left[number] -= 1
             tell(f"{claims[number].id}: {name} done, {left[number]} to go")
             if not left[number]:
                 yield claims[number], judge(claims[number], names[number], inside, spent[number])
+        if refused:
+            raise Refusal(refused[0])
     except KeyboardInterrupt:
         for process in pool._processes.values():
             process.terminate()
@@ -173,7 +174,7 @@ def gather(paths: Sequence[tuple[str, str]]) -> pd.DataFrame:
             frames.append(frame_of([Run(Path(path))]).assign(part=name))
     frame = pd.concat(frames, ignore_index=True)
     frame["diverged"] = frame["diverged"].eq(True) if "diverged" in frame else False
-    for name in [name for name, kind in frame.dtypes.items() if kind.kind == "O"]:  # None, as JSON has it, among numbers
+    for name in [str(name) for name, kind in frame.dtypes.items() if kind.kind == "O"]:  # None, as JSON has it, among numbers
         if frame[name].map(lambda value: value is None or isinstance(value, float | int)).all():
             frame[name] = frame[name].astype(float)
     return frame

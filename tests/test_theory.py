@@ -220,3 +220,41 @@ def test_the_limiting_flow_of_lambda_1_is_the_closed_form(experiment):
     x, y = (part.numpy() for part in e.problem.examples)
     right = np.concatenate(uv.sharpest_flow(*np.split(e.problem.w0.numpy(), 2), x, y[:, 0], 0.2))
     assert np.abs(flow_to(e, 0.2, 1).numpy() - right).max() < 5e-3
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["problem=uv", "problem.d=5", "problem.n=7", "method=limiting_flow"], "the Jacobian loses rank between tau = 0"),
+        (["problem=uv", "optimizer=sam", "optimizer@optimizer.base=limiting_flow"], "it is no base for another rule"),
+        (["problem=least_squares", "problem.d=5", "problem.n=9", "problem.noise=1", "method=limiting_flow"], "no interpolator"),
+        (["problem=uv", "method=gradient_flow", "optimizer.rtol=0"], "both above 0"),
+        (["problem=uv", "problem.d=5", "problem.n=7", "measure=[uv_flow]"], "take n below d"),
+        (["problem=uv", "problem.start=0"], "no coordinate ever moves"),
+        (["problem=uv", "problem.rows=[[1,2]]"], "give 8 lists of 21 numbers, y the last"),
+        (["problem=matrix_sensing", "problem.rank=11"], "rank at most d"),
+        (["problem=two_well", "problem.tilt=2"], "between -1 and 1"),
+        (["problem=valley", "measure=[least_norm]"], "knows problem=uv and the matrix problems"),
+        (["problem=valley", "measure=[sam_flow]"], "use problem=uv"),
+        (["problem=uv", "measure=[projected]", "measure.projected.tol=0"], "tol above 0"),
+        (["problem=uv", "measure=[hessian_rank]", "measure.hessian_rank.cut=2"], "a cut in (0, 1)"),
+        (["problem=uv", "measure_every=log 1"], "'log 50' or 'even 50'"),
+        (["problem=uv", "steps=log 10"], "steps=log 10: give a whole number of steps"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(sharp, words, said):
+    words = words if any("measure=" in word for word in words) else [*words, "measure=[scores]"]
+    more = [] if any(word.startswith("steps=") for word in words) else ["steps=2"]
+    assert said in sharp("train", *words, "lr=0.05", *more).refusal
+
+
+def test_projected_scores_are_those_of_the_interpolator_that_gradient_flow_reaches(experiment):
+    e = experiment("problem=uv", "method=gd", "measure=[projected]", "problem.spread=0.1")
+    from sharpcli.measure import measure
+
+    row, _ = measure(e, e.problem.w0, 0, {}, ["projected"])
+    x, y = (part.numpy() for part in e.problem.examples)
+    right = uv.limit(*np.split(e.problem.w0.numpy(), 2), x, y[:, 0])
+    assert row["projected_trace"] == pytest.approx(uv.trace(*right, x), rel=0.02)  # descent is not quite flow
+    assert row["projected_converged"] and row["projected_residual"] < 1e-9
+    assert row["projected_l1_norm"] == pytest.approx(np.abs(right[0] ** 2 - right[1] ** 2).sum(), rel=0.02)
