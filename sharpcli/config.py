@@ -42,6 +42,7 @@ class Settings:
     steps: Any = 1000  # or "30 epochs"
     batch_size: Any = 128  # or "full"
     replacement: bool = False  # draw each batch anew, rather than through an order of each epoch
+    replicas: Any = 1  # side by side in one run: a number of seeds, or {lr: [0.1, 0.2], seed: 8}
     compiled: bool = True  # run toys by compiled steps where there are any
     measure_every: Any = 10  # or "1 epoch", "log 50", a list of steps; 0 measures nothing
     measure_examples: int | None = None  # curvature on the first so many training examples; null is all
@@ -199,6 +200,7 @@ def check(cfg: DictConfig | Mapping[str, Any], words: Sequence[str] = ()) -> Che
         raise Refusal(f"batch_size={values['batch_size']}: give a whole number of at least 1, or full")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", values["device"]):
         raise Refusal(f"device={values['device']}: possible: auto, cpu, cuda, cuda:N, mps")
+    _check_replicas(values["replicas"])
     values["method"] = _label(values, words)
     trust = values["trust"]
     for group in GROUPS:
@@ -212,6 +214,17 @@ def check(cfg: DictConfig | Mapping[str, Any], words: Sequence[str] = ()) -> Che
     _hash_file(values)
     local = {key: values.pop(key) for key in LOCAL}
     return Checked({key: value for key, value in values.items() if value is not None}, local)
+
+
+def _check_replicas(wanted: Any) -> None:
+    possible = "give a number of seeds from 1, or a mapping from settings to lists, as in replicas={lr:[0.1,0.2],seed:8}"
+    if isinstance(wanted, Mapping):
+        for key, values in wanted.items():
+            count = key == "seed" and _whole(values) and values > 0
+            if not count and not (isinstance(values, list) and values and len(values) == len(set(values))):
+                raise Refusal(f"replicas.{key}={values}: {possible}")
+    if not wanted or not (isinstance(wanted, Mapping) or (_whole(wanted) and wanted > 0)):
+        raise Refusal(f"replicas={wanted}: {possible}")
 
 
 def typed(part: Any, where: str, trust: Sequence[str]) -> dict[str, Any]:

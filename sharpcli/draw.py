@@ -54,7 +54,9 @@ def frame_of(runs: Sequence[Run]) -> pd.DataFrame:
     for run in runs:
         config = run.config
         settings = dict(dotted(config)) | {"run": run.name, "problem": config["problem"]["_target_"].rsplit(".", 1)[-1]}
-        rows += [settings | row for row in run.rows()]
+        for row in run.rows():
+            name = {"run": f"{run.name}#{row['replica']}"} if "replica" in row else {}
+            rows.append(settings | row | name)
     return pd.DataFrame(rows)
 
 

@@ -134,6 +134,8 @@ def launch(checked: Checked, words: Sequence[str] = ()) -> Row:
 
 
 def _launch(checked: Checked, words: Sequence[str], here: Ranks) -> Row:
+    if checked.config["replicas"] != 1:
+        return _launch_replicas(checked, words, here)
     path = directory(checked)
     if (path / "provenance.json").exists():
         run = Run(path)
@@ -180,6 +182,41 @@ def _launch(checked: Checked, words: Sequence[str], here: Ranks) -> Row:
             raise Refusal(f"interrupted at step {position.step}; the same command resumes {run.path}") from None
     say(run, "diverged" if last.get("diverged") else "complete")
     return last
+
+
+def _launch_replicas(checked: Checked, words: Sequence[str], here: Ranks) -> Row:
+    import torch
+
+    from sharpcli import replicas
+    from sharpcli.experiment import device
+    from sharpcli.measure import enough_memory
+    from sharpcli.progress import progress
+    from sharpcli.provenance import content_hash, provenance
+
+    if here.size > 1 or checked.config.get("init_from"):
+        raise Refusal("replicas= trains from the problem's own start in one process: leave torchrun and init_from= out")
+    path = directory(checked)
+    if (path / "provenance.json").exists() and (run := Run(path)).status == "complete":
+        say(run, "already complete, nothing to do")
+        return run.last() or {}
+    those = replicas.experiments(checked)
+    first = those[0][1]
+    if not (path / "provenance.json").exists():
+        facts = {"dtype": str(first.problem.w0.dtype), "parameters": len(first.problem.w0), "replicas": len(those)}
+        facts |= {"examples": len(first.problem.examples[1]), "data": content_hash(first.problem.examples)}
+        source = provenance(device(checked.local["device"]), ["sharp", "train", *words])
+        Run.create(path, checked.config, {"steps": first.steps, **facts, **source})
+    run = Run(path)
+    with run.lock():
+        lanes = replicas.resume(run, those, complain) or replicas.start(those)
+        threads = checked.local["threads"] or torch.get_num_threads()
+        try:
+            with progress(first.steps, lanes.step) as tell, enough_memory(first):
+                replicas.train(those, run, lanes, checkpoint_period(checked, first), threads, tell)
+        except KeyboardInterrupt:
+            raise Refusal(f"interrupted at step {lanes.step}; the same command resumes {run.path}") from None
+    say(run, f"complete, {len(those)} replicas")
+    return run.last() or {}
 
 
 def directory(checked: Checked) -> Path:

@@ -83,7 +83,9 @@ def remeasure(names: Sequence[str], words: Sequence[str], steps: str, runs_dir: 
 def of_run(
     run: Run, checked: Checked, at: Sequence[int], steps: str, words: Sequence[str], here: Ranks, how: Wanted
 ) -> Subject:
-    """The checkpoints of a run; a damaged one is complained of and left out."""
+    """The checkpoints of a run; a damaged one is complained of and left out. Refuses replicas."""
+    if run.provenance.get("replicas", 1) > 1:
+        raise Refusal(f"{run.name} holds {run.provenance['replicas']} replicas: measure them in training, by measure=[...]")
     from sharpcli.experiment import build
     from sharpcli.measure import restore
     from sharpcli.provenance import provenance

@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, pstdev
 from typing import Any
 
 import yaml
@@ -14,11 +14,14 @@ import yaml
 from sharpcli.run import Row, Run
 
 ABOUT = ("_error", "_stderr", "_residual", "_products", "_gradients", "_seconds", "_examples")  # what is said of a value
+SCORES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy", "recovery_error", "distance")
 COLUMNS = ("run", "status", "step", "train_loss", "test_accuracy", "lambda_1")
 
 
 def settled(run: Run, share: float = 0.25) -> list[str]:
     """`lambda_1 settled at ..., 2/lr = ...`: the median over the last quarter of the steps, beside the edge."""
+    if (replicas := run.provenance.get("replicas", 1)) > 1:
+        return [spread(run, replicas)]
     rows = [row for row in run.logged() if row.get("lambda_1") is not None]
     last = run.last()
     out = []
@@ -37,10 +40,21 @@ def settled(run: Run, share: float = 0.25) -> list[str]:
     return out
 
 
+def spread(run: Run, replicas: int) -> str:
+    """The scores at the last step as mean ± standard deviation over the replicas, and how many have diverged."""
+    rows = [row for row in run.logged()[-replicas:] if not row.get("diverged")]
+    out = [
+        f"at step {run.steps}, {replicas} replicas" + (f" ({replicas - len(rows)} diverged)" if len(rows) < replicas else "")
+    ]
+    for name in SCORES:
+        if values := [row[name] for row in rows if row.get(name) is not None]:
+            out.append(f"{name} {mean(values):.4g} ± {pstdev(values):.1g}")
+    return "  ".join(out)
+
+
 def scores(row: Row) -> str:
     """The scores of a row in words."""
-    names = ("train_loss", "test_loss", "train_accuracy", "test_accuracy", "recovery_error", "distance")
-    return "  ".join(f"{name} {row[name]:.4g}" for name in names if row.get(name) is not None)
+    return "  ".join(f"{name} {row[name]:.4g}" for name in SCORES if row.get(name) is not None)
 
 
 def listing(runs: Iterable[Run]) -> list[tuple[str, ...]]:

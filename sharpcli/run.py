@@ -7,7 +7,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,13 +80,14 @@ class Run:
         return list(_lines(self.path / "metrics.jsonl"))
 
     def rows(self) -> list[Row]:
-        """What was logged, joined by step with what was measured later; the newest number wins."""
-        rows = {row["step"]: row for row in self.logged()}
+        """What was logged, joined by step with what was measured later, the newest number wins; of replicas a row each."""
+        rows = {(row["step"], row.get("replica", 0)): row for row in self.logged()}
         for late in _lines(self.path / "measured.jsonl"):
             if "params" in late:  # of some parameters alone: not the network's numbers
                 continue
-            rows[late["step"]] = rows.get(late["step"], {}) | {k: v for k, v in late.items() if k != "provenance"}
-        return [rows[step] for step in sorted(rows)]
+            at = (late["step"], 0)
+            rows[at] = rows.get(at, {}) | {k: v for k, v in late.items() if k != "provenance"}
+        return [rows[at] for at in sorted(rows)]
 
     def last(self) -> Row | None:
         """The last row logged, read from the end of the file."""
@@ -96,6 +97,11 @@ class Run:
         """Appends a row to metrics.jsonl."""
         if self.writes:
             append(self.path / "metrics.jsonl", row)
+
+    def log_all(self, rows: Sequence[Row]) -> None:
+        """Appends the rows of all replicas at a step to metrics.jsonl, all or none."""
+        if self.writes:
+            append(self.path / "metrics.jsonl", *rows)
 
     def add_measured(self, row: Row) -> None:
         """Appends a row to measured.jsonl."""
@@ -121,6 +127,9 @@ class Run:
 
     def status_after(self, last: Row | None) -> str:
         """The status that a last row means."""
+        if (replicas := self.provenance.get("replicas", 1)) > 1:  # each logs to the last step, diverged or not
+            done = last is not None and last["step"] == self.steps and last.get("replica") == replicas - 1
+            return "complete" if done else "unfinished"
         if last and last.get("diverged"):
             return "diverged"
         return "complete" if last and last["step"] == self.steps else "unfinished"
@@ -262,9 +271,10 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def append(file: Path, row: Row) -> None:
-    """Adds a row to a file of JSON lines, whole or not at all."""
-    line = json.dumps({key: plain(value) for key, value in row.items()}, allow_nan=False) + "\n"
+def append(file: Path, *rows: Row) -> None:
+    """Adds rows to a file of JSON lines, whole or not at all."""
+    lines = (json.dumps({key: plain(value) for key, value in row.items()}, allow_nan=False) + "\n" for row in rows)
+    line = "".join(lines)
     with writing(file.parent), open(file, "ab") as out:
         start = out.tell()
         if start and not _ends_with_newline(file):  # a line cut short by a kill: drop it, never join onto it

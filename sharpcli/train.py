@@ -68,26 +68,26 @@ def train(
                 if rolling is not None and rolling != here.step:
                     run.drop(rolling)
                 saved_at, rolling = time.perf_counter(), None if due else here.step
-            row = _row(experiment, here)
+            row = row_at(experiment, here)
             if row is not None:
                 run.log(row)
                 offset = run.offset
             tell(here.step, row)
             if row is not None and (row.get("diverged") or here.step == last):
                 return row
-            stop = min(last, (here.step // checkpoint_every + 1) * checkpoint_every, _next(experiment, here.step))
+            stop = min(last, (here.step // checkpoint_every + 1) * checkpoint_every, next_due(experiment, here.step))
             here.w, here.state, here.step = ahead(here.w, here.state, here.step, stop)
     except KeyboardInterrupt:
         save(run, began, began_offset)
         raise
 
 
-def _next(experiment: Experiment, step: int) -> int:
+def next_due(experiment: Experiment, step: int) -> int:
     """The next step at which a measure is due, the last one at the latest."""
     return min([experiment.steps, *(at for when in experiment.when.values() if (at := when.after(step)) is not None)])
 
 
-def _row(experiment: Experiment, here: Position) -> Row | None:
+def row_at(experiment: Experiment, here: Position) -> Row | None:
     """The row of this step, or None where nothing is due."""
     at = here.step
     names = [name for name, when in experiment.when.items() if when.due(at) or (at == experiment.steps and when != NEVER)]

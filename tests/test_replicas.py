@@ -1,0 +1,86 @@
+"""Many runs as one: each replica is the run that it would be alone."""
+
+import json
+import signal
+import time
+
+import pytest
+from conftest import only_run, rows_of
+
+from sharpcli.run import Run
+
+TOY = ("problem=uv", "method=label_noise", "batch_size=1", "steps=600", "measure=[scores]", "measure_every=200", "lr=0.02")
+
+
+def last_rows(path, count):
+    return [{k: v for k, v in row.items() if k not in ("replica", "seed")} for row in rows_of(path / "metrics.jsonl")[-count:]]
+
+
+@pytest.mark.parametrize("is_compiled", ["true", "false"])
+def test_each_replica_is_the_run_of_its_seed_bit_for_bit(sharp, folder, is_compiled):
+    words = (*TOY, f"compiled={is_compiled}", "seed=5")
+    said = sharp("train", *words, "replicas=3", "threads=2")
+    assert said.code == 0 and "complete, 3 replicas" in said.out and "recovery_error" in said.out and "±" in said.out
+    run = only_run(folder)
+    rows = rows_of(run / "metrics.jsonl")
+    assert [(r["step"], r["replica"], r["seed"]) for r in rows] == [(s, i, 5 + i) for s in (0, 200, 400, 600) for i in range(3)]
+    for i, together in enumerate(last_rows(run, 3)):
+        assert sharp("train", *words, f"seed={5 + i}", f"runs_dir=alone{i}").code == 0
+        (alone,) = (folder / f"alone{i}").iterdir()
+        assert last_rows(alone, 1) == [together]
+    again = sharp("train", *words, "replicas=3", "threads=2")
+    assert again.code == 0 and "already complete" in again.out and rows_of(run / "metrics.jsonl") == rows
+
+
+def test_a_grid_over_settings_and_seeds_in_which_some_diverge(sharp, folder):
+    grid = "replicas={lr:[0.01,5.0],objective.label_noise.delta:[0.1,0.3],seed:2}"
+    said = sharp("train", *TOY, grid)
+    assert said.code == 0 and "8 replicas (4 diverged)" in said.out
+    rows = rows_of(only_run(folder) / "metrics.jsonl")
+    last = rows[-8:]
+    assert [(r["lr"], r["objective.label_noise.delta"], r["seed"]) for r in last] == [
+        (lr, delta, seed) for lr in (0.01, 5.0) for delta in (0.1, 0.3) for seed in (0, 1)
+    ]
+    assert [bool(r.get("diverged")) for r in last] == [False] * 4 + [True] * 4
+    first = [r["diverged_at"] for r in rows if "diverged_at" in r]
+    assert len(first) == 4 and all(1 < step < 200 for step in first)
+    assert Run(only_run(folder)).status == "complete"
+    assert sharp("plot", "compare", "runs", "y=recovery_error", "by=[lr]", "-o", "grid.png").code == 0
+    assert "8 replicas" in sharp("measure", only_run(folder), "measure=[scores]").refusal
+
+
+def test_interrupted_replicas_resume_to_the_same_rows(process, folder):
+    words = (*TOY[:3], "steps=6000", "measure=[scores]", "measure_every=100", "lr=0.02", "compiled=false", "replicas=2")
+    whole = process("train", *words, "runs_dir=whole")
+    assert whole.wait() == 0
+    part = process("train", *words, "runs_dir=part")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        files = list((folder / "part").glob("*/metrics.jsonl"))
+        if files and files[0].read_text().count("\n") > 8:
+            break
+        time.sleep(0.05)
+    part.send_signal(signal.SIGINT)
+    _, err = part.communicate(timeout=60)
+    assert part.returncode == 2 and "the same command resumes" in err
+    again = process("train", *words, "runs_dir=part")
+    assert again.wait() == 0
+    (one,), (other,) = (folder / "whole").iterdir(), (folder / "part").iterdir()
+    assert rows_of(one / "metrics.jsonl") == rows_of(other / "metrics.jsonl")
+    assert json.loads((other / "provenance.json").read_text())["replicas"] == 2
+
+
+@pytest.mark.parametrize(
+    "word, said",
+    [
+        ("replicas=0", "replicas=0: give a number of seeds from 1, or a mapping"),
+        ("replicas=many", "replicas=many: give a number of seeds"),
+        ("replicas={lr:0.1}", "replicas.lr=0.1: give a number of seeds from 1, or a mapping"),
+        ("replicas={lr:[0.1,0.1]}", "replicas.lr=[0.1, 0.1]"),
+        ("replicas={rho:[0.1,0.2]}", "replicas.rho: no setting of this run that replicas may differ in"),
+        ("replicas={problem.d:[10,20]}", "parameters, not 20"),
+        ("replicas={lr:[0.1,-1]}", "lr=-1"),
+    ],
+)
+def test_wrong_words_about_replicas_are_one_line(sharp, word, said):
+    assert said in sharp("train", *TOY, word).refusal
