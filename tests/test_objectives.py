@@ -7,6 +7,8 @@ from sharpcli.errors import Refusal
 from sharpcli.losses.half_squared import half_squared
 from sharpcli.objectives.crop_flip import crop_flip
 from sharpcli.objectives.label_noise import label_noise
+from sharpcli.objectives.svag import svag
+from sharpcli.objectives.trace_penalty import trace_penalty
 from sharpcli.objectives.weight_decay import weight_decay
 from sharpcli.rng import generator
 from sharpcli.surface import LossSurface
@@ -59,8 +61,48 @@ def test_crop_flip_moves_whole_images_and_without_padding_only_flips_them():
     assert seen == {x[0, 0, i, j].item() for i in (1, 2, 3) for j in (1, 2, 3)}
 
 
+def test_label_noise_of_other_laws_has_their_variance_and_may_be_shared():
+    for law, variance in (("uniform", 0.03), ("normal", 0.09)):
+        told = {"delta": 0.3, "distribution": law, "shared": False}
+        y = torch.cat([b for s in range(2000) for _, b in label_noise(SURFACE, W, generator(0, "n", s), **told).batches])
+        assert y.var().item() == pytest.approx(variance, rel=0.05) and y.mean().abs() < 0.01
+    shared = label_noise(SURFACE, W, generator(0, "n", 0), delta=0.3, distribution="normal", shared=True)
+    assert len(torch.cat([y for _, y in shared.batches]).unique()) == 1
+
+
+def test_trace_penalty_is_the_trace_in_the_mean_and_its_gradient_a_third_derivative():
+    surface = LossSurface(lambda w, x: x * w.pow(3), half_squared, ((X, Y),))  # L = 1/2 mean x^2 w^6
+    w, mean_square = W, X.square().mean()
+    penalized = trace_penalty(surface, w, generator(0, "t", 0), strength=0.1, probes=1)
+    assert torch.allclose(penalized.value(w), surface.value(w) + 0.1 * 15 * mean_square * w**4)
+    assert torch.allclose(penalized.grad(w), surface.grad(w) + 0.1 * 60 * mean_square * w**3)
+    assert trace_penalty(surface, w, generator(0, "t", 0), strength=0.0, probes=1) is surface
+    both = weight_decay(penalized, w, generator(0, "w", 0), strength=0.1)
+    assert torch.allclose(both.grad(w), penalized.grad(w) + 0.1 * w)
+
+
+@pytest.mark.parametrize("amplified", [1.0, 3.0])
+def test_svag_keeps_the_mean_and_scales_the_covariance_by_l(amplified):
+    x = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = torch.randn(4, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    w = torch.tensor([0.3, -0.7], dtype=torch.float64)
+    whole = LossSurface(lambda w, x: (x @ w)[:, None], half_squared, ((x, y),))
+    singles = torch.stack([whole.on([(x[i : i + 1], y[i : i + 1])]).grad(w) for i in range(4)])
+    pairs = [(i, j) for i in range(4) for j in range(4)]  # every pair drawn with replacement: the law, exactly
+    rng = generator(0, "s", 0)
+    drawn = torch.stack([svag(whole.on([(x[[i, j]], y[[i, j]])]), w, rng, l=amplified).grad(w) for i, j in pairs])
+    assert torch.allclose(drawn.mean(0), singles.mean(0))
+    assert torch.allclose(drawn.T.cov(correction=0), amplified * singles.T.cov(correction=0))
+    if amplified > 1:  # without its square root the covariance would not be that
+        assert not torch.allclose(drawn.T.cov(correction=0), amplified**2 * singles.T.cov(correction=0))
+
+
 def test_objectives_refuse_what_is_out_of_range():
     for make in (
+        lambda: trace_penalty(SURFACE, W, generator(0, "", 0), strength=-1.0, probes=1),
+        lambda: trace_penalty(SURFACE, W, generator(0, "", 0), strength=1.0, probes=0),
+        lambda: svag(SURFACE, W, generator(0, "", 0), l=0.5),
+        lambda: svag(SURFACE.on(SURFACE.batches[:1]).on([(X[:3], Y[:3])]), W, generator(0, "", 0), l=2.0),
         lambda: label_noise(SURFACE, W, generator(0, "", 0), delta=-1.0, **SIGNS),
         lambda: weight_decay(SURFACE, W, generator(0, "", 0), strength=-1.0),
         lambda: crop_flip(SURFACE, W, generator(0, "", 0), pad=2),
