@@ -221,6 +221,8 @@ def _check_replicas(wanted: Any) -> None:
     if isinstance(wanted, Mapping):
         for key, values in wanted.items():
             count = key == "seed" and _whole(values) and values > 0
+            if key == "seed" and isinstance(values, list) and not all(_whole(value) for value in values):
+                raise Refusal(f"replicas.seed={values}: seeds are whole numbers; {possible}")
             if not count and not (isinstance(values, list) and values and len(values) == len(set(values))):
                 raise Refusal(f"replicas.{key}={values}: {possible}")
     if not wanted or not (isinstance(wanted, Mapping) or (_whole(wanted) and wanted > 0)):

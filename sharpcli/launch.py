@@ -212,7 +212,8 @@ def _launch_replicas(checked: Checked, words: Sequence[str], here: Ranks) -> Row
         threads = checked.local["threads"] or torch.get_num_threads()
         try:
             with progress(first.steps, lanes.step) as tell, enough_memory(first):
-                replicas.train(those, run, lanes, checkpoint_period(checked, first), threads, tell)
+                every = first.steps if checked.local["checkpoint_every"] is None else checkpoint_period(checked, first)
+                replicas.train(those, run, lanes, max(every, 1), threads, tell)
         except KeyboardInterrupt:
             raise Refusal(f"interrupted at step {lanes.step}; the same command resumes {run.path}") from None
     say(run, f"complete, {len(those)} replicas")

@@ -7,20 +7,20 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 
-from sharpcli.advance import advance
+from sharpcli.advance import AT_ONCE, advance
 from sharpcli.config import Checked, check
 from sharpcli.errors import Refusal
 from sharpcli.experiment import Experiment, build
 from sharpcli.measure import Warm, restore
 from sharpcli.optimizers import State
 from sharpcli.run import Row, Run
-from sharpcli.train import Position, begin, next_due, row_at
+from sharpcli.train import ROLLING, Position, begin, next_due, row_at
 
 Label = dict[str, Any]
 
@@ -53,19 +53,26 @@ def labels(config: dict[str, Any]) -> list[Label]:
 def experiments(checked: Checked) -> list[tuple[Label, Experiment]]:
     """Each replica's objects. Refuses what a single run would refuse, and settings that are not there or of all replicas."""
     out: list[tuple[Label, Experiment]] = []
+    checked_once: dict[str, Checked] = {}  # by all but the seed: checking a config costs more than building it
     for label in labels(checked.config):
-        config = OmegaConf.create(copy.deepcopy({**checked.config, **checked.local, "replicas": 1}))
-        for key, value in label.items():
-            if key in ("steps", "measure_every", "replicas") or OmegaConf.select(config, key) is None:
-                raise Refusal(
-                    f"replicas.{key}: no setting of this run that replicas may differ in; try lr, seed, optimizer.rho"
-                )
-            OmegaConf.update(config, key, value)
-        one = build(check(config))
+        rest = {key: value for key, value in label.items() if key != "seed"}
+        if str(rest) not in checked_once:
+            checked_once[str(rest)] = _with(checked, rest)
+        config = checked_once[str(rest)]
+        one = build(replace(config, config=config.config | {"seed": label.get("seed", checked.config["seed"])}))
         if out and len(one.problem.w0) != len(out[0][1].problem.w0):
             raise Refusal(f"replicas: with {label} there are {len(one.problem.w0)} parameters, not {len(out[0][1].problem.w0)}")
         out.append((label, one))
     return out
+
+
+def _with(checked: Checked, label: Label) -> Checked:
+    config = OmegaConf.create({**checked.config, **checked.local, "replicas": 1})
+    for key, value in label.items():
+        if key in ("steps", "measure_every", "replicas") or OmegaConf.select(config, key) is None:
+            raise Refusal(f"replicas.{key}: no setting of this run that replicas may differ in; try lr, seed, optimizer.rho")
+        OmegaConf.update(config, key, value)
+    return check(config)
 
 
 def train(
@@ -82,13 +89,17 @@ def train(
     first = those[0][1]
     ahead = [advance(experiment) for _, experiment in those]
     offset = began = run.offset
-    kept = copy.deepcopy(lanes)
+    kept, saved_at, rolling = _copy(lanes), time.perf_counter(), None
     try:
         with ThreadPoolExecutor(threads) as pool:
             while True:
-                kept, began = copy.deepcopy(lanes), offset
-                if lanes.step % checkpoint_every == 0 or lanes.step == first.steps:
+                kept, began = _copy(lanes), offset
+                due = lanes.step % checkpoint_every == 0 or lanes.step == first.steps
+                if due or time.perf_counter() - saved_at > ROLLING:
                     save(run, lanes, offset)
+                    if rolling is not None and rolling != lanes.step:
+                        run.drop(rolling)
+                    saved_at, rolling = time.perf_counter(), None if due else lanes.step
                 rows = []
                 for i, (label, experiment) in enumerate(those):
                     here = lanes.positions[i]
@@ -105,7 +116,8 @@ def train(
                 tell(lanes.step, rows[0] if rows else None)
                 if lanes.step == first.steps:
                     return
-                stop = min(first.steps, (lanes.step // checkpoint_every + 1) * checkpoint_every, next_due(first, lanes.step))
+                tick = (lanes.step // checkpoint_every + 1) * checkpoint_every
+                stop = min(first.steps, tick, next_due(first, lanes.step), lanes.step + AT_ONCE)
                 jobs = [(here, move) for here, move in zip(lanes.positions, ahead, strict=True) if here is not None]
                 for done in [pool.submit(_move, here, move, stop) for here, move in jobs]:
                     done.result()
@@ -113,6 +125,11 @@ def train(
     except KeyboardInterrupt:
         save(run, kept, began)
         raise
+
+
+def _copy(lanes: Lanes) -> Lanes:
+    """The lanes as they are: a step replaces tensors and never writes into them."""
+    return replace(lanes, positions=[None if here is None else copy.copy(here) for here in lanes.positions])
 
 
 def _move(here: Position, ahead: Any, stop: int) -> None:

@@ -80,6 +80,7 @@ def test_interrupted_replicas_resume_to_the_same_rows(process, folder):
         ("replicas={rho:[0.1,0.2]}", "replicas.rho: no setting of this run that replicas may differ in"),
         ("replicas={problem.d:[10,20]}", "parameters, not 20"),
         ("replicas={lr:[0.1,-1]}", "lr=-1"),
+        ("replicas={seed:[a,b]}", "seeds are whole numbers"),
     ],
 )
 def test_wrong_words_about_replicas_are_one_line(sharp, word, said):

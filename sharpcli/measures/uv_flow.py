@@ -18,7 +18,7 @@ def uv_flow(at: Point, *, rate: float, delta: float, power: int, clock: bool) ->
     inputs +-1 and whose theory is 8 rate delta^2 tau, or for `clock` to the next order in lr `flow_clock_theory` (infinite:
     None); `flow_distance` |x - Phi(x)|^2; `flow_error`
     |Phi(x) - Y| and `flow_raw_error` |x - Y|; `flow_trace` and `flow_sharpness` at Phi(x), and
-    `flow_trace_start` at Phi of the start;
+    `flow_trace_start` at Phi of the start, `flow_trace_theory` at Y;
     `flow_recovery_error` there.
 
     Only for problem=uv. Without a start (weights of a file) or off the region where Phi exists, what is missing is None.
@@ -50,9 +50,11 @@ def uv_flow(at: Point, *, rate: float, delta: float, power: int, clock: bool) ->
         values["flow_clock"] = float(shrunk) if np.isfinite(shrunk) else None
         try:
             values["flow_trace_start"] = uv.trace(*uv.limit(u0, v0, x, y), x)
-            there = np.concatenate(uv.flow(u0, v0, x, y, at.lr**power * at.step, rate, delta))
+            flow = uv.flow(u0, v0, x, y, at.lr**power * at.step, rate, delta)
         except uv.Unreachable:  # the products u_j v_j of the flow are no numbers any more
             return Estimates(values)
+        there = np.concatenate(flow)
+        values["flow_trace_theory"] = uv.trace(*flow, x)
         values["flow_error"] = float(np.linalg.norm(flat - there))
         values["flow_raw_error"] = float(np.linalg.norm(at.w.numpy() - there))
         if clock:

@@ -25,6 +25,11 @@ NAMES = {
     "step": "step",
     "seconds": "seconds",
     "lr": "step size",
+    "flow_trace": r"$\mathrm{Tr}\,H$ on the manifold, at $\Phi(x)$",
+    "flow_recovery_error": r"recovery error at $\Phi(x)$",
+    "lr ** 2 * step": r"$\mathrm{lr}^2\,t$",
+    "edge_share": r"$\lambda_1$ over the edge of stability",
+    "lr_trace": r"$\mathrm{lr}\,\mathrm{Tr}\,H$ at the start",
 }
 
 
