@@ -1,5 +1,7 @@
 """What a step is shown: noise with the stated law, the same for both gradients of a step."""
 
+import math
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from sharpcli.errors import Refusal
 from sharpcli.losses.half_squared import half_squared
 from sharpcli.objectives.crop_flip import crop_flip
 from sharpcli.objectives.label_noise import label_noise
+from sharpcli.objectives.sde_noise import sde_noise
 from sharpcli.objectives.svag import svag
 from sharpcli.objectives.trace_penalty import trace_penalty
 from sharpcli.objectives.weight_decay import weight_decay
@@ -97,8 +100,40 @@ def test_svag_keeps_the_mean_and_scales_the_covariance_by_l(amplified):
         assert not torch.allclose(drawn.T.cov(correction=0), amplified**2 * singles.T.cov(correction=0))
 
 
+def test_sde_noise_has_the_covariance_of_the_gradients_of_sgd():
+    x = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y, w = torch.ones(5, 1, dtype=torch.float64), torch.tensor([0.3, -0.7], dtype=torch.float64)
+    surface = LossSurface(lambda w, x: (x @ w)[:, None], half_squared, ((x, y),))
+    singles = torch.stack([surface.on([(x[i : i + 1], y[i : i + 1])]).grad(w) for i in range(5)])
+    told = {"sgd_lr": 0.1, "dt": 0.05, "batch": 2, "delta": 0.4}
+    for sampling, right in (
+        (True, singles.T.cov(correction=0) + 0.16 * x.T @ x / 5),
+        (False, 0.16 * x.T @ x / 5),
+    ):
+        made = (sde_noise(surface, w, generator(0, "e", s), **told, sampling=sampling) for s in range(4000))
+        drawn = torch.stack([one.grad(w) for one in made]) - surface.grad(w)
+        assert torch.allclose(drawn.T.cov(), right * 0.1 / 0.05 / 2, rtol=0.1, atol=0.02)
+        assert (drawn.mean(0).abs() < 4 * drawn.std(0) / 4000**0.5).all()
+
+
+def test_the_sde_of_a_linear_model_is_the_ornstein_uhlenbeck_process():
+    # n = 1 and 4,000 outputs w_j x_j: independent dX = -h X dt + sqrt(eta h) delta dW with h = x^2
+    m, h, eta, delta, dt, steps = 4000, 0.8, 0.1, 0.5, 0.01, 200
+    surface = LossSurface(
+        lambda w, x: w[None] * x, half_squared, ((torch.full((1, m), h**0.5).double(), torch.zeros(1, m).double()),)
+    )
+    w = torch.ones(m, dtype=torch.float64)
+    for step in range(steps):
+        noisy = sde_noise(surface, w, generator(0, "ou", step), sgd_lr=eta, dt=dt, batch=1, delta=delta, sampling=False)
+        w = w - dt * noisy.grad(w)
+    t = dt * steps
+    assert w.mean().item() == pytest.approx(math.exp(-h * t), abs=0.01)
+    assert w.var().item() == pytest.approx(eta * delta**2 / 2 * (1 - math.exp(-2 * h * t)), rel=0.08)
+
+
 def test_objectives_refuse_what_is_out_of_range():
     for make in (
+        lambda: sde_noise(SURFACE, W, generator(0, "", 0), sgd_lr=0.0, dt=0.1, batch=1, delta=0.1, sampling=True),
         lambda: trace_penalty(SURFACE, W, generator(0, "", 0), strength=-1.0, probes=1),
         lambda: trace_penalty(SURFACE, W, generator(0, "", 0), strength=1.0, probes=0),
         lambda: svag(SURFACE, W, generator(0, "", 0), l=0.5),

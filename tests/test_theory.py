@@ -245,7 +245,10 @@ def test_the_limiting_flow_of_lambda_1_is_the_closed_form(experiment):
 def test_what_cannot_be_is_refused_in_one_line(sharp, words, said):
     words = words if any("measure=" in word for word in words) else [*words, "measure=[scores]"]
     more = [] if any(word.startswith("steps=") for word in words) else ["steps=2"]
-    assert said in sharp("train", *words, "lr=0.05", *more).refusal
+    heard = sharp("train", *words, "lr=0.05", *more)
+    assert heard.code == 2 and "Traceback" not in heard.err
+    line = heard.err.strip().splitlines()[-1]  # after what was said of steps before it
+    assert line.startswith("sharp: ") and said in line
 
 
 def test_projected_scores_are_those_of_the_interpolator_that_gradient_flow_reaches(experiment):
