@@ -2,7 +2,8 @@
 
 A part is a function `(frame, *, ...) -> Finding`. The frame has one row a run and measured step: its columns, the run's
 settings by their dotted names, and `part`, the name the claim gives the run; a check is `of` the parts that match a
-regular expression, of all by default. Values are expressions in the columns, as
+regular expression, of all by default. A run that has no number (it diverged, or never got there) is no evidence: no check
+holds with it. Values are expressions in the columns, as
 `flow_clock / (lr ** 2 * step)`; a name with dots goes in backticks. Sees no torch.
 """
 
@@ -57,7 +58,7 @@ def within(
     else:
         parts = frame.groupby("run")["part"].first()
         groups = (by_run != 0 if statistic == "share" else by_run).groupby(parts)
-        of_parts = groups.median() if statistic == "median" else groups.mean()
+        of_parts = groups.agg(lambda one: one.median(skipna=False) if statistic == "median" else one.mean(skipna=False))
         inside = of_parts.map(lambda v: _inside(float(v), between))
     found = float((by_run != 0).mean() if statistic == "share" else by_run.mean())
     return _finding(bool(len(by_run)) and bool(inside.all()), found, by_run, _asked(value, between, predicted))
@@ -68,10 +69,9 @@ def slope(
 ) -> Finding:
     """The slope of log `y` in log `x` over the runs of `of`, each reduced over its steps, lies in `between`; its spread is
     the fit's standard error."""
-    both = pd.DataFrame({"x": _by_run(frame, x, of, reduce), "y": _by_run(frame, y, of, reduce)}).dropna()
-    both = both[(both > 0).all(axis=1)]
+    both = pd.DataFrame({"x": _by_run(frame, x, of, reduce), "y": _by_run(frame, y, of, reduce)})
     asked = _asked(f"the slope of log {y} in log {x}", between, predicted)
-    if both["x"].nunique() < 3:
+    if both["x"].nunique() < 3 or not (both > 0).all(axis=None):
         return Finding(False, None, None, len(both), asked)
     (steep, _), covariance = np.polyfit(np.log(both["x"]), np.log(both["y"]), 1, cov="unscaled" if len(both) < 4 else True)
     return Finding(_inside(steep, between), float(steep), float(covariance[0, 0] ** 0.5), len(both), asked)
@@ -82,9 +82,9 @@ def extrapolated(
 ) -> Finding:
     """`value` as `along` goes to 0, by a straight line through the runs of `of`, lies in `between`; its spread is the
     intercept's standard error."""
-    both = pd.DataFrame({"x": _by_run(frame, along, of, reduce), "y": _by_run(frame, value, of, reduce)}).dropna()
+    both = pd.DataFrame({"x": _by_run(frame, along, of, reduce), "y": _by_run(frame, value, of, reduce)})
     asked = _asked(f"{value} as {along} -> 0", between, predicted)
-    if both["x"].nunique() < 2:
+    if both["x"].nunique() < 2 or both.isna().any(axis=None):
         return Finding(False, None, None, len(both), asked)
     (_, start), covariance = np.polyfit(both["x"], both["y"], 1, cov="unscaled" if len(both) < 4 else True)
     return Finding(_inside(start, between), float(start), float(covariance[1, 1] ** 0.5), len(both), asked)
@@ -96,7 +96,7 @@ def ratio(
     """The mean of `value` over the runs of `of`, over its mean over those of `to`, lies in `between`."""
     one, other = (_by_run(frame, value, part, reduce) for part in (of, to))
     asked = _asked(f"{value}, {of} over {to}", between, predicted)
-    if one.dropna().empty or other.dropna().empty:
+    if one.isna().any() or other.isna().any() or other.mean() == 0:
         return Finding(False, None, None, 0, asked)
     found = float(one.mean() / other.mean())
     noise = [s.std() / s.mean() / len(s) ** 0.5 for s in (one, other) if len(s) > 1]
@@ -118,7 +118,7 @@ def _by_run(frame: pd.DataFrame, value: str, of: str, reduce: Reduce) -> pd.Seri
     if reduce == "last":
         by_run = rows.groupby("run", sort=False).tail(1).set_index("run")["value"]
     else:
-        by_run = rows.dropna(subset="value").groupby("run", sort=False)["value"].agg(reduce)
+        by_run = rows.groupby("run", sort=False)["value"].agg(reduce)  # leaves out missing steps, and keeps missing runs
     return by_run.astype(float).replace([np.inf, -np.inf], np.nan)
 
 

@@ -62,6 +62,8 @@ def experiments(checked: Checked) -> list[tuple[Label, Experiment]]:
         one = build(replace(config, config=config.config | {"seed": label.get("seed", checked.config["seed"])}))
         if out and len(one.problem.w0) != len(out[0][1].problem.w0):
             raise Refusal(f"replicas: with {label} there are {len(one.problem.w0)} parameters, not {len(out[0][1].problem.w0)}")
+        if out and (one.steps, one.when) != (out[0][1].steps, out[0][1].when):
+            raise Refusal(f"replicas: with {label} other steps are due than with {out[0][0]}; count in steps, not in epochs")
         out.append((label, one))
     return out
 

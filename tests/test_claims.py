@@ -59,6 +59,21 @@ def test_within_judges_each_run_or_every_part():
     assert not checks.within(FRAME, value="y / 0", between=[None, None], **WITHIN).holds  # not a number is no evidence
 
 
+@pytest.mark.parametrize("reduce", ["last", "max", "late", "mean"])
+def test_a_run_without_a_number_is_no_evidence_for_any_check(reduce):
+    lost = FRAME.assign(y=FRAME.y.where(FRAME.run != "r4"))
+    about = {"of": "", "reduce": reduce, "predicted": None}
+    for statistic in ("each", "mean", "median"):
+        asked = about | {"statistic": statistic, "between": [None, None], "value": "y"}
+        assert checks.within(FRAME, **asked).holds and not checks.within(lost, **asked).holds, statistic
+    free = [None, None]
+    for frame, holds in ((FRAME, True), (lost, False)):
+        late = frame[frame.step > 0]
+        assert checks.slope(late, x="lr", y="y", between=free, **about).holds == holds
+        assert checks.extrapolated(frame, value="y", along="lr", between=free, **about).holds == holds
+        assert checks.ratio(frame, value="y", of="b", to="a", reduce=reduce, between=free, predicted=None).holds == holds
+
+
 def test_slope_extrapolation_and_ratio_find_what_is_there():
     about = {"of": "", "reduce": "last", "predicted": None}
     found = checks.slope(FRAME, x="lr", y="y", between=[1.999, 2.001], **about)

@@ -1,6 +1,7 @@
 """Many runs as one: each replica is the run that it would be alone."""
 
 import json
+import re
 import signal
 import time
 
@@ -81,7 +82,8 @@ def test_interrupted_replicas_resume_to_the_same_rows(process, folder):
         ("replicas={problem.d:[10,20]}", "parameters, not 20"),
         ("replicas={lr:[0.1,-1]}", "lr=-1"),
         ("replicas={seed:[a,b]}", "seeds are whole numbers"),
+        ("replicas={batch_size:[1,2]} steps=2 epochs", "count in steps, not in epochs"),
     ],
 )
 def test_wrong_words_about_replicas_are_one_line(sharp, word, said):
-    assert said in sharp("train", *TOY, word).refusal
+    assert said in sharp("train", *TOY, *re.split(" (?=steps)", word)).refusal

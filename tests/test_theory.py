@@ -232,6 +232,10 @@ def test_the_limiting_flow_of_lambda_1_is_the_closed_form(experiment):
         (["problem=uv", "problem.d=5", "problem.n=7", "measure=[uv_flow]"], "take n below d"),
         (["problem=uv", "problem.start=0"], "no coordinate ever moves"),
         (["problem=uv", "problem.rows=[[1,2]]"], "give 8 lists of 21 numbers, y the last"),
+        (
+            ["problem=uv", "problem.d=2", "problem.n=2", "problem.k=1", "problem.rows=[[1,1,1],[1,1,2]]"],
+            "that some vector fits",
+        ),
         (["problem=matrix_sensing", "problem.rank=11"], "rank at most d"),
         (["problem=two_well", "problem.tilt=2"], "between -1 and 1"),
         (["problem=valley", "measure=[least_norm]"], "knows problem=uv and the matrix problems"),

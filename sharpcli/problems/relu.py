@@ -96,8 +96,8 @@ def _problem(z: Tensor, y: Tensor, n: int, width: int, bias: bool, init: Init, s
         return {"barron_norm": float((a.abs() * torch.cat([inner, b[:, None]], 1).norm(dim=1)).sum())}
 
     kernel = Kernel(
-        _output_bias if bias else _output,
-        _pull_bias if bias else _pull,
+        _output,
+        _pull,
         z[:n].contiguous().numpy(),
         y[:n].contiguous().numpy(),
         scratch=width,
@@ -118,8 +118,9 @@ def _problem(z: Tensor, y: Tensor, n: int, width: int, bias: bool, init: Init, s
 @output
 def _output(w, z, c):  # type: ignore[no-untyped-def]
     d, h, f = z.size, c.size, 0.0
+    bias = w.size > h * d + h
     for j in range(h):
-        s = 0.0
+        s = w[h * d + h + j] if bias else 0.0
         for i in range(d):
             s += w[j * d + i] * z[i]
         c[j] = s
@@ -130,33 +131,12 @@ def _output(w, z, c):  # type: ignore[no-untyped-def]
 @pull
 def _pull(w, z, c, s, g):  # type: ignore[no-untyped-def]
     d, h = z.size, c.size
+    bias = w.size > h * d + h
     for j in range(h):
         if c[j] > 0.0:
             factor = s * w[h * d + j]
             for i in range(d):
                 g[j * d + i] += factor * z[i]
             g[h * d + j] += s * c[j]
-
-
-@output
-def _output_bias(w, z, c):  # type: ignore[no-untyped-def]
-    d, h, f = z.size, c.size, 0.0
-    for j in range(h):
-        s = w[h * d + h + j]
-        for i in range(d):
-            s += w[j * d + i] * z[i]
-        c[j] = s
-        f += w[h * d + j] * max(s, 0.0)
-    return f
-
-
-@pull
-def _pull_bias(w, z, c, s, g):  # type: ignore[no-untyped-def]
-    d, h = z.size, c.size
-    for j in range(h):
-        if c[j] > 0.0:
-            factor = s * w[h * d + j]
-            for i in range(d):
-                g[j * d + i] += factor * z[i]
-            g[h * d + j] += s * c[j]
-            g[h * d + h + j] += factor
+            if bias:
+                g[h * d + h + j] += factor

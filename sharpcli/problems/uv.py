@@ -49,7 +49,10 @@ def uv(
     y = (x @ beta)[:, None]
     if rows is not None:
         x, y = _own(rows, n, d)
-        beta = torch.from_numpy(least_l1(x.numpy(), y[:, 0].numpy())[0])
+        try:
+            beta = torch.from_numpy(least_l1(x.numpy(), y[:, 0].numpy())[0])
+        except ValueError as problem:
+            raise Refusal(f"problem.rows={rows}: {problem}; give labels that some vector fits") from None
     w0 = torch.full((2 * d,), start, dtype=torch.float64)
     if spread:
         w0 += spread * normal((2 * d,), seed, "start")
@@ -80,7 +83,7 @@ def _own(rows: Any, n: int, d: int) -> tuple[Tensor, Tensor]:
         table = torch.tensor(rows, dtype=torch.float64)
     except (TypeError, ValueError):
         table = torch.empty(0)
-    if table.shape != (n, d + 1):
+    if table.shape != (n, d + 1) or not torch.isfinite(table).all():
         raise Refusal(
             f"problem.rows={rows}: with problem.n={n} and problem.d={d} give {n} lists of {d + 1} numbers, y the last"
         )
