@@ -1,11 +1,14 @@
 """Closed forms against independent numerical computations."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 from scipy.optimize import minimize
 
+from sharpcli.measure import measure
 from sharpcli.theory import convex, thresholds, uv
 
 
@@ -255,11 +258,11 @@ def test_what_cannot_be_is_refused_in_one_line(sharp, words, said):
     assert line.startswith("sharp: ") and said in line
 
 
-def test_projected_scores_are_those_of_the_interpolator_that_gradient_flow_reaches(experiment):
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_projected_scores_are_those_of_the_interpolator_that_gradient_flow_reaches(experiment, is_compiled):
     e = experiment("problem=uv", "method=gd", "measure=[projected]", "problem.spread=0.1")
-    from sharpcli.measure import measure
-
-    row, _ = measure(e, e.problem.w0, 0, {}, ["projected"])
+    problem = e.problem if is_compiled else replace(e.problem, kernel=None)
+    row, _ = measure(replace(e, problem=problem), problem.w0, 0, {}, ["projected"])
     x, y = (part.numpy() for part in e.problem.examples)
     right = uv.limit(*np.split(e.problem.w0.numpy(), 2), x, y[:, 0])
     assert row["projected_trace"] == pytest.approx(uv.trace(*right, x), rel=0.02)  # descent is not quite flow
