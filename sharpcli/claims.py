@@ -123,12 +123,13 @@ def check(claims: Sequence[Claim], runs_dir: Path, jobs: int, tell: Callable[[st
                 yield claims[number], judge(claims[number], names[number], inside, spent[number])
         if refused:
             raise Refusal(refused[0])
+        pool.shutdown()
     except KeyboardInterrupt:
-        for process in pool._processes.values():
+        for process in list(pool._processes.values()):
             process.terminate()
         raise Refusal("interrupted; the same command carries on") from None
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)  # waits: what is left over would be joined, and interrupted, at the very end
 
 
 def judge(claim: Claim, paths: Sequence[tuple[str, str]], inside: Path, seconds: float) -> Verdict:

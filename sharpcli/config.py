@@ -114,7 +114,7 @@ def explain(problem: Exception, words: Sequence[str]) -> str:
     if isinstance(problem, MissingMandatoryValue):
         return f"{problem.full_key} is missing: give {problem.full_key}=..."
     if (found := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text, re.S)) or (
-        found := re.search(r"Value '(.*)' \(\w+\) is (?:not a valid|incompatible with type hint) (.+)", text)
+        found := re.search(r"Value '(.*)' (?:\(\w+\) )?is (?:not a valid|incompatible with type hint) (\S+)", text)
     ):
         key = re.search(r"full_key: (\S+)", text)
         return f"{key[1] + '=' if key else ''}{found[1]}: not {_article(found[2])}"

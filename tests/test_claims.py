@@ -1,6 +1,7 @@
 """Claims: every yaml is one, checks say yes and no, a verdict turns when a constant is broken, and the commands work."""
 
 import json
+import signal
 from dataclasses import replace
 
 import pandas as pd
@@ -165,3 +166,19 @@ def test_a_failing_claim_ends_with_code_1(sharp, folder, monkeypatch, tmp_path):
     monkeypatch.setattr(claims, "read", lambda word: broken)
     said = sharp("claim", "check", "sam_radius", "-j", "1")
     assert said.code == 1 and "sam_radius: FAILS" in said.out and "1 fails" in said.out
+
+
+@pytest.mark.parametrize("after", ["label_noise done", "gd done"])
+def test_ctrl_c_is_one_line_and_the_same_command_carries_on(process, folder, after):
+    claim = ("claim", "check", "sparse_recovery", "-j", "1")
+    checking = process(*claim)
+    for line in checking.stderr:
+        if after in line:
+            break
+    checking.send_signal(signal.SIGINT)
+    out, err = checking.communicate(timeout=60)
+    assert checking.returncode == 2 and err.strip().splitlines()[-1].startswith("sharp: interrupted"), err
+    assert "Traceback" not in out + err
+    again = process(*claim)
+    out, err = again.communicate(timeout=120)
+    assert again.returncode == 0 and "sparse_recovery: HOLDS" in out

@@ -159,6 +159,8 @@ def test_a_data_file_counts_by_its_content_and_not_by_its_place(tmp_path):
         ("~optimizer", "optimizer is missing"),
         ("measure.sharpness.k=two", "measure.sharpness.k=two: not a whole number"),
         ("measure.sharpness.tol=nan", "give a finite number"),
+        ("compiled=maybe", "compiled=maybe: not true or false"),
+        ("replacement=2.5", "not true or false"),
         ("measure.sharpness.every=never", "measure.sharpness.every=never: give a whole number"),
     ],
 )
