@@ -60,6 +60,7 @@ class Settings:
     loss: dict[str, Any] | None = None
     measure: dict[str, Any] = field(default_factory=dict)
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    compile: str = "auto"  # Hessian products by torch.compile: auto (where it pays), true, false
     threads: int | None = None  # null is PyTorch's own choice
     checkpoint_every: Any = None  # null is a tenth of the run
     data_dir: str = "${oc.env:SHARP_DATA,data}"
@@ -67,7 +68,7 @@ class Settings:
     trust: list[str] = field(default_factory=list)  # packages outside sharp whose code may be built
 
 
-LOCAL = ("device", "threads", "checkpoint_every", "data_dir", "runs_dir", "trust")
+LOCAL = ("device", "compile", "threads", "checkpoint_every", "data_dir", "runs_dir", "trust")
 
 
 def register() -> None:
@@ -200,6 +201,9 @@ def check(cfg: DictConfig | Mapping[str, Any], words: Sequence[str] = ()) -> Che
         raise Refusal(f"batch_size={values['batch_size']}: give a whole number of at least 1, or full")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", values["device"]):
         raise Refusal(f"device={values['device']}: possible: auto, cpu, cuda, cuda:N, mps")
+    if (word := values["compile"].lower()) not in ("auto", "true", "false"):
+        raise Refusal(f"compile={values['compile']}: possible: auto, true, false")
+    values["compile"] = word
     _check_replicas(values["replicas"])
     values["method"] = _label(values, words)
     trust = values["trust"]

@@ -133,6 +133,7 @@ def _problem(
         "device": place,
         "chunk": config["chunk"],
         "graph_budget": int(config["graph_gb"] * 1e9),
+        "compile": local["compile"],
     }
     target = config["problem"]["_target_"]
     takes = positional(resolve(target, "problem", trust))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sharpcli.compiler import Compiler
 from sharpcli.errors import Refusal
 from sharpcli.ranks import ALONE, Ranks
 
@@ -27,7 +28,8 @@ class LossSurface:
     asks for products holds one graph of the whole surface while that fits `graph_budget` bytes, else one batch's.
 
     Over several `ranks` each evaluates its share of the examples, and value, gradient and products are summed.
-    `joint` says that the outputs of a batch depend on one another (batch norm), so that a batch cannot be split.
+    `joint` says that the outputs of a batch depend on one another (batch norm), so that a batch cannot be split. `compiler`
+    may lend compiled Hessian products.
     """
 
     predict: Callable[[Tensor, Tensor], Tensor]
@@ -37,6 +39,7 @@ class LossSurface:
     graph_budget: int = 2**31
     ranks: Ranks = ALONE
     joint: bool = False
+    compiler: Compiler | None = None
 
     @property
     def examples(self) -> int:
@@ -194,6 +197,12 @@ class Linearization:
         """H V."""
         if V.ndim == 1:
             return self.hvp(V[None])[0]
+        s = self._surface
+        if s.compiler is not None and s.penalty is None and (fast := s.compiler.product(s.predict, V.device, len(V))):
+            total = torch.zeros_like(V)
+            for weight, (x, y) in s._weighted():
+                total += torch.stack([fast(self._w.detach(), v, x, y) for v in V]) * weight
+            return s.ranks.sum(total)
         if self.kept:
             return self._surface.ranks.sum(_products(self._whole(), self._w, V))
         total = torch.zeros_like(V)

@@ -136,6 +136,7 @@ def test_a_data_file_counts_by_its_content_and_not_by_its_place(tmp_path):
         ("measure_examples=-3", "measure_examples=-3"),
         ("graph_gb=0", "graph_gb=0.0"),
         ("device=tpu", "device=tpu: possible: auto, cpu"),
+        ("compile=perhaps", "compile=perhaps: possible: auto, true, false"),
         ("method=sma", "method=sma: no such method; did you mean sam? possible: gd,"),
         (
             "optimizer=adan",

@@ -14,7 +14,8 @@ KINDS = ("problems", "data", "models", "losses", "optimizers", "objectives", "sc
 LEAVES = {"errors", "rng", "ranks"}
 # what each module may import of this package, besides the leaves; a kind of part may also import its own package
 MAY = {
-    "surface": set(),
+    "compiler": set(),
+    "surface": {"compiler"},
     "linalg": set(),
     "problem": {"surface", "kernel"},
     "kernel": set(),
@@ -25,7 +26,7 @@ MAY = {
     "schedules": set(),
     "optimizers": {"surface", "flows", "interpolators"},
     "objectives": {"surface"},
-    "problems": {"surface", "problem", "data", "losses", "structure", "convolution", "kernel", "toys", "theory"},
+    "problems": {"surface", "problem", "compiler", "data", "losses", "structure", "convolution", "kernel", "toys", "theory"},
     "curvature": {"surface", "linalg"},
     "structure": set(),
     "weights": set(),

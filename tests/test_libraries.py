@@ -26,7 +26,7 @@ def both(name):
     x, y = torch.randn(10, 3, 12, 12, generator=g), one_hot(torch.randint(0, 4, (10,), generator=g), 4)
     data = Dataset(x, y, x[:2], y[:2], classes=True)
     cpu = torch.device("cpu")
-    p = network(0, cpu, 6, 2**31, ALONE, None, data, MODELS[name], cross_entropy, dtype="float64", batchnorm="batch")
+    p = network(0, cpu, 6, 2**31, "auto", ALONE, None, data, MODELS[name], cross_entropy, dtype="float64", batchnorm="batch")
     torch.manual_seed(0)
     module = MODELS[name]((3, 12, 12), 4).double()
     return p, module, (x.double(), y.double())

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.modules.batchnorm import BatchNorm2d
 
+from sharpcli.compiler import PAYS_AFTER
 from sharpcli.data import Dataset, one_hot
 from sharpcli.errors import Refusal
 from sharpcli.losses.cross_entropy import cross_entropy
@@ -34,9 +35,9 @@ def data(n: int) -> Dataset:
     return Dataset(x[:n], y[:n], x[n:], y[n:], classes=True)
 
 
-def problem(model, loss=half_squared, chunk=5, batchnorm="batch", budget=2**31, n=13):
+def problem(model, loss=half_squared, chunk=5, batchnorm="batch", budget=2**31, n=13, compile="auto"):
     cpu = torch.device("cpu")
-    return network(1, cpu, chunk, budget, ALONE, None, data(n), model, loss, dtype="float64", batchnorm=batchnorm)
+    return network(1, cpu, chunk, budget, compile, ALONE, None, data(n), model, loss, dtype="float64", batchnorm=batchnorm)
 
 
 def dense(model, loss, w, batches):
@@ -70,6 +71,19 @@ def test_value_gradient_and_products_are_those_of_a_dense_computation_with_unequ
         assert torch.allclose(at.hvp(V), V @ H, rtol=1e-8, atol=1e-10)
         assert torch.allclose(at.hvp(V[0]), V[0] @ H, rtol=1e-8, atol=1e-10)
     assert torch.allclose(p.surface.hvp(p.w0, V[1]), V[1] @ H, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's compiler deprecates itself
+def test_compiled_products_are_those_of_the_graph_and_auto_compiles_where_it_pays_alone():
+    p, slow = (problem(MODELS["mlp"], cross_entropy, compile=when) for when in ("true", "false"))
+    V = torch.randn(2, len(p.w0), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    fast = p.surface.compiler.product(p.surface.predict, torch.device("cpu"), 1)
+    assert fast is not None  # unequal batches: two shapes
+    assert torch.allclose(p.surface.hvp(p.w0, V), slow.surface.hvp(p.w0, V), rtol=1e-9, atol=1e-12)
+    auto = problem(MODELS["mlp"]).surface
+    for device, count, compiles in (("cuda", PAYS_AFTER, False), ("cpu", 1, False), ("cuda", 1, True)):
+        assert (auto.compiler.product(auto.predict, torch.device(device), count) is not None) == compiles
+    assert auto.compiler.product(lambda w, x: x, torch.device("cuda"), 1) is None  # made for other outputs
 
 
 def test_a_ragged_batch_counts_by_its_size_and_not_as_a_whole_one():

@@ -1,5 +1,5 @@
 """Problems. A part is a function `(..., *, ...) -> Problem`.
 
-Its positional parameters are what it needs of `seed`, `device`, `chunk`, `graph_budget`, `data`, `model`, `loss`; a toy takes
-no data, model or loss. Keyword-only parameters are its yaml.
+Its positional parameters are what it needs of `seed`, `device`, `chunk`, `graph_budget`, `compile`, `data`, `model`, `loss`; a
+toy takes no data, model or loss. Keyword-only parameters are its yaml.
 """

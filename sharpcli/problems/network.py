@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sharpcli.compiler import Compiler, When
 from sharpcli.convolution import Convolutions
 from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
@@ -30,6 +31,7 @@ def network(
     device: torch.device,
     chunk: int,
     graph_budget: int,
+    compile: When,
     ranks: Ranks,
     weights: Mapping[str, Tensor] | None,
     data: Dataset,
@@ -68,6 +70,7 @@ def network(
     joint = batchnorm == "batch" and bool(batch_norms(module))
     pieces = chunks((x_train, y_train), chunk)
     surface = LossSurface(predict, loss, pieces, graph_budget=graph_budget, ranks=ranks, joint=joint)
+    surface = replace(surface, compiler=Compiler(compile, predict, loss))
     _check(predict, w0, x_train, y_train)
 
     def at(w: Tensor) -> LossSurface:
