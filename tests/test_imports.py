@@ -24,7 +24,7 @@ MAY = {
     "models": set(),
     "losses": set(),
     "schedules": set(),
-    "optimizers": {"surface", "flows", "interpolators"},
+    "optimizers": {"surface", "flows", "interpolators", "linalg"},
     "objectives": {"surface"},
     "problems": {"surface", "problem", "compiler", "data", "losses", "structure", "convolution", "kernel", "toys", "theory"},
     "curvature": {"surface", "linalg"},

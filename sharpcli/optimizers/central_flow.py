@@ -1,0 +1,106 @@
+"""The central flow of gradient descent at the edge of stability: Cohen, Damian, Talwalkar, Kolter & Lee 2024, "Understanding
+optimization in deep learning with central flows", arXiv:2410.24206, section 3."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from sharpcli.errors import Refusal
+from sharpcli.linalg.lanczos import largest
+from sharpcli.linalg.semidefinite import least, pairs, smat, svec
+from sharpcli.optimizers import State
+from sharpcli.surface import Grad, Linearization, LossSurface
+
+TOL, PRODUCTS = 1e-4, 300  # of the eigenpairs at the edge
+MARGIN = 0.02  # of 2/lr: eigenvalues so near below the edge may reach it within a piece
+
+
+@dataclass(frozen=True)
+class CentralFlow:
+    """dw/dt = -lr (grad L(w) + 1/2 grad_w <H(w), S>), t in steps: where gradient descent is, averaged over its oscillation of
+    covariance S.
+
+    S >= 0 is the one for which H(w) <= 2/lr stays true and S acts where H(w) = 2/lr alone: with U [k, D] the eigenvectors at
+    the edge, S = U^T X U, X the solution of a complementarity problem of k rows. Off the edge it is gradient flow. One step
+    is time 1, in `pieces` pieces by Euler's method, the constraint being put on the end of each.
+
+    The state is (U, tr S): the training loss of gradient descent averages L(w) + tr S / lr. For full-batch gradient descent on
+    small networks. Refuses another rule's gradient, and more than `most` eigenvalues at the edge.
+    """
+
+    pieces: int
+    most: int
+
+    def __post_init__(self) -> None:
+        if self.pieces < 1 or self.most < 1:
+            raise Refusal(f"optimizer.pieces={self.pieces} optimizer.most={self.most}: both at least 1")
+
+    def init(self, w: Tensor) -> State:
+        return w.new_zeros(0, len(w)), torch.zeros((), dtype=torch.float64)
+
+    def step(self, w: Tensor, state: State, grad: Grad, lr: float) -> tuple[Tensor, State]:
+        if not isinstance(grad, LossSurface):
+            raise Refusal("optimizer=central_flow needs the training loss itself; it is no base for another rule")
+        U, total, time = state[0].to(w), 0.0, lr / self.pieces
+        for _ in range(self.pieces):
+            if not torch.isfinite(w).all():
+                break
+            here = grad.linearize(w)
+            values, U = self._near(here, U, 2 / lr)
+            velocity, variance = centered(grad, w, here.grad, values, U[: len(values)], 2 / lr, time)
+            w, total = w + time * velocity, total + variance / self.pieces
+        return w, (U, torch.tensor(total, dtype=torch.float64))
+
+    def _near(self, here: Linearization, U: Tensor, edge: float) -> tuple[Tensor, Tensor]:
+        """The k eigenvalues that may reach the edge within a piece, and their eigenvectors with the next ones [k + 2, D]."""
+        k = max(1, len(U) - 1)
+        if not len(U):
+            U = torch.randn(2, U.shape[1], generator=Generator().manual_seed(0), dtype=torch.float64).to(here.grad)
+        while True:
+            found = largest(here.hvp, U, k, TOL, PRODUCTS, slack=3.0)
+            count = int((found.values > (1 - MARGIN) * edge).sum())
+            if count > self.most:
+                raise Refusal(
+                    f"central_flow: {count} eigenvalues are at the edge of stability and optimizer.most={self.most}; "
+                    "raise it, or take a smaller lr"
+                )
+            if count < k or k == U.shape[1]:
+                return found.values[:count], found.vectors[: count + 2]
+            k, U = count + 1, found.vectors
+
+    def edge(self, lr: float) -> float:
+        """2 / lr, that of the gradient descent it describes."""
+        return 2 / lr
+
+    def preconditioner(self, state: State, lr: float) -> None:
+        return None
+
+
+def centered(
+    surface: LossSurface, w: Tensor, g: Tensor, values: Tensor, U: Tensor, edge: float, time: float
+) -> tuple[Tensor, float]:
+    """-(grad L + 1/2 grad <H, S>) [D] and tr S at w, given the eigenpairs near the edge, `values` [k] and U [k, D]: after a
+    piece of length `time` the block of H in their span is at most `edge`, and S acts where it is equal.
+
+    In the orthonormal basis E_b of symmetric matrices, h_b = <U H U^T, E_b> has the gradient G_b [D], and after the piece
+    h + time (-G g - 1/2 G G^T x): the smallest x >= 0 that keeps this below the edge, with complementarity.
+    """
+    k = len(values)
+    if not k:
+        return -g, 0.0
+    single = [surface.curvature_grad(w, u[None]) for u in U]
+    G = torch.stack(
+        [
+            single[i]
+            if i == j
+            else 2**0.5 * (surface.curvature_grad(w, (U[i] + U[j])[None] / 2**0.5) - (single[i] + single[j]) / 2)
+            for i, j in pairs(k)
+        ]
+    )
+    slack = svec(torch.diag(edge - values.double()))
+    push = -(G @ g).double().cpu() - slack / time
+    x = least((G @ G.T).double().cpu() / 2, push)
+    return -g - (x.to(G) @ G) / 2, float(smat(x, k).trace())
