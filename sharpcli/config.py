@@ -385,6 +385,12 @@ class Part:
         return self.target(*given, **{key: supply[key] for key in self.takes if key in supply}, **self.keywords)
 
 
+def optional(target: Callable[..., Any]) -> list[str]:
+    """Those of the supplied parameters that a part can do without: they may be None."""
+    hints = get_type_hints(target)
+    return [name for name in positional(target) if type(None) in get_args(hints.get(name))]
+
+
 def positional(target: Callable[..., Any]) -> list[str]:
     """The names of what the lab supplies to a part."""
     parameters = inspect.signature(target).parameters.values()

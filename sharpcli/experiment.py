@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpcli.config import Checked, Part, part, positional, resolve
+from sharpcli.config import Checked, Part, optional, part, positional, resolve
 from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
 from sharpcli.measures import Estimates, Point
@@ -136,17 +136,17 @@ def _problem(
         "compile": local["compile"],
     }
     target = config["problem"]["_target_"]
-    takes = positional(resolve(target, "problem", trust))
+    takes, free = (which(resolve(target, "problem", trust)) for which in (positional, optional))
     name = target.rsplit(".", 1)[-1]
     if more["weights"] is not None and "weights" not in takes:
         raise Refusal(f"problem={name} takes no file of weights; use problem=network")
     for kind in ("data", "model", "loss"):
         if config.get(kind) and kind not in takes:
             raise Refusal(f"problem={name} takes no {kind}: leave {kind}= out, or use problem=network")
-        if not config.get(kind) and kind in takes:
+        if not config.get(kind) and kind in takes and kind not in free:
             raise Refusal(f"problem={name} needs {kind}=...: {kind} is missing")
     if "data" in takes:
-        supply["data"] = _data(json.dumps(config["data"]), local["data_dir"], tuple(trust))
+        supply["data"] = None if not config.get("data") else _data(json.dumps(config["data"]), local["data_dir"], tuple(trust))
     for kind in {"model", "loss"} & set(takes):
         supply[kind] = part(config[kind], trust, kind)
     return part(config["problem"], trust, "problem")(**supply)

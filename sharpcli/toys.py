@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from sharpcli.data import Dataset
+from sharpcli.errors import Refusal
 from sharpcli.losses.half_squared import half_squared
 from sharpcli.problem import Problem, chunks
 from sharpcli.rng import generator
@@ -40,6 +42,17 @@ def regression(
         return {"train_loss": float(surface.value(w)), **scores(w)}
 
     return Problem(w0, (x, y), surface, all_scores, lambda w: surface, layout, norms=norms, kernel=kernel)
+
+
+def own(data: Dataset, dims: int, name: str) -> tuple[Tensor, Tensor]:
+    """A user's own Z [n, ...] of `dims` dimensions and y [n, 1], in float64. Refuses other dimensions and several outputs."""
+    x, y = data.x_train.double(), data.y_train.double()
+    if x.ndim != dims or y.shape != (len(x), 1):
+        shape = ", ".join(["n", *["d"] * (dims - 1)])
+        raise Refusal(
+            f"problem={name}: the data's inputs are {list(x.shape)} and its labels {list(y.shape)}; give [{shape}] and [n]"
+        )
+    return x.contiguous(), y.contiguous()
 
 
 def normal(shape: tuple[int, ...], seed: int, who: str) -> Tensor:

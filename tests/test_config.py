@@ -11,7 +11,7 @@ from sharpcli.errors import Refusal
 from sharpcli.problem import Problem
 
 PARTS = [(group, name) for group in (*GROUPS, "plot") for name in options(group)]
-FILL = {"arrays": ["data.file=x.npz"]}
+FILL = {"arrays": ["data.file=x.npz"], "table": ["data.file=x.npz"]}
 
 
 def checked(*words):

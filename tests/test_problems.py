@@ -34,7 +34,7 @@ def test_the_valley_s_sharpness_at_a_minimum_is_the_squared_distance_from_the_or
 
 
 def test_the_trace_of_uv_on_an_interpolator_is_four_times_the_squared_weights():
-    p = uv(0, 3, d=6, n=4, k=2, start=0.5, **PLAIN)
+    p = uv(0, 3, None, d=6, n=4, k=2, start=0.5, **PLAIN)
     x, y = p.examples
     assert set(x.unique().tolist()) == {-1.0, 1.0} and [len(b) for _, b in p.surface.batches] == [3, 1]
     beta = torch.linalg.lstsq(x, y).solution[:, 0]  # an interpolator, as u*u - v*v
@@ -46,7 +46,7 @@ def test_the_trace_of_uv_on_an_interpolator_is_four_times_the_squared_weights():
 
 
 def test_gradient_of_uv_by_hand():
-    p = uv(1, 100, d=5, n=3, k=1, start=0.3, **PLAIN)
+    p = uv(1, 100, None, d=5, n=3, k=1, start=0.3, **PLAIN)
     x, y = p.examples
     w = torch.randn(10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     u, v = w.split(5)
@@ -138,3 +138,35 @@ def test_arrays_refuse_a_file_that_is_no_archive(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"nothing")
     with pytest.raises(Refusal, match="not a readable"):
         arrays(file=str(tmp_path / "a.npz"), sha256="")
+
+
+@pytest.mark.parametrize("name", ["uv", "hadamard", "least_squares", "matrix_sensing"])
+def test_a_toy_on_one_s_own_file_is_the_toy_on_the_same_numbers(experiment, tmp_path, name):
+    words = (f"problem={name}", "method=gd", "lr=0.01", "steps=5")
+    drawn = experiment(*words).problem
+    x, y = (part.numpy() for part in drawn.examples)
+    np.savez(tmp_path / "own.npz", Z=x.reshape(len(x), 10, 10) if name == "matrix_sensing" else x, y=y[:, 0])
+    own = experiment(*words, "data=table", f"data.file={tmp_path / 'own.npz'}").problem
+    w = drawn.w0 + 0.1
+    assert torch.equal(own.w0, drawn.w0) and torch.equal(own.surface.grad(w), drawn.surface.grad(w))
+    c, k = np.zeros(own.kernel.scratch), own.kernel
+    assert k.output(w.numpy(), k.x[1], c) == pytest.approx(float(own.surface.predict(w, own.examples[0])[1]))
+    assert own.scores(w).keys() == drawn.scores(w).keys()
+
+
+@pytest.mark.parametrize(
+    "name, arrays, words",
+    [
+        ("uv", {"Z": np.ones((3, 5))}, "no y in it"),
+        ("uv", {"Z": np.ones((3, 5)), "y": np.ones(4)}, "give Z .n, d. "),
+        ("uv", {"Z": np.ones((3, 5)), "y": np.array([1, 2, np.nan])}, "give finite numbers"),
+        ("uv", {"Z": np.ones((3, 5, 5)), "y": np.ones(3)}, "problem=uv: the data's inputs are"),
+        ("matrix_sensing", {"Z": np.ones((3, 5)), "y": np.ones(3)}, "problem=matrix: the data's inputs are"),
+        ("uv", {"Z": np.ones((2, 5)), "y": np.array([1.0, 2.0])}, "give labels that some vector fits"),
+        ("valley", {"Z": np.ones((2, 5)), "y": np.ones(2)}, "problem=valley takes no data"),
+    ],
+)
+def test_a_file_that_a_toy_cannot_use_is_refused(experiment, tmp_path, name, arrays, words):
+    np.savez(tmp_path / "own.npz", **arrays)
+    with pytest.raises(Refusal, match=words):
+        experiment(f"problem={name}", "method=gd", "data=table", f"data.file={tmp_path / 'own.npz'}")

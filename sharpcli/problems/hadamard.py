@@ -6,18 +6,39 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
 from sharpcli.kernel import Kernel, descend, output, pull
 from sharpcli.problem import Problem
 from sharpcli.rng import generator
-from sharpcli.toys import layout, normal, regression, signs
+from sharpcli.theory.convex import least_l1
+from sharpcli.toys import layout, normal, own, regression, signs
 
 
-def hadamard(seed: int, chunk: int, *, d: int, n: int, k: int, start: float, spread: float, instance: int | None) -> Problem:
+def hadamard(
+    seed: int,
+    chunk: int,
+    data: Dataset | None,
+    *,
+    d: int,
+    n: int,
+    k: int,
+    start: float,
+    spread: float,
+    instance: int | None,
+) -> Problem:
     """f(z) = <u*v, z>, w = (u, v) [2d]; data, start and refusals as for problem=uv, but u and v at the same start s give
     <s^2, z>: u*v begins at s^2 and not at 0."""
-    x, beta = _data(d, n, k, seed if instance is None else instance, positive=False)
-    y = (x @ beta)[:, None]
+    if data is None:
+        x, beta = _data(d, n, k, seed if instance is None else instance, positive=False)
+        y = (x @ beta)[:, None]
+    else:
+        x, y = own(data, 2, "hadamard")
+        d = x.shape[1]
+        try:
+            beta = torch.from_numpy(least_l1(x.numpy(), y[:, 0].numpy())[0])
+        except ValueError as problem:
+            raise Refusal(f"problem=hadamard: {problem}; give labels that some vector fits") from None
 
     def found(w: Tensor) -> Tensor:
         u, v = w.split(d)

@@ -5,25 +5,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
 from sharpcli.kernel import Kernel, descend, output, pull
 from sharpcli.problem import Problem
-from sharpcli.toys import layout, normal, regression
+from sharpcli.toys import layout, normal, own, regression
 
 
-def least_squares(seed: int, chunk: int, *, d: int, n: int, spread: float, noise: float, instance: int | None) -> Problem:
+def least_squares(
+    seed: int, chunk: int, data: Dataset | None, *, d: int, n: int, spread: float, noise: float, instance: int | None
+) -> Problem:
     """L(w) = (1/2n) |A w - b|^2, A [n, d] normal and scaled so that lambda_1 = 1, b = A beta + `noise` N(0, 1); w0 is
-    `spread` times a normal vector of `seed`.
+    `spread` times a normal vector of `seed`. With data=table A and b are a file's, as they are.
 
     With n < d there are many interpolators; gradient descent reaches w0 + A^+ (b - A w0), and `interpolator_error` is the
     distance from it, `min_norm_error` from A^+ b, which forgets the start; both relative. Refuses sizes below 1.
     """
     if min(d, n) < 1:
         raise Refusal(f"problem.d={d} problem.n={n}: both at least 1")
-    instance = seed if instance is None else instance
-    A = normal((n, d), instance, "least-squares")
-    A = A * (n**0.5 / torch.linalg.matrix_norm(A, 2))
-    b = A @ normal((d,), instance, "least-squares-truth") + noise * normal((n,), instance, "least-squares-noise")
+    if data is None:
+        A, b = _drawn(d, n, noise, seed if instance is None else instance)
+    else:
+        A, right = own(data, 2, "least_squares")
+        b, d = right[:, 0], A.shape[1]
     w0 = spread * normal((d,), seed, "start")
     nearest, least = w0 + torch.linalg.pinv(A) @ (b - A @ w0), torch.linalg.pinv(A) @ b
 
@@ -35,6 +39,12 @@ def least_squares(seed: int, chunk: int, *, d: int, n: int, spread: float, noise
 
     kernel = Kernel(_output, _pull, A.numpy(), b.numpy(), descend=_descend)
     return regression(lambda w, x: (x @ w)[:, None], w0, A, b[:, None], chunk, layout(w=(d,)), kernel=kernel, scores=scores)
+
+
+def _drawn(d: int, n: int, noise: float, instance: int) -> tuple[Tensor, Tensor]:
+    A = normal((n, d), instance, "least-squares")
+    A = A * (n**0.5 / torch.linalg.matrix_norm(A, 2))
+    return A, A @ normal((d,), instance, "least-squares-truth") + noise * normal((n,), instance, "least-squares-noise")
 
 
 @output

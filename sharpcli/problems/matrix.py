@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
 from sharpcli.kernel import Kernel, output, pull
 from sharpcli.problem import Problem
-from sharpcli.toys import layout, normal, regression
+from sharpcli.theory.convex import least_nuclear
+from sharpcli.toys import layout, normal, own, regression
 
 Measurements = Literal["normal", "symmetric", "commuting", "entries"]
 
@@ -20,6 +22,7 @@ Measurements = Literal["normal", "symmetric", "commuting", "entries"]
 def matrix(
     seed: int,
     chunk: int,
+    data: Dataset | None,
     *,
     d: int,
     n: int,
@@ -36,16 +39,25 @@ def matrix(
 
     The A_i are `normal` with entries N(0, 1), their `symmetric` parts (X* then is positive semidefinite), `commuting` ones
     Q diag(N(0, 1)) Q^T, or `entries`, all d^2 of them (n is then d^2): plain factorization. The start is `scale` times
-    N(0, 1)/sqrt(d), or times the identity. `recovery_error` is |X - X*|_F / |X*|_F. Refuses sizes below 1, a rank above d,
-    depth below 2, and a scale of 0, which is a saddle.
+    N(0, 1)/sqrt(d), or times the identity. With data=table the A_i and y are a file's, and X* the matrix of least nuclear norm
+    that fits. `recovery_error` is |X - X*|_F / |X*|_F. Refuses sizes below 1, a rank above d, depth below 2, and a scale of
+    0, which is a saddle.
     """
     if min(d, n, rank) < 1 or rank > d or depth < 2:
         raise Refusal(f"problem.d={d} n={n} rank={rank} depth={depth}: sizes at least 1, rank at most d, depth at least 2")
     if scale == 0:
         raise Refusal("problem.scale=0: the gradient vanishes there and nothing ever moves; take another")
-    A, truth = _measured(d, n, rank, measurements, seed if instance is None else instance)
-    truth = truth * (nuclear / torch.linalg.matrix_norm(truth, "nuc"))
-    y = (A.flatten(1) @ truth.flatten())[:, None]
+    if data is None:
+        A, truth = _measured(d, n, rank, measurements, seed if instance is None else instance)
+        truth = truth * (nuclear / torch.linalg.matrix_norm(truth, "nuc"))
+        y = (A.flatten(1) @ truth.flatten())[:, None]
+    else:
+        A, y = own(data, 3, "matrix")
+        d = A.shape[1]
+        try:
+            truth = torch.from_numpy(least_nuclear(A.numpy(), y[:, 0].numpy())[0])
+        except ValueError as problem:
+            raise Refusal(f"problem=matrix_sensing: {problem}; give labels that some matrix fits") from None
     shape = (depth, d, d)
     w0 = normal(shape, seed, "start") / d**0.5 if init == "normal" else torch.eye(d, dtype=torch.float64).expand(shape)
 

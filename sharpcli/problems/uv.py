@@ -8,17 +8,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
 from sharpcli.kernel import Kernel, descend, output, pull
 from sharpcli.problem import Problem
 from sharpcli.rng import generator
 from sharpcli.theory.convex import least_l1
-from sharpcli.toys import layout, normal, regression, signs
+from sharpcli.toys import layout, normal, own, regression, signs
 
 
 def uv(
     seed: int,
     chunk: int,
+    data: Dataset | None,
     *,
     d: int,
     n: int,
@@ -32,27 +34,33 @@ def uv(
     """n examples z in {-1, 1}^d (or N(0, 1)) with y = <beta, z>, beta having k entries +-1 and zeros else, all drawn
     from `instance`.
 
-    `rows` are one's own examples, [[z_1, ..., z_d, y], ...]; the truth is then the interpolator of least l1 norm.
+    `rows` are one's own examples, [[z_1, ..., z_d, y], ...], or with data=table a file's; the truth is then the interpolator
+    of least l1 norm.
     w = (u, v) [2d], every entry `start` + `spread` times a normal number of `seed`. On the interpolators, for inputs +-1,
     Tr H = 4 (|u|^2 + |v|^2). `recovery_error` is |u*u - v*v - beta|^2 / |beta|^2. Refuses sizes below 1, k above d, rows that
     are not n lists of d + 1 numbers, and a start at 0, from where no coordinate moves.
     """
+    if data is not None:
+        x, y = own(data, 2, "uv")
+        (n, d), k = x.shape, 1
     if min(d, n, k) < 1 or k > d:
         raise Refusal(f"problem.d={d} problem.n={n} problem.k={k}: all at least 1, and k at most d")
     if start == 0 and spread == 0:
         raise Refusal("problem.start=0: the gradient vanishes there and no coordinate ever moves; take another")
     instance = seed if instance is None else instance
     rng = generator(instance, "uv", 0)
-    x = signs((n, d), instance, "uv-inputs") if inputs == "signs" else normal((n, d), instance, "uv-inputs")
-    beta = torch.zeros(d, dtype=torch.float64)
-    beta[torch.randperm(d, generator=rng)[:k]] = signs((k,), instance, "uv-truth")
-    y = (x @ beta)[:, None]
-    if rows is not None:
-        x, y = _own(rows, n, d)
+    if data is None and rows is None:
+        x = signs((n, d), instance, "uv-inputs") if inputs == "signs" else normal((n, d), instance, "uv-inputs")
+        beta = torch.zeros(d, dtype=torch.float64)
+        beta[torch.randperm(d, generator=rng)[:k]] = signs((k,), instance, "uv-truth")
+        y = (x @ beta)[:, None]
+    else:
+        if rows is not None:
+            x, y = _own(rows, n, d)
         try:
             beta = torch.from_numpy(least_l1(x.numpy(), y[:, 0].numpy())[0])
         except ValueError as problem:
-            raise Refusal(f"problem.rows={rows}: {problem}; give labels that some vector fits") from None
+            raise Refusal(f"problem=uv: {problem}; give labels that some vector fits") from None
     w0 = torch.full((2 * d,), start, dtype=torch.float64)
     if spread:
         w0 += spread * normal((2 * d,), seed, "start")
