@@ -130,12 +130,12 @@ def main() -> None:
             out.append(clock(lambda: one.top(int(more[0]), warm=True)))
     if name == "trace":
         one.at(saved["points"][-1])
-        one.top(1, warm=False)  # warms the machine up
+        one.density(1, 2)  # warms the machine up
         one.at(saved["points"][-1])
         out.append(clock(lambda: one.trace(more[0])))
     if name == "density":
         one.at(saved["points"][-1])
-        one.top(1, warm=False)
+        one.density(1, 2)
         one.at(saved["points"][-1])
         out.append(clock(lambda: one.density(int(more[0]), int(more[1]))))
     print(json.dumps(out))

@@ -46,12 +46,12 @@ def compiled(experiment: Experiment) -> Steps | None:
         return None
     if (update := _rule(experiment.optimizer)) is None:
         return None
-    from sharpcli.kernel import NORMAL, SIGNS, UNIFORM, Noise, Rule, Steps
+    from sharpcli.kernel import NORMAL, SIGNS, STUDENT, UNIFORM, Noise, Rule, Steps
 
     noise = Noise()
     for name, objective in noises:
         told = objective.keywords
-        kind = {"signs": SIGNS, "uniform": UNIFORM, "normal": NORMAL}[told["distribution"]]
+        kind = {"signs": SIGNS, "uniform": UNIFORM, "normal": NORMAL, "student": STUDENT}[told["distribution"]]
         noise = Noise(told["delta"], kind, told["shared"], key(experiment.seed, name))
     assert problem.kernel is not None
     order = key(experiment.seed, "order")

@@ -52,16 +52,16 @@ def within(
 ) -> Finding:
     """`value`, reduced over each run's steps (`late`: the median over the last quarter), lies in `between` for `each` run,
     or in the `mean` or `median` over every part's runs; or the `share` of a part's runs where it is not 0 does."""
-    by_run = _by_run(frame, value, of, reduce)
+    found_by_run = by_run(frame, value, of, reduce)
     if statistic == "each":
-        inside = by_run.map(lambda v: _inside(v, between))
+        inside = found_by_run.map(lambda v: _inside(v, between))
     else:
         parts = frame.groupby("run")["part"].first()
-        groups = (by_run != 0 if statistic == "share" else by_run).groupby(parts)
+        groups = (found_by_run != 0 if statistic == "share" else found_by_run).groupby(parts)
         of_parts = groups.agg(lambda one: one.median(skipna=False) if statistic == "median" else one.mean(skipna=False))
         inside = of_parts.map(lambda v: _inside(float(v), between))
-    found = float((by_run != 0).mean() if statistic == "share" else by_run.mean())
-    return _finding(bool(len(by_run)) and bool(inside.all()), found, by_run, _asked(value, between, predicted))
+    found = float((found_by_run != 0).mean() if statistic == "share" else found_by_run.mean())
+    return _finding(bool(len(found_by_run)) and bool(inside.all()), found, found_by_run, _asked(value, between, predicted))
 
 
 def slope(
@@ -69,7 +69,7 @@ def slope(
 ) -> Finding:
     """The slope of log `y` in log `x` over the runs of `of`, each reduced over its steps, lies in `between`; its spread is
     the fit's standard error."""
-    both = pd.DataFrame({"x": _by_run(frame, x, of, reduce), "y": _by_run(frame, y, of, reduce)})
+    both = pd.DataFrame({"x": by_run(frame, x, of, reduce), "y": by_run(frame, y, of, reduce)})
     asked = _asked(f"the slope of log {y} in log {x}", between, predicted)
     if both["x"].nunique() < 3 or not (both > 0).all(axis=None):
         return Finding(False, None, None, len(both), asked)
@@ -82,7 +82,7 @@ def extrapolated(
 ) -> Finding:
     """`value` as `along` goes to 0, by a straight line through the runs of `of`, lies in `between`; its spread is the
     intercept's standard error."""
-    both = pd.DataFrame({"x": _by_run(frame, along, of, reduce), "y": _by_run(frame, value, of, reduce)})
+    both = pd.DataFrame({"x": by_run(frame, along, of, reduce), "y": by_run(frame, value, of, reduce)})
     asked = _asked(f"{value} as {along} -> 0", between, predicted)
     if both["x"].nunique() < 2 or both.isna().any(axis=None):
         return Finding(False, None, None, len(both), asked)
@@ -94,7 +94,7 @@ def ratio(
     frame: pd.DataFrame, *, value: str, of: str, to: str, reduce: Reduce, between: list[float | None], predicted: str | None
 ) -> Finding:
     """The mean of `value` over the runs of `of`, over its mean over those of `to`, lies in `between`."""
-    one, other = (_by_run(frame, value, part, reduce) for part in (of, to))
+    one, other = (by_run(frame, value, part, reduce) for part in (of, to))
     asked = _asked(f"{value}, {of} over {to}", between, predicted)
     if one.isna().any() or other.isna().any() or other.mean() == 0:
         return Finding(False, None, None, 0, asked)
@@ -103,7 +103,8 @@ def ratio(
     return Finding(_inside(found, between), found, abs(found) * math.hypot(*noise) if noise else None, len(one), asked)
 
 
-def _by_run(frame: pd.DataFrame, value: str, of: str, reduce: Reduce) -> pd.Series:
+def by_run(frame: pd.DataFrame, value: str, of: str, reduce: Reduce) -> pd.Series:
+    """One number a run of the parts `of`: `value` over its steps, reduced; NaN where there is none."""
     rows = frame[frame["part"].str.fullmatch(of)] if of else frame
     if rows.empty:
         raise Refusal(f"of={of}: no such part of this claim; possible: {', '.join(sorted(frame['part'].unique()))}")
@@ -116,10 +117,10 @@ def _by_run(frame: pd.DataFrame, value: str, of: str, reduce: Reduce) -> pd.Seri
         ends = rows.groupby("run")["step"].transform("max")
         rows, reduce = rows[rows["step"] >= 0.75 * ends], "median"
     if reduce == "last":
-        by_run = rows.groupby("run", sort=False).tail(1).set_index("run")["value"]
+        found = rows.groupby("run", sort=False).tail(1).set_index("run")["value"]
     else:
-        by_run = rows.groupby("run", sort=False)["value"].agg(reduce)  # leaves out missing steps, and keeps missing runs
-    return by_run.astype(float).replace([np.inf, -np.inf], np.nan)
+        found = rows.groupby("run", sort=False)["value"].agg(reduce)  # leaves out missing steps, and keeps missing runs
+    return found.astype(float).replace([np.inf, -np.inf], np.nan)
 
 
 def _inside(value: float, between: list[float | None]) -> bool:
@@ -127,8 +128,8 @@ def _inside(value: float, between: list[float | None]) -> bool:
     return bool(math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high))
 
 
-def _finding(holds: bool, found: float, by_run: pd.Series, asked: str) -> Finding:
-    many = by_run.dropna()
+def _finding(holds: bool, found: float, runs: pd.Series, asked: str) -> Finding:
+    many = runs.dropna()
     spread = float(many.std()) if len(many) > 1 else None
     return Finding(holds, float(found) if math.isfinite(found) else None, spread, len(many), asked)
 

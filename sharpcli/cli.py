@@ -170,6 +170,36 @@ def claim_show(
     print("\n".join(about(word, _runs_dir(_only_settings(words or [])))))
 
 
+def complete_studies(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The studies' names."""
+    from sharpcli import CONF
+
+    return [file.stem for file in sorted((CONF / "study").glob("*.yaml")) if file.stem.startswith(incomplete)]
+
+
+@app.command()
+def study(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[ID] [runs_dir=DIR]", autocompletion=complete_studies)] = None,
+    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Runs at once.")] = 2,
+) -> None:
+    """Look into an open question: run what is missing, print the table and write it with a figure; without ID, list them.
+
+    Example: sharp study cost_to_flatness
+    """
+    from sharpcli.report import aligned
+    from sharpcli.studies import listing, read, run
+
+    names, overrides = _split(words or [])
+    if len(names) > 1:
+        raise Refusal(f"sharp study takes one study; got {', '.join(names)}")
+    if not names:
+        print("\n".join(aligned(listing(), 2)))
+        return
+    folder = _runs_dir(overrides)
+    print("\n".join(run(read(names[0]), folder, jobs, _tell)))
+    print(f"figure: {folder / 'studies' / names[0] / 'figure.png'}")
+
+
 @app.command()
 def ls(
     words: Annotated[list[str] | None, typer.Argument(metavar="[DIR] [runs_dir=DIR]")] = None,

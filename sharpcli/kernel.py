@@ -29,7 +29,7 @@ vector, matrix = float64[::1], float64[:, ::1]
 OUTPUT, PULL = float64(vector, vector, vector), types.void(vector, vector, vector, float64, vector)
 DESCEND = types.void(vector, vector, vector, float64)
 HUGE = 1e100  # of a residual: from here on every step looks whether the weights are still finite
-SIGNS, UNIFORM, NORMAL = 0, 1, 2
+SIGNS, UNIFORM, NORMAL, STUDENT = 0, 1, 2, 3
 
 
 def output(function: Callable[..., float]) -> Any:
@@ -126,6 +126,11 @@ def _noise(kind, key, step, i):  # type: ignore[no-untyped-def]
         return 2.0 * float((word >> np.uint64(i & 63)) & np.uint64(1)) - 1.0
     if kind == UNIFORM:
         return float(_word(key, step, np.uint64(i)) >> np.uint64(11)) * 2.0**-52 - 1.0
+    if kind == STUDENT:
+        p = (float(_word(key, step, np.uint64(i)) >> np.uint64(11)) + 0.5) * 2.0**-53
+        root = math.sqrt(4 * p * (1 - p))
+        t = math.sqrt(2 * max(math.cos(math.acos(min(root, 1.0)) / 3) / root - 1, 0.0))
+        return t if p > 0.5 else -t
     a = float(_word(key, step, np.uint64(2 * i)) >> np.uint64(11)) * 2.0**-53
     b = float(_word(key, step, np.uint64(2 * i + 1)) >> np.uint64(11)) * 2.0**-53
     return math.sqrt(-2.0 * math.log1p(-a)) * math.cos(2 * math.pi * b)

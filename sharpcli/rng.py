@@ -43,6 +43,13 @@ class Stream(Generator):
         words = (self.bits(2 * count) >> np.uint64(11)) * 2.0**-53
         return np.sqrt(-2.0 * np.log1p(-words[::2])) * np.cos(2 * np.pi * words[1::2])
 
+    def student(self, count: int) -> NDArray[np.float64]:
+        """Student's t with 4 degrees of freedom over sqrt 2: variance 1, infinite fourth moment. By its quantile function
+        (Shaw 2006), q = 2 sign(p - 1/2) sqrt(cos(arccos(sqrt a)/3)/sqrt a - 1), a = 4 p (1 - p)."""
+        p = ((self.bits(count) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+        root = np.sqrt(4 * p * (1 - p))
+        return np.sign(p - 0.5) * np.sqrt(2 * np.maximum(np.cos(np.arccos(np.minimum(root, 1.0)) / 3) / root - 1, 0))
+
     def choices(self, count: int, n: int) -> NDArray[np.int64]:
         """`count` of 0 ... n - 1, with replacement."""
         return (((self.bits(count) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32)).astype(np.int64)

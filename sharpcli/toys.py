@@ -33,10 +33,12 @@ def regression(
     kernel: Kernel | None = None,
     scores: Scores = lambda w: {},
     norms: Scores = lambda w: {},
+    joint: bool = False,
 ) -> Problem:
     """L(w) = (1/2n) sum_i (predict(w, x_i) - y_i)^2 with x [n, .], y [n, 1] and predict [n, 1]; `scores` and `norms` add
-    what this toy knows of w."""
-    surface = LossSurface(predict, half_squared, chunks((x, y), chunk))
+    what this toy knows of w;
+    `joint` where the outputs of a batch depend on one another."""
+    surface = LossSurface(predict, half_squared, chunks((x, y), chunk), joint=joint)
 
     def all_scores(w: Tensor) -> dict[str, float]:
         return {"train_loss": float(surface.value(w)), **scores(w)}

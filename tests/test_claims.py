@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from sharpcli import CONF, checks, claims
-from sharpcli.config import options
+from sharpcli import CONF, checks, claims, trials
+from sharpcli.config import check as checked_config
+from sharpcli.config import compose, options
 from sharpcli.errors import Refusal
 
 IDS = options("claim")
@@ -25,7 +26,7 @@ WITHIN = {"of": "", "reduce": "last", "statistic": "each", "predicted": None}
 
 def verdict(claim, folder):
     """The verdict on a claim whose runs are made in this process."""
-    paths = [(name, claims._run([*words, f"runs_dir={folder}"])[0]) for name, words in claim.jobs()]
+    paths = [(name, trials._run([*words, f"runs_dir={folder}"], claim.before)[0]) for name, words in claim.jobs()]
     assert not any(path.startswith("refused") for _, path in paths), paths
     return claims.judge(claim, paths, folder, 0.0)
 
@@ -45,7 +46,7 @@ def test_every_claim_is_complete_and_its_runs_compose(word):
     for one in (*claim.check, *claim.control):
         assert frame["part"].str.fullmatch(one["of"]).any() if one.get("of") else True, one
     for _, words in claim.jobs()[:1]:
-        claims.checked_config(claims.compose(words), words)
+        checked_config(compose(words), words)
 
 
 def test_within_judges_each_run_or_every_part():
@@ -162,7 +163,7 @@ def test_a_wrong_word_about_claims_is_one_line(sharp, words, said):
 
 def test_a_failing_claim_ends_with_code_1(sharp, folder, monkeypatch, tmp_path):
     claim = yaml.safe_load((CONF / "claim" / "sam_radius.yaml").read_text())
-    broken = claims.Claim("sam_radius", **claim | {"check": [claim["check"][0] | {"between": [1, 2]}], "plot": None})
+    broken = claims.Claim(id="sam_radius", **claim | {"check": [claim["check"][0] | {"between": [1, 2]}], "plot": None})
     monkeypatch.setattr(claims, "read", lambda word: broken)
     said = sharp("claim", "check", "sam_radius", "-j", "1")
     assert said.code == 1 and "sam_radius: FAILS" in said.out and "1 fails" in said.out

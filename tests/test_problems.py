@@ -67,14 +67,23 @@ def test_minibatches_are_a_permutation_of_each_epoch_and_a_function_of_seed_and_
 
 
 def test_digits_are_standardized_per_pixel_over_the_training_images():
-    d = digits(train_examples=1500)
+    d = digits(train_examples=1500, wrong=0)
     assert d.x_train.shape == (1500, 1, 8, 8) and d.x_test.shape == (297, 1, 8, 8) and d.y_train.shape == (1500, 10)
     assert d.x_train.mean(0).abs().max() < 1e-5
     std = d.x_train.std(0, correction=0)
     assert bool(((std - 1).abs() < 1e-4).logical_or(std == 0).all())
-    for n in (0, 1797):
+    for n, wrong in ((0, 0), (1797, 0), (1500, 298), (10, -1)):
         with pytest.raises(Refusal):
-            digits(train_examples=n)
+            digits(train_examples=n, wrong=wrong)
+
+
+def test_wrong_digits_are_test_images_under_the_next_class():
+    right, taught = digits(train_examples=20, wrong=0), digits(train_examples=20, wrong=5)
+    assert torch.equal(taught.x_train, torch.cat([right.x_train, right.x_test[:5]])) and torch.equal(
+        taught.x_test, right.x_test
+    )
+    assert torch.equal(taught.y_train[20:].argmax(1), (right.y_test[:5].argmax(1) + 1) % 10)
+    assert torch.equal(taught.y_train[:20], right.y_train)
 
 
 @needs_cifar
@@ -170,3 +179,35 @@ def test_a_file_that_a_toy_cannot_use_is_refused(experiment, tmp_path, name, arr
     np.savez(tmp_path / "own.npz", **arrays)
     with pytest.raises(Refusal, match=words):
         experiment(f"problem={name}", "method=gd", "data=table", f"data.file={tmp_path / 'own.npz'}")
+
+
+def test_a_relu_net_s_norms_are_what_they_say_and_its_layers_stack(experiment):
+    words = (
+        "problem=teacher",
+        "method=gd",
+        "problem.d=3",
+        "problem.n=7",
+        "problem.width=4",
+        "problem.depth=3",
+        "problem.bias=true",
+    )
+    plain = experiment(*words).problem
+    assert (
+        dict(plain.layout) == {"inner": (4, 3), "inner_2": (4, 4), "a": (4,), "b": (4,), "b_2": (4,)} and plain.kernel is None
+    )
+    inner, deeper, a, b, c = plain.tensors(plain.w0)
+    z = plain.examples[0]
+    by_hand = torch.relu(torch.relu(z @ inner.T + b) @ deeper.T + c) @ a
+    assert torch.allclose(plain.surface.predict(plain.w0, z)[:, 0], by_hand, rtol=1e-13)
+    for norm, over in (("layer", 1), ("batch", 0)):
+        p = experiment(*words[:-2], f"problem.norm={norm}").problem
+        inner, a = p.tensors(p.w0)
+        hidden = torch.relu(z @ inner.T)
+        size = hidden.norm(dim=1, keepdim=True) if over else hidden.square().mean(0).sqrt()
+        assert torch.allclose(p.surface.predict(p.w0, z)[:, 0], (hidden / size) @ a, rtol=1e-12)
+        assert p.surface.joint == (norm == "batch") and p.norms(p.w0) == {}
+
+
+def test_a_network_of_one_layer_is_refused(experiment):
+    with pytest.raises(Refusal, match="at least two layers"):
+        experiment("problem=xor", "method=gd", "problem.depth=1")
