@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,20 +63,16 @@ def run(study: Study, runs_dir: Path, jobs: int, tell: Callable[[str], Any]) -> 
 
 
 def table(study: Study, frame: pd.DataFrame) -> list[str]:
-    """A row for each combination of `by`, in the order of the study's parts: mean, and ± one standard deviation over runs;
+    """A row for each combination of `by`, in the study's order: mean, and ± one standard deviation over runs;
     `-` where no run has a number."""
     import pandas as pd
 
     settings = frame.groupby("run", sort=False)[study.by].first()
     columns = {title: by_run(frame, one["value"], "", _reduce(one)) for title, one in study.show.items()}
     both = pd.concat([settings, pd.DataFrame(columns)], axis=1)
-    order = {name: i for i, name in enumerate([*study.runs, *study.tables])}
-    groups = sorted(
-        both.groupby(study.by, sort=False, dropna=False), key=lambda one: order[one[1].iloc[0].get("part", next(iter(order)))]
-    )
     out = [f"| {' | '.join([*study.by, *study.show, 'runs'])} |", "|" + "---|" * (len(study.by) + len(study.show) + 1)]
-    for key, group in groups:
-        cells = [f"{value:g}" if isinstance(value, float) else str(value) for value in key]
+    for key, group in both.groupby(study.by, sort=False, dropna=False):
+        cells = [("-" if math.isnan(value) else f"{value:g}") if isinstance(value, float) else str(value) for value in key]
         for title in study.show:
             values = group[title].dropna()
             spread = f" ± {values.std():.1g}" if len(values) > 1 and values.std() > 0 else ""

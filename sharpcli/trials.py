@@ -87,8 +87,9 @@ def finish(trials: Sequence[Trial], inside: Path, jobs: int, tell: Callable[[str
 
 
 def rows(trial: Trial, paths: Paths) -> pd.DataFrame:
-    """One row a run (or table row) and step, with the trial's name of it as `part`, and its columns."""
-    frame = gather(paths)
+    """One row a run (or table row) and step, with the trial's name of it as `part`, and its columns; in the trial's order."""
+    order = [*trial.runs, *trial.tables]
+    frame = gather(sorted(paths, key=lambda one: (order.index(one[0]), one[1])))
     for name in trial.first:
         frame[f"{name}_first"] = frame.groupby("run")[name].transform("first")
     for name, value in trial.columns.items():
@@ -103,7 +104,7 @@ def gather(paths: Paths) -> pd.DataFrame:
     from sharpcli.draw import frame_of
 
     frames = []
-    for name, path in sorted(paths):
+    for name, path in paths:
         if path.endswith(".jsonl"):
             rows = pd.DataFrame([json.loads(line) for line in Path(path).read_text().splitlines()])
             frames.append(rows.assign(run=[f"{name}-{i}" for i in range(len(rows))], step=0, part=name))

@@ -29,6 +29,10 @@ NAMES = {
     "flow_recovery_error": r"recovery error at $\Phi(x)$",
     "lr ** 2 * step": r"$\mathrm{lr}^2\,t$",
     "edge_share": r"$\lambda_1$ over the edge of stability",
+    "over_least": r"$\mathrm{Tr}\,H$ over its least",
+    "flat": r"$\mathrm{Tr}\,H$ over that at the smallest lr",
+    "share_of_run": "share of the run",
+    "start": "number of the start",
     "lr_trace": r"$\mathrm{lr}\,\mathrm{Tr}\,H$ at the start",
 }
 
