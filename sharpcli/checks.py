@@ -138,6 +138,9 @@ def _asked(what: str, between: list[float | None], predicted: str | None) -> str
     low, high = between
     if low is None:
         bounds = "a number" if high is None else f"≤ {high:g}"
+    elif high is None:
+        bounds = f"≥ {low:g}"
     else:
-        bounds = f"≥ {low:g}" if high is None else f"{low:g} to {high:g}"
+        half, middle = (high - low) / 2, (high + low) / 2
+        bounds = f"{middle:g} ± {half:.1g}" if 0 < half < 1e-4 * abs(middle) else f"{low:g} to {high:g}"
     return f"{what}: {bounds}" + (f" (theory {predicted})" if predicted else "")
