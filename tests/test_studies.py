@@ -17,7 +17,7 @@ def test_every_study_is_complete_and_its_runs_compose(word):
     last = "[0-7]$"  # parts that differ in their numbers alone
     kinds = {re.sub(last, "", name): words for name, words in study.runs.items()}
     for words in kinds.values():
-        one = [word.split(",")[0] if word.startswith("seed=") else word for word in (*study.base, *words)]
+        one = ["seed=1" if word.startswith("seed=") else word for word in (*study.base, *words)]
         assert check(compose(one), one).config["steps"]
 
 
