@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import CIFAR, ROOT
 
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
 
 def blocks(page, language):
