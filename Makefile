@@ -29,6 +29,7 @@ reproduce-%: $(VENV)/installed
 
 verdicts: $(VENV)/installed
 	$(BIN)/sharp claim list --markdown > docs/verdicts.md
+	sed -i -e '/<!-- verdicts -->/,/<!-- end -->/{//!d}' -e '/<!-- verdicts -->/r docs/verdicts.md' README.md
 
 bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
@@ -38,6 +39,7 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/steps.py
 	$(BIN)/python benchmarks/commands.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/toys.py
+	$(BIN)/python benchmarks/reproduce.py
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sharp needs Python 3.11 or newer; set PYTHON=")'

@@ -97,8 +97,8 @@ def refusing(words: Sequence[str]) -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as problem:
         raise Refusal(explain(problem, words)) from None
     except (ValueError, AssertionError) as problem:  # what Hydra asks of its own input, such as data=null
-        if not any(frame.name for frame in traceback.extract_tb(problem.__traceback__) if "/hydra/" in frame.filename):
-            raise
+        if not re.search(r"/(hydra|omegaconf|antlr4)/", traceback.extract_tb(problem.__traceback__)[-1].filename):
+            raise  # a mistake of ours is a traceback
         raise Refusal(f"{' '.join(words)}: {problem}") from None
 
 

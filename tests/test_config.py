@@ -137,10 +137,10 @@ def test_a_data_file_counts_by_its_content_and_not_by_its_place(tmp_path):
         ("graph_gb=0", "graph_gb=0.0"),
         ("device=tpu", "device=tpu: possible: auto, cpu"),
         ("compile=perhaps", "compile=perhaps: possible: auto, true, false"),
-        ("method=sma", "method=sma: no such method; did you mean sam? possible: gd,"),
+        ("method=sma", "method=sma: no such method; did you mean sam? possible: central_flow, gd,"),
         (
             "optimizer=adan",
-            "optimizer=adan: no such optimizer; did you mean adam? possible: adam, gd, gradient_flow, limiting_flow,",
+            "optimizer=adan: no such optimizer; did you mean adam? possible: adam, central_flow, gd,",
         ),
         ("measure=[sharpnes]", "did you mean sharpness?"),
         ("experiment=eos", "possible: eos_cifar10_5k"),
