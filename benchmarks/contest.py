@@ -42,9 +42,10 @@ class Sharp:
         return {"values": ritz.values.tolist(), "products": ritz.products}
 
     def trace(self, method: str) -> dict[str, Any]:
-        """The trace to RTOL, by Hutch++ or XTrace."""
+        """The trace to RTOL, by Hutch++ or XTrace, or as far as the products of the question lead."""
         rng = torch.Generator().manual_seed(0)
-        found = getattr(traces, method)(self.c.matvec("hessian"), self.w, rng, RTOL, 3000)
+        method, _, most = method.partition(":")
+        found = getattr(traces, method)(self.c.matvec("hessian"), self.w, rng, RTOL, int(most or 3000))
         return {"values": [found.value], "stderr": found.stderr, "products": found.products}
 
     def density(self, probes: int, steps: int) -> dict[str, Any]:

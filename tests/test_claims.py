@@ -133,6 +133,35 @@ def test_the_verdict_on_sam_s_flows_turns_when_rho_is_not_squared(folder):
     assert verdict(wrong, folder).verdict == claims.FAILS
 
 
+def test_a_run_starts_from_the_run_that_comes_before_it_of_its_own_seed(folder):
+    claim = replace(
+        constant(),
+        base=[
+            "problem=uv",
+            "method=gd",
+            "seed=1,2,3",
+            "steps=3",
+            "init_from=first",
+            "measure=[scores]",
+            "measure_every=even 2",
+        ],
+        before={"first": ["problem=uv", "method=gd", "lr=0.01", "steps=40", "measure=[scores]", "measure_every=even 2"]},
+        runs={"signs": ["lr=0.001"]},
+        columns={},
+        check=[{"kind": "within", "of": "", "value": "train_loss", "between": [0, 1]}],
+    )
+    assert verdict(claim, folder).verdict == claims.HOLDS
+    paths = [trials._run([*words, f"runs_dir={folder}"], claim.before)[0] for _, words in claim.jobs()]
+    frame = trials.rows(claim, [("signs", path) for path in paths])
+    first = trials.gather([("first", str(path)) for path in folder.glob("gd-uv-lr0.01-*")])
+    assert len(frame["run"].unique()) == 3 and set(frame["seed"]) == set(first["seed"]) == {1, 2, 3}
+    begun, ended = (f.groupby("seed")["train_loss"] for f in (frame, first))
+    assert begun.first().tolist() == ended.last().tolist()
+    wrong = replace(claim, before={"first": ["problem=uv", "lr=none"]})
+    said = [trials._run([*words, f"runs_dir={folder}"], wrong.before)[0] for _, words in claim.jobs()]
+    assert all(text.startswith("refused: first: lr=none: not a number") for text in said)
+
+
 def test_claims_by_the_command_line(sharp, folder):
     listed = sharp("claim", "list")
     assert listed.code == 0 and all(word in listed.out for word in IDS) and "quick" in listed.out

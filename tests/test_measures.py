@@ -336,6 +336,41 @@ def test_alignment_on_a_quadratic(found):
     assert found("alignment", *QUADRATIC)["alignment_1"] is None  # no gradient, no direction
 
 
+def test_the_distance_from_gradient_flow_is_that_of_the_exponential_and_is_carried_on(experiment):
+    lam, lr = torch.tensor([2.0, 0.5], dtype=torch.float64), 0.1
+    quadratic = ("problem=quadratic", "problem.eigenvalues=[2.0,0.5]", "problem.start=[1.0,-1.0]", "method=gd", f"lr={lr}")
+    e, warm = experiment(*quadratic, "measure=[gradient_flow_distance]", "measure.gradient_flow_distance.rtol=1e-10"), {}
+    for step in (0, 3, 10):
+        w = e.problem.w0 * (1 - lr * lam) ** step
+        row, warm = measure(e, w, step, warm, ["gradient_flow_distance"], ())
+        flow = e.problem.w0 * torch.exp(-lam * lr * step)
+        right = float((w - flow).norm() / (flow - e.problem.w0).norm()) if step else 0.0
+        assert row["gradient_flow_distance"] == pytest.approx(right, rel=1e-5)
+
+
+def test_the_central_flow_s_measure_needs_a_central_flow(found):
+    with pytest.raises(Refusal, match="use method=central_flow"):
+        found("central_flow", *TINY)
+
+
+def test_the_least_trace_over_rescalings_is_reached_by_the_best_one_and_rescaling_moves_the_trace_alone(experiment):
+    words = ("problem=teacher", "problem.d=3", "problem.n=90", "problem.width=5", "problem.bias=true", "method=gd")
+    plain, scaled = (experiment(*words, f"problem.rescale={r}").problem for r in (1, 50))
+    inner, a, b = plain.tensors(plain.w0)
+    H = plain.surface.hvp(plain.w0, torch.eye(len(plain.w0), dtype=torch.float64))
+    rows = torch.stack([H[[*range(3 * j, 3 * j + 3), 20 + j]][:, [*range(3 * j, 3 * j + 3), 20 + j]].trace() for j in range(5)])
+    outer = H.diagonal()[15:20]
+    floor = plain.norms(plain.w0)["trace_floor"]
+    assert floor == pytest.approx(float(2 * (rows * outer).sqrt().sum()), rel=1e-10) and floor < float(H.trace())
+    c = (rows / outer) ** 0.25  # scaling by c_j multiplies Tr H_aj by c_j^2 and divides Tr H_wj by it: now both are equal
+    best = torch.cat([(inner * c[:, None]).flatten(), a / c, b * c])
+    assert float(plain.surface.hvp(best, torch.eye(25, dtype=torch.float64)).trace()) == pytest.approx(floor, rel=1e-9)
+    assert torch.allclose(
+        scaled.surface.predict(scaled.w0, plain.examples[0]), plain.surface.predict(plain.w0, plain.examples[0])
+    )
+    assert scaled.norms(scaled.w0)["trace_floor"] == pytest.approx(floor, rel=1e-10)
+
+
 def test_norms_by_hand(found, experiment):
     words = ("problem=uv", "problem.d=3", "problem.n=2", "problem.k=1")
     w = torch.tensor([1.0, 2.0, 0.0, 3.0, 0.0, 0.5], dtype=torch.float64)

@@ -2,17 +2,21 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import kstest, t
 
 from sharpcli.errors import Refusal
 from sharpcli.losses.half_squared import half_squared
 from sharpcli.objectives.crop_flip import crop_flip
 from sharpcli.objectives.label_noise import label_noise
+from sharpcli.objectives.langevin import langevin
 from sharpcli.objectives.sde_noise import sde_noise
 from sharpcli.objectives.svag import svag
 from sharpcli.objectives.trace_penalty import trace_penalty
 from sharpcli.objectives.weight_decay import weight_decay
+from sharpcli.objectives.weight_noise import weight_noise
 from sharpcli.rng import generator
 from sharpcli.surface import LossSurface
 
@@ -39,6 +43,38 @@ def test_a_noisy_surface_gives_the_same_gradient_twice_and_the_clean_one_is_unto
     noisy = label_noise(SURFACE, W, generator(0, "n", 0), delta=0.3, **SIGNS)
     assert torch.equal(noisy.grad(W), noisy.grad(W)) and not torch.equal(noisy.grad(W), SURFACE.grad(W))
     assert torch.equal(SURFACE.batches[0][1], Y[:4])
+
+
+def test_langevin_adds_noise_of_its_own_shape_to_the_gradient_and_nothing_to_the_curvature():
+    w = torch.tensor([0.5, -2.0], dtype=torch.float64)
+    plain = LossSurface(lambda w, x: x @ w[:, None], half_squared, ((torch.eye(2, dtype=torch.float64), torch.zeros(2, 1)),))
+    for shape, sizes in (("spherical", [0.3, 0.3]), ("weights", [0.15, 0.6])):
+        noisy = [langevin(plain, w, generator(0, "l", s), sigma=0.3, shape=shape) for s in range(3000)]
+        xi = torch.stack([surface.grad(w) for surface in noisy]) - plain.grad(w)
+        assert torch.allclose(xi.std(0), torch.tensor(sizes).double(), rtol=0.05) and xi.mean(0).abs().max() < 0.04
+        assert torch.allclose(noisy[0].hvp(w, w), plain.hvp(w, w)) and torch.equal(noisy[0].grad(w), noisy[0].grad(w))
+    with pytest.raises(Refusal, match="at least 0"):
+        langevin(plain, w, generator(0, "l", 0), sigma=-1.0, shape="weights")
+
+
+def test_weight_noise_is_the_loss_at_moved_weights_and_costs_half_sigma_squared_times_the_trace():
+    moved = [weight_noise(SURFACE, W, generator(0, "m", s), sigma=0.2) for s in range(4000)]
+    xi = torch.tensor(
+        [float((surface.grad(W) - SURFACE.grad(W)) / SURFACE.hvp(W, torch.ones(1).double())) for surface in moved]
+    )
+    assert float(xi.std()) == pytest.approx(0.2, rel=0.05) and abs(float(xi.mean())) < 0.02
+    rise = sum(float(surface.value(W)) for surface in moved) / len(moved) - float(SURFACE.value(W))
+    assert rise == pytest.approx(0.02 * float(SURFACE.hvp(W, torch.ones(1).double())), rel=0.15)  # sigma^2 / 2 Tr H
+    with pytest.raises(Refusal, match="at least 0"):
+        weight_noise(SURFACE, W, generator(0, "m", 0), sigma=-1.0)
+
+
+def test_student_noise_is_student_s_with_variance_one():
+    drawn = np.sort(generator(0, "t", 0).student(20_000))
+    assert kstest(drawn * 2**0.5, "t", args=(4,)).pvalue > 0.01
+    assert np.mean(np.abs(drawn) > 4) == pytest.approx(
+        2 * t.sf(4 * 2**0.5, 4), rel=0.3
+    )  # a normal number would be there 6e-5 of the time
 
 
 def test_weight_decay_has_the_gradient_of_torch_s():
