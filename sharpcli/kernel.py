@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -51,26 +50,6 @@ def descend(function: Callable[..., None]) -> Any:
 @descend
 def nowhere(w, z, c, s):  # type: ignore[no-untyped-def]  # noqa: D103
     pass
-
-
-class Pointer(types.WrapperAddressProtocol):
-    """A compiled function as the loop takes it, its address looked up once: numba does that at every call, in 0.1 ms each."""
-
-    def __init__(self, function: Any, signature: Any) -> None:
-        found = function.get_compile_result(signature)
-        self._signature = signature
-        self._address = found.library.get_pointer_to_function(found.fndesc.llvm_cfunc_wrapper_name)
-        self._keep = function  # its code must outlive the address
-
-    def __wrapper_address__(self) -> int:
-        return int(self._address)
-
-    def signature(self) -> Any:
-        """Its types."""
-        return self._signature
-
-
-pointer = cache(Pointer)
 
 
 @dataclass(frozen=True)
@@ -125,19 +104,7 @@ class Steps:
         k, noise, rule = self.kernel, self.noise, self.rule
         fused = k.descend is not None and self.batch == 1 and rule == Rule()
         return _loop(
-            *(
-                pointer(k.output, OUTPUT),
-                pointer(k.pull, PULL),
-                pointer(k.descend if fused else nowhere, DESCEND),
-                fused,
-                k.x,
-                k.y,
-                k.scratch,
-                w,
-                v,
-                start,
-                stop,
-            ),
+            *(k.output, k.pull, k.descend if fused else nowhere, fused, k.x, k.y, k.scratch, w, v, start, stop),
             *(self.batch, self.replacement, np.uint64(self.key)),
             *(noise.delta, noise.kind, noise.shared, np.uint64(noise.key)),
             *(self.lr, rule.beta, rule.nesterov, rule.rho, rule.normalized),
