@@ -1,4 +1,5 @@
-"""Seconds and peak memory of `make reproduce` from nothing: every claim of tier quick, in an empty directory."""
+"""Minutes and peak memory of `make reproduce` from nothing: every claim of tier quick, in an empty directory, or in FOLDER to keep
+its verdicts: `python benchmarks/reproduce.py [FOLDER]`."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def resident(parent: int) -> int:
 
 def main() -> None:
     """See the top."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as empty:
+        folder = sys.argv[1] if len(sys.argv) > 1 else empty
         started, peak = time.perf_counter(), 0
         command = [sys.executable, "-m", "sharpcli", "claim", "check", "--tier", "quick", f"runs_dir={folder}"]
         checking = subprocess.Popen(command)
