@@ -1,5 +1,5 @@
-"""Minutes and peak memory of `make reproduce` from nothing: every claim of tier quick, in an empty directory, or in FOLDER to keep
-its verdicts: `python benchmarks/reproduce.py [FOLDER]`."""
+"""Minutes and peak memory of `make reproduce` from nothing: every claim of tier quick, in an empty directory, or in FOLDER to
+keep its verdicts: `python benchmarks/reproduce.py [FOLDER]`."""
 
 from __future__ import annotations
 
