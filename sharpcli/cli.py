@@ -192,6 +192,8 @@ def study(
     names, overrides = _split(words or [])
     if len(names) > 1:
         raise Refusal(f"sharp study takes one study; got {', '.join(names)}")
+    if wrong := [word for word in overrides if not word.startswith("runs_dir=")]:
+        raise Refusal(f"{wrong[0]}: a study's settings are in its yaml; only runs_dir=DIR can be given here")
     if not names:
         print("\n".join(aligned(listing(), 2)))
         return

@@ -7,7 +7,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 from torch.func import grad, vjp
+
+from sharpcli.errors import Refusal
 
 When = Literal["auto", "true", "false"]
 Product = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (w, v, x, y) -> H v of one batch
@@ -22,7 +25,7 @@ class Compiler:
     `true` compiles at once, `false` never. `auto` compiles on CUDA once this process has spent so many products that
     the next as many would repay it, and never on a CPU, where the compiled product was slower than one over a kept graph
     (1.6 against 1.1 gradients for an mlp, 3.7 against 2.1 for a ResNet-20). It rebuilds the gradient in every product,
-    so that no graph is kept. Compiled and other products are equal up to rounding.
+    so that no graph is kept. Compiled and other products are equal up to rounding. Refuses a machine that cannot compile.
     """
 
     def __init__(self, when: When, predict: Binary, loss: Binary) -> None:
@@ -46,5 +49,18 @@ class Compiler:
         if self.when == "auto" and (device.type != "cuda" or self.spent <= PAYS_AFTER):
             return None
         if self._fast is None:
-            self._fast = torch.compile(self._product)
+            self._fast = _refusing(torch.compile(self._product))
         return self._fast
+
+
+def _refusing(fast: Product) -> Product:
+    def product(w: Tensor, v: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        try:
+            return fast(w, v, x, y)
+        except (RuntimeError, TorchDynamoException) as problem:
+            if isinstance(problem, torch.OutOfMemoryError):
+                raise
+            first = str(problem).strip().splitlines()[0]
+            raise Refusal(f"torch.compile fails here ({first}); take compile=false, or install a C++ compiler") from None
+
+    return product

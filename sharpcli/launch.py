@@ -146,7 +146,7 @@ def _launch(checked: Checked, words: Sequence[str], here: Ranks) -> Row:
     fresh = not (path / "provenance.json").exists()
     here.wait()  # all have looked before the first writes
     from sharpcli.experiment import build, device
-    from sharpcli.measure import enough_memory
+    from sharpcli.measure import begun, enough_memory
     from sharpcli.progress import progress
     from sharpcli.provenance import content_hash, provenance
     from sharpcli.train import begin, resume, train
@@ -165,6 +165,7 @@ def _launch(checked: Checked, words: Sequence[str], here: Ranks) -> Row:
     with run.lock():
         position = start if fresh else resume(run, experiment, complain)
         here.wait()  # all have read before the first writes
+        experiment = replace(experiment, init=start.w) if fresh else begun(experiment, run)
         if position is None:
             position = begin(experiment, start_weights(checked, experiment))
         differs = [] if fresh else differences(run.provenance, source)

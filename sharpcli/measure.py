@@ -17,7 +17,7 @@ from sharpcli.experiment import Experiment
 from sharpcli.measures import Point
 from sharpcli.optimizers import State
 from sharpcli.rng import generator
-from sharpcli.run import Row
+from sharpcli.run import Row, Run
 
 Warm = dict[str, Tensor]
 Tell = Callable[[str, int, float], Any]
@@ -92,6 +92,16 @@ def restore(saved: Mapping[str, Any], experiment: Experiment) -> tuple[Tensor, W
     place = experiment.problem.w0
     warm = {name: vectors.to(place) for name, vectors in saved["warm"].items()}
     return saved["w"].to(place), warm, tuple(part.to(place.device) for part in saved["state"])
+
+
+def begun(experiment: Experiment, run: Run) -> Experiment:
+    """The same with `init` the weights at which the run began, where those were another run's."""
+    if not run.config.get("init_from") or 0 not in run.checkpoints():
+        return experiment
+    try:
+        return replace(experiment, init=run.load(0)["w"].to(experiment.problem.w0))
+    except (ValueError, OSError, RuntimeError) as problem:
+        raise Refusal(f"{run.name}: where it began is lost ({problem}); start it again in another runs_dir") from None
 
 
 def part_of(experiment: Experiment, w: Tensor, chosen: Iterable[str]) -> Experiment:

@@ -87,10 +87,10 @@ def of_run(
     if run.provenance.get("replicas", 1) > 1:
         raise Refusal(f"{run.name} holds {run.provenance['replicas']} replicas: measure them in training, by measure=[...]")
     from sharpcli.experiment import build
-    from sharpcli.measure import restore
+    from sharpcli.measure import begun, restore
     from sharpcli.provenance import provenance
 
-    experiment = build(checked, here)
+    experiment = begun(build(checked, here), run)
     command = ["sharp", "measure", run.name, *(["--step", steps] if steps else []), *words]
     source = provenance(experiment.problem.w0.device, command) | {"measure": checked.config["measure"]}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ class Study(Trial):
     seconds: float
     by: list[str]
     show: dict[str, dict[str, str]]
-    plot: dict[str, Any] = field(default_factory=dict)
+    plot: dict[str, Any]
 
 
 def read(word: str) -> Study:

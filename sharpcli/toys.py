@@ -14,6 +14,7 @@ from sharpcli.losses.half_squared import half_squared
 from sharpcli.problem import Problem, chunks
 from sharpcli.rng import generator
 from sharpcli.surface import LossSurface
+from sharpcli.theory.convex import least_l1
 
 if TYPE_CHECKING:
     from sharpcli.kernel import Kernel
@@ -55,6 +56,14 @@ def own(data: Dataset, dims: int, name: str) -> tuple[Tensor, Tensor]:
             f"problem={name}: the data's inputs are {list(x.shape)} and its labels {list(y.shape)}; give [{shape}] and [n]"
         )
     return x.contiguous(), y.contiguous()
+
+
+def sparsest(x: Tensor, y: Tensor, name: str) -> Tensor:
+    """The vector of least l1 norm that fits x [n, d] and y [n, 1]. Refuses labels that no vector fits."""
+    try:
+        return torch.from_numpy(least_l1(x.numpy(), y[:, 0].numpy())[0])
+    except ValueError as problem:
+        raise Refusal(f"problem={name}: {problem}; give labels that some vector fits") from None
 
 
 def normal(shape: tuple[int, ...], seed: int, who: str) -> Tensor:

@@ -168,10 +168,11 @@ def _begun(word: str, words: list[str], before: dict[str, list[str]]) -> str:
 
     shared = [w for w in words if w.startswith(("seed=", "runs_dir=", "device=", "threads="))]
     inside = Path(next(w for w in shared if w.startswith("runs_dir=")).partition("=")[2])
+    seed = next((w.partition("=")[2] for w in shared if w.startswith("seed=")), "")
     with writing(inside):
         inside.mkdir(parents=True, exist_ok=True)
-    with FileLock(inside / f".{name}.lock"):  # two runs of one seed need the same one
-        path, _ = _run([*before[name], *shared])
+        with FileLock(inside / f".{name}-{seed}.lock"):  # two runs of one seed need the same one
+            path, _ = _run([*before[name], *shared])
     if path.startswith("refused: "):
         raise Refusal(f"{name}: {path.removeprefix('refused: ')}")
     return f"init_from={path}"

@@ -61,6 +61,10 @@ def about(word: str, runs_dir: Path) -> list[str]:
         f"  published: {claim.published}",
         *([f"  prediction: {claim.prediction}"] if claim.prediction else []),
     ]
+    out += [
+        f"  before, at each seed, {name}: sharp train {shlex.join(words)} (init_from={name} means its last weights)"
+        for name, words in claim.before.items()
+    ]
     out += [f"  run {name}: sharp train {shlex.join([*claim.base, *words])} -m" for name, words in claim.runs.items()]
     out += [f"  table {name}: {table['_target_']}" for name, table in claim.tables.items()]
     for kind, asked in (("check", claim.check), ("control, must fail", claim.control)):

@@ -19,7 +19,7 @@ MAY = {
     "linalg": set(),
     "problem": {"surface", "kernel"},
     "kernel": set(),
-    "toys": {"data", "kernel", "losses", "problem", "surface"},
+    "toys": {"data", "theory", "kernel", "losses", "problem", "surface"},
     "data": set(),
     "models": set(),
     "losses": set(),

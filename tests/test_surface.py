@@ -86,6 +86,20 @@ def test_compiled_products_are_those_of_the_graph_and_auto_compiles_where_it_pay
     assert auto.compiler.product(lambda w, x: x, torch.device("cuda"), 1) is None  # made for other outputs
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_machine_that_cannot_compile_is_refused_in_a_line(monkeypatch):
+    def broken(function):
+        def fails(*_):
+            raise RuntimeError("no compiler\nmore")
+
+        return fails
+
+    monkeypatch.setattr(torch, "compile", broken)
+    p = problem(MODELS["mlp"], compile="true")
+    with pytest.raises(Refusal, match="torch.compile fails here .no compiler.; take compile=false"):
+        p.surface.hvp(p.w0, p.w0)
+
+
 def test_a_ragged_batch_counts_by_its_size_and_not_as_a_whole_one():
     x = torch.tensor([[1.0], [1.0], [3.0]], dtype=torch.float64)
     y = torch.zeros(3, 1, dtype=torch.float64)

@@ -58,7 +58,7 @@ def _load(file: Path) -> dict[str, np.ndarray]:
                     f"save all of {', '.join(NAMES)}"
                 )
             found = {name: archive[name] for name in NAMES}
-    except (OSError, ValueError, BadZipFile, AttributeError) as problem:
+    except (OSError, ValueError, TypeError, BadZipFile, AttributeError) as problem:
         raise Refusal(f"{file}: not a readable .npz ({problem}); write one with numpy.savez") from None
     for name, values in found.items():
         if values.dtype.kind not in "fiu" or values.ndim == 0:

@@ -25,7 +25,7 @@ def table(*, file: str, sha256: str) -> Dataset:
                     f"{file}: no {' and no '.join(missing)} in it (it has {', '.join(archive) or 'nothing'}); save Z and y"
                 )
             Z, y = archive["Z"], archive["y"]
-    except (OSError, ValueError, BadZipFile, AttributeError) as problem:
+    except (OSError, ValueError, TypeError, BadZipFile, AttributeError) as problem:
         raise Refusal(f"{Path(file)}: not a readable .npz ({problem}); write one with numpy.savez") from None
     if any(a.dtype.kind not in "fiu" or not np.isfinite(a).all() for a in (Z, y)):
         raise Refusal(f"{file}: Z is {Z.dtype} and y {y.dtype}; give finite numbers")

@@ -13,5 +13,5 @@ def central_flow(at: Point) -> Estimates:
     method=central_flow, in training."""
     if not isinstance(at.optimizer, CentralFlow) or at.state is None:
         raise Refusal("measure=central_flow reads the state of a central flow; use method=central_flow, in training")
-    variance = float(at.state[1])
+    variance = float(at.state[2])
     return Estimates({"central_variance": variance, "central_loss": float(at.surface.value(at.w)) + variance / at.lr})

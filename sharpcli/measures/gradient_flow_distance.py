@@ -11,8 +11,9 @@ from sharpcli.measures import Estimates, Point
 
 def gradient_flow_distance(at: Point, *, rtol: float, atol: float) -> Estimates:
     """`gradient_flow_distance` = |w - W(t)| / |W(t) - W(0)|, W gradient flow from the run's start at the equal time t = lr
-    step, by an adaptive solver with local errors below atol + rtol |W|, carried on from one measurement to the next. For a
-    constant lr; 0 at the start. Only in training, on small problems. Refuses tolerances that are not above 0.
+    step, by an adaptive solver with local errors below atol + rtol |W|, carried on from one measurement to the next. W is
+    that of all training examples; 0 at the start. Only in training, on small problems. Refuses tolerances that are not above
+    0, and a step size that falls, with which t = lr step runs backwards.
     """
     if not (rtol > 0 and atol > 0):
         raise Refusal(f"measure.gradient_flow_distance: rtol={rtol} atol={atol}; both above 0")
@@ -21,6 +22,8 @@ def gradient_flow_distance(at: Point, *, rtol: float, atol: float) -> Estimates:
     if not at.step:
         return Estimates({"gradient_flow_distance": 0.0})
     flow, done = (at.init, 0.0) if at.warm is None else (at.warm[0], float(at.warm[1, 0]))
-    flow = integrate(lambda w: -at.surface.grad(w), flow, at.lr * at.step - done, "DOP853", rtol, atol)
+    if at.lr * at.step < done:
+        raise Refusal("measure=gradient_flow_distance: with this schedule t = lr step runs backwards; take schedule=constant")
+    flow = integrate(lambda w: -at.problem.surface.grad(w), flow, at.lr * at.step - done, "DOP853", rtol, atol)
     value = float((at.w - flow).norm() / (flow - at.init).norm())
     return Estimates({"gradient_flow_distance": value}, warm=torch.stack([flow, torch.full_like(flow, at.lr * at.step)]))

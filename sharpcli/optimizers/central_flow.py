@@ -27,8 +27,10 @@ class CentralFlow:
     the edge, S = U^T X U, X the solution of a complementarity problem of k rows. Off the edge it is gradient flow. One step
     is time 1, in `pieces` pieces by Euler's method, the constraint being put on the end of each.
 
-    The state is (U, tr S): the training loss of gradient descent averages L(w) + tr S / lr. For full-batch gradient descent on
-    small networks. Refuses another rule's gradient, and more than `most` eigenvalues at the edge.
+    The state is (U, k, tr S), U the k eigenvectors at the edge and what crowds below them: the training loss of gradient
+    descent averages L(w) + tr S / lr. For full-batch gradient descent on small networks. Refuses another rule's gradient, more
+    than `most` eigenvalues at the edge, eigenvalues that are not found, and a loss whose curvature no oscillation lowers (a
+    quadratic beyond its edge).
     """
 
     pieces: int
@@ -39,36 +41,45 @@ class CentralFlow:
             raise Refusal(f"optimizer.pieces={self.pieces} optimizer.most={self.most}: both at least 1")
 
     def init(self, w: Tensor) -> State:
-        return w.new_zeros(0, len(w)), torch.zeros((), dtype=torch.float64)
+        nothing = torch.zeros((), dtype=torch.float64)
+        return w.new_zeros(0, len(w)), nothing, nothing
 
     def step(self, w: Tensor, state: State, grad: Grad, lr: float) -> tuple[Tensor, State]:
         if not isinstance(grad, LossSurface):
             raise Refusal("optimizer=central_flow needs the training loss itself; it is no base for another rule")
-        U, total, time = state[0].to(w), 0.0, lr / self.pieces
+        U, k, total, time = state[0].to(w), int(state[1]), 0.0, lr / self.pieces
         for _ in range(self.pieces):
             if not torch.isfinite(w).all():
                 break
             here = grad.linearize(w)
-            values, U = self._near(here, U, 2 / lr)
+            values, U = self._near(here, U, k, 2 / lr)
+            k = len(values)
             velocity, variance = centered(grad, w, here.grad, values, U[: len(values)], 2 / lr, time)
             w, total = w + time * velocity, total + variance / self.pieces
-        return w, (U, torch.tensor(total, dtype=torch.float64))
+        return w, (U, *torch.tensor([k, total], dtype=torch.float64))
 
-    def _near(self, here: Linearization, U: Tensor, edge: float) -> tuple[Tensor, Tensor]:
-        """The k eigenvalues that may reach the edge within a piece, and their eigenvectors with the next ones [k + 2, D]."""
-        k = max(1, len(U) - 1)
+    def _near(self, here: Linearization, U: Tensor, k: int, edge: float) -> tuple[Tensor, Tensor]:
+        """The eigenvalues [k] that may reach the edge within a piece, and their eigenvectors with those that crowd below, from
+        as many as there were before and what is known of them, U."""
+        k, slack = k + 1, 3.0
         if not len(U):
             U = torch.randn(2, U.shape[1], generator=Generator().manual_seed(0), dtype=torch.float64).to(here.grad)
+            slack = 1.0
         while True:
-            found = largest(here.hvp, U, k, TOL, PRODUCTS, slack=3.0)
+            found = largest(here.hvp, U, min(k, U.shape[1]), TOL, PRODUCTS, slack=slack)
             count = int((found.values > (1 - MARGIN) * edge).sum())
             if count > self.most:
                 raise Refusal(
                     f"central_flow: {count} eigenvalues are at the edge of stability and optimizer.most={self.most}; "
                     "raise it, or take a smaller lr"
                 )
-            if count < k or k == U.shape[1]:
-                return found.values[:count], found.vectors[: count + 2]
+            if not found.converged:
+                raise Refusal(
+                    f"central_flow: the eigenvalues at the edge are not found to {TOL:g} in {PRODUCTS} products; "
+                    "take problem.dtype=float64, or a smaller network"
+                )
+            if count < k or k >= U.shape[1]:
+                return found.values[:count], found.vectors
             k, U = count + 1, found.vectors
 
     def edge(self, lr: float) -> float:
@@ -102,5 +113,11 @@ def centered(
     )
     slack = svec(torch.diag(edge - values.double()))
     push = -(G @ g).double().cpu() - slack / time
-    x = least((G @ G.T).double().cpu() / 2, push)
+    try:
+        x = least((G @ G.T).double().cpu() / 2, push)
+    except ValueError as problem:
+        raise Refusal(
+            f"central_flow: no oscillation lowers the curvature {float(values[0]):g} to 2/lr = {edge:g} here ({problem}); "
+            "take a smaller lr"
+        ) from None
     return -g - (x.to(G) @ G) / 2, float(smat(x, k).trace())

@@ -11,8 +11,7 @@ from sharpcli.errors import Refusal
 from sharpcli.kernel import Kernel, descend, output, pull
 from sharpcli.problem import Problem
 from sharpcli.rng import generator
-from sharpcli.theory.convex import least_l1
-from sharpcli.toys import layout, normal, own, regression, signs
+from sharpcli.toys import layout, normal, own, regression, signs, sparsest
 
 
 def hadamard(
@@ -35,10 +34,7 @@ def hadamard(
     else:
         x, y = own(data, 2, "hadamard")
         d = x.shape[1]
-        try:
-            beta = torch.from_numpy(least_l1(x.numpy(), y[:, 0].numpy())[0])
-        except ValueError as problem:
-            raise Refusal(f"problem=hadamard: {problem}; give labels that some vector fits") from None
+        beta = sparsest(x, y, "hadamard")
 
     def found(w: Tensor) -> Tensor:
         u, v = w.split(d)

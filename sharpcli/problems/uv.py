@@ -13,8 +13,7 @@ from sharpcli.errors import Refusal
 from sharpcli.kernel import Kernel, descend, output, pull
 from sharpcli.problem import Problem
 from sharpcli.rng import generator
-from sharpcli.theory.convex import least_l1
-from sharpcli.toys import layout, normal, own, regression, signs
+from sharpcli.toys import layout, normal, own, regression, signs, sparsest
 
 
 def uv(
@@ -40,6 +39,8 @@ def uv(
     Tr H = 4 (|u|^2 + |v|^2). `recovery_error` is |u*u - v*v - beta|^2 / |beta|^2. Refuses sizes below 1, k above d, rows that
     are not n lists of d + 1 numbers, and a start at 0, from where no coordinate moves.
     """
+    if data is not None and rows is not None:
+        raise Refusal("problem.rows and data=table are both one's own examples; give one of them")
     if data is not None:
         x, y = own(data, 2, "uv")
         (n, d), k = x.shape, 1
@@ -57,10 +58,7 @@ def uv(
     else:
         if rows is not None:
             x, y = _own(rows, n, d)
-        try:
-            beta = torch.from_numpy(least_l1(x.numpy(), y[:, 0].numpy())[0])
-        except ValueError as problem:
-            raise Refusal(f"problem=uv: {problem}; give labels that some vector fits") from None
+        beta = sparsest(x, y, "uv")
     w0 = torch.full((2 * d,), start, dtype=torch.float64)
     if spread:
         w0 += spread * normal((2 * d,), seed, "start")
