@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import TINY, only_run, rows_of
 
 from sharpcli.errors import Refusal
 from sharpcli.linalg.semidefinite import least, smat, svec
@@ -31,7 +32,7 @@ def test_the_variance_is_the_one_that_holds_the_curvature_at_the_edge():
     for _ in range(12):
         w, state = rule.step(w, state, surface, LR)
     assert w[2:].tolist() == pytest.approx([2 / LR, 2 / LR], abs=1e-9)
-    assert float(state[1]) == pytest.approx(2 * float(RISE.sum()), rel=1e-6)
+    assert float(state[2]) == pytest.approx(2 * float(RISE.sum()), rel=1e-6)
     assert w[:2].abs().max() < 1e-9
 
 
@@ -47,7 +48,7 @@ def test_gradient_descent_oscillates_with_the_predicted_variance():
 def test_below_the_edge_it_is_gradient_flow_by_euler_s_method():
     surface, w = rising(1.0)
     new, state = CentralFlow(pieces=2, most=3).step(w, CentralFlow(2, 3).init(w), surface, LR)
-    assert torch.allclose(new[2:], w[2:] + LR * RISE, rtol=1e-12) and float(state[1]) == 0
+    assert torch.allclose(new[2:], w[2:] + LR * RISE, rtol=1e-12) and float(state[2]) == 0
 
 
 def test_too_many_eigenvalues_at_the_edge_and_another_rule_s_gradient_are_refused():
@@ -57,6 +58,35 @@ def test_too_many_eigenvalues_at_the_edge_and_another_rule_s_gradient_are_refuse
         rule.step(w, rule.init(w), surface, LR)
     with pytest.raises(Refusal, match="no base for another rule"):
         rule.step(w, rule.init(w), lambda w: w, LR)
+
+
+def test_a_quadratic_beyond_its_edge_has_no_central_flow_and_says_so(sharp):
+    said = sharp("train", "problem=quadratic", "method=central_flow", "lr=1.5", "steps=2")
+    assert said.code == 2 and "sharp: central_flow: no oscillation lowers the curvature 2 to 2/lr = 1.33333" in said.err
+
+
+def test_a_run_of_the_central_flow_resumes_to_the_rows_of_a_whole_one(sharp, folder):
+    words = (
+        "train",
+        *TINY,
+        "problem.dtype=float64",
+        "method=central_flow",
+        "lr=1.2",
+        "measure=[scores,sharpness,central_flow]",
+    )
+    whole = (*words, "steps=60", "measure_every=5", "checkpoint_every=10")
+    sharp(*whole)
+    run = only_run(folder)
+    rows = rows_of(run / "metrics.jsonl")
+    assert max(row["central_variance"] for row in rows) > 0 and rows[-1]["central_loss"] > rows[-1]["train_loss"]
+    for file in run.glob("checkpoints/*"):
+        if int("".join(c for c in file.stem if c.isdigit()) or 0) > 30:
+            file.unlink()
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:8]))
+    again = sharp(*whole)
+    assert again.code == 0, again.err
+    assert rows_of(run / "metrics.jsonl") == rows
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])

@@ -172,6 +172,9 @@ def test_claims_by_the_command_line(sharp, folder):
     assert (folder / "runs/claims/sam_radius/figure.png").stat().st_size > 5000
     shown = sharp("claim", "show", "sam_radius")
     assert "theorem 4.8" in shown.out and "control, must fail" in shown.out and "last verdict" in shown.out
+    assert (
+        "before, at each seed, bad: sharp train data.train_examples=300" in sharp("claim", "show", "trace_penalty_digits").out
+    )
     table = sharp("claim", "list", "--markdown")
     assert "| `sam_radius` |" in table.out and "| holds |" in table.out
 

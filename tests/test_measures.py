@@ -1,10 +1,11 @@
 """Every measure against what is known: closed forms, dense Hessians, invariances, nominal coverage."""
 
+import json
 import math
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, only_run, rows_of
 
 from sharpcli.errors import Refusal
 from sharpcli.losses.half_squared import half_squared
@@ -346,6 +347,20 @@ def test_the_distance_from_gradient_flow_is_that_of_the_exponential_and_is_carri
         flow = e.problem.w0 * torch.exp(-lam * lr * step)
         right = float((w - flow).norm() / (flow - e.problem.w0).norm()) if step else 0.0
         assert row["gradient_flow_distance"] == pytest.approx(right, rel=1e-5)
+
+
+def test_the_distance_from_gradient_flow_is_from_where_a_run_began_and_needs_time_to_run_forwards(sharp, folder):
+    base = ("train", *TINY, "measure=[scores,norms,gradient_flow_distance]", "measure_every=even 3", "lr=0.1")
+    assert sharp(*base, "steps=30").code == 0
+    first = only_run(folder).name
+    assert sharp(*base, "steps=20", f"init_from={first}").code == 0
+    (second,) = (path for path in (folder / "runs").iterdir() if path.name != first)
+    rows = rows_of(second / "metrics.jsonl")
+    assert rows[0]["init_distance"] == 0 and 0 < rows[-1]["gradient_flow_distance"] < 0.2
+    measured = sharp("measure", second.name, "measure=[norms]", "--step", "20", "--json")
+    assert json.loads(measured.out)["init_distance"] == rows[-1]["init_distance"]
+    said = sharp(*base, "steps=40", "schedule=cosine", "measure_every=4")
+    assert said.code == 2 and said.err.splitlines()[-1].startswith("sharp: measure=gradient_flow_distance: with this schedule")
 
 
 def test_the_central_flow_s_measure_needs_a_central_flow(found):

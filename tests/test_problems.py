@@ -181,6 +181,17 @@ def test_a_file_that_a_toy_cannot_use_is_refused(experiment, tmp_path, name, arr
         experiment(f"problem={name}", "method=gd", "data=table", f"data.file={tmp_path / 'own.npz'}")
 
 
+def test_an_array_that_is_no_archive_and_examples_given_twice_are_refused(experiment, tmp_path):
+    np.save(tmp_path / "own.npy", np.ones((3, 5)))
+    own = ("problem=uv", "method=gd", "data=table", f"data.file={tmp_path / 'own.npy'}")
+    with pytest.raises(Refusal, match="not a readable .npz"):
+        experiment(*own)
+    np.savez(tmp_path / "own.npy", Z=np.ones((1, 2)), y=np.ones(1))
+    (tmp_path / "own.npy.npz").replace(tmp_path / "own.npy")
+    with pytest.raises(Refusal, match="give one of them"):
+        experiment(*own, "problem.d=2", "problem.n=1", "problem.k=1", "problem.rows=[[1,1,1]]")
+
+
 def test_a_relu_net_s_norms_are_what_they_say_and_its_layers_stack(experiment):
     words = (
         "problem=teacher",

@@ -56,7 +56,11 @@ def test_a_study_prints_a_table_in_its_own_order_and_writes_a_figure(sharp, fold
 
 @pytest.mark.parametrize(
     "words, said",
-    [(["nois"], "nois: no such study; did you mean noise?"), (["noise", "tracking_lr"], "sharp study takes one study")],
+    [
+        (["lr=3"], "lr=3: a study's settings are in its yaml"),
+        (["nois"], "nois: no such study; did you mean noise?"),
+        (["noise", "tracking_lr"], "sharp study takes one study"),
+    ],
 )
 def test_a_wrong_word_about_studies_is_one_line(sharp, words, said):
     assert said in sharp("study", *words).refusal
