@@ -17,6 +17,7 @@ NAMES = {
     "lambda_1": r"sharpness $\lambda_1$",
     "train_loss": "training loss",
     "test_loss": "test loss",
+    "mean_train_loss": "training loss, as predicted on average for central",
     "train_accuracy": "training accuracy",
     "test_accuracy": "test accuracy",
     "trace": r"$\mathrm{Tr}\,H$",
