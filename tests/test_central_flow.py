@@ -36,6 +36,23 @@ def test_the_variance_is_the_one_that_holds_the_curvature_at_the_edge():
     assert w[:2].abs().max() < 1e-9
 
 
+def test_an_oscillation_in_one_direction_between_two_at_the_edge_is_the_closed_form():
+    """L = -c (y1 + y2) - e y3 + 1/2 x.(y1, y3; y3, y2)x at y = (2/lr, 2/lr, 0): for e > 2 c S = s (1, 1; 1, 1), s such that the
+    curvature along (1, 1) stays: c - s/2 + e - s = 0, and that along (1, -1) falls by (2 e - 4 c)/3 a unit of time."""
+    c, e, nothing = 0.002, 0.01, torch.zeros(1, 1, dtype=torch.float64)
+
+    def loss(w, _):
+        x, y = w[0, :2], w[0, 2:]
+        return -c * (y[0] + y[1]) - e * y[2] + 0.5 * (y[:2] * x.square()).sum() + y[2] * x[0] * x[1]
+
+    surface = LossSurface(lambda w, x: w[None], loss, ((nothing, nothing),))
+    w, rule = torch.tensor([0, 0, 2 / LR, 2 / LR, 0], dtype=torch.float64), CentralFlow(pieces=2, most=3)
+    w, state = rule.step(w, rule.init(w), surface, LR)
+    assert float(state[2]) == pytest.approx(4 / 3 * (c + e), rel=1e-6)
+    assert float(w[2] + w[4]) == pytest.approx(2 / LR, abs=1e-9)
+    assert float(w[2] - w[4]) == pytest.approx(2 / LR - LR * (2 * e - 4 * c) / 3, abs=1e-9)
+
+
 def test_gradient_descent_oscillates_with_the_predicted_variance():
     surface, w = rising(2 / LR)
     w, seen = w + torch.tensor([0.1, -0.1, 0, 0], dtype=torch.float64), []
@@ -78,7 +95,9 @@ def test_a_run_of_the_central_flow_resumes_to_the_rows_of_a_whole_one(sharp, fol
     sharp(*whole)
     run = only_run(folder)
     rows = rows_of(run / "metrics.jsonl")
-    assert max(row["central_variance"] for row in rows) > 0 and rows[-1]["central_loss"] > rows[-1]["train_loss"]
+    assert rows[-1]["central_variance"] > 0
+    for row in rows:
+        assert row["central_loss"] == pytest.approx(row["train_loss"] + row["central_variance"] / 0.5, rel=1e-12)
     for file in run.glob("checkpoints/*"):
         if int("".join(c for c in file.stem if c.isdigit()) or 0) > 70:
             file.unlink()
