@@ -7,7 +7,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 from torch.func import grad, vjp
 
 from sharpcli.errors import Refusal
@@ -54,11 +53,13 @@ class Compiler:
 
 
 def _refusing(fast: Product) -> Product:
+    from torch._dynamo.exc import TorchDynamoException  # a second to import, which a run that compiles nothing is spared
+
     def product(w: Tensor, v: Tensor, x: Tensor, y: Tensor) -> Tensor:
         try:
             return fast(w, v, x, y)
         except (RuntimeError, TorchDynamoException) as problem:
-            if isinstance(problem, torch.OutOfMemoryError):
+            if isinstance(problem, torch.OutOfMemoryError) or "allocate memory" in str(problem):
                 raise
             first = str(problem).strip().splitlines()[0]
             raise Refusal(f"torch.compile fails here ({first}); take compile=false, or install a C++ compiler") from None
