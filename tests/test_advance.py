@@ -24,6 +24,8 @@ CASES = [
     "problem=deep_factorization method=momentum optimizer.nesterov=true batch_size=2 lr=0.001",
     "problem=teacher method=label_noise batch_size=1 lr=0.01",
     "problem=teacher problem.bias=true method=sam batch_size=1 lr=0.01",
+    "problem=teacher problem.depth=3 problem.width=9 problem.init=fan_in method=label_noise batch_size=1 lr=0.01",
+    "problem=teacher problem.depth=5 problem.width=6 problem.bias=true problem.init=fan_in method=sam batch_size=4 lr=0.05",
     "problem=xor problem.bias=true method=sam batch_size=full lr=0.01 problem.n=12",
     "problem=xor problem.norm=layer problem.bias=true method=sam batch_size=1 lr=0.01",
     "problem=teacher problem.norm=layer method=label_noise batch_size=2 lr=0.01",
@@ -66,6 +68,7 @@ def test_a_kernel_s_gradient_is_the_surface_s(experiment, problem):
         "problem=uv schedule=cosine",
         "problem=uv objective=[weight_decay]",
         "problem=quadratic",
+        "problem=teacher problem.depth=3 problem.norm=layer",
         "data.train_examples=60",
     ],
 )

@@ -166,10 +166,13 @@ def _problem(
             "trace_floor": float(2 * (rows * hidden.square().mean(0)).sqrt().sum()),
         }
 
-    functions = {"none": (_output, _pull), "layer": (_output_normed, _pull_normed)}.get(net.norm)
-    compiled = (
-        None if functions is None or net.depth > 2 else Kernel(*functions, x.numpy(), right.numpy(), scratch=net.width + 2)
-    )
+    compiled, h = None, net.width
+    if net.depth == 2 and net.norm != "batch":  # twice as fast by themselves as by the functions of any depth
+        functions = {"none": (_output, _pull), "layer": (_output_normed, _pull_normed)}[net.norm]
+        compiled = Kernel(*functions, x.numpy(), right.numpy(), scratch=h + 2)
+    elif net.norm == "none":
+        size = x.new_tensor([h, net.depth - 1]).expand(n, 2)  # which the compiled functions read at the end of every input
+        compiled = Kernel(_output_deep, _pull_deep, torch.cat([x, size], 1).numpy(), right.numpy(), scratch=(net.depth + 1) * h)
     return regression(
         net,
         w0,
@@ -240,3 +243,54 @@ def _pull_normed(w, z, c, s, g):  # type: ignore[no-untyped-def]
             g[h * d + j] += s * c[j] / size
             if bias:
                 g[h * d + h + j] += factor
+
+
+@output
+def _output_deep(w, z, c):  # type: ignore[no-untyped-def]
+    h, hidden = int(z[-2]), int(z[-1])
+    d, below, weights, f = z.size - 2, 0, 0, 0.0
+    a = h * d + (hidden - 1) * h * h
+    bias = w.size > a + h
+    for layer in range(hidden):
+        units = layer * h
+        for j in range(h):
+            s = w[a + h + units + j] if bias else 0.0
+            if layer:
+                for i in range(h):
+                    s += w[weights + j * h + i] * c[below + i]
+            else:
+                for i in range(d):
+                    s += w[j * d + i] * z[i]
+            c[units + j] = max(s, 0.0)
+        below, weights = units, h * d + layer * h * h
+    for j in range(h):
+        f += w[a + j] * c[below + j]
+    return f
+
+
+@pull
+def _pull_deep(w, z, c, s, g):  # type: ignore[no-untyped-def]
+    h, hidden = int(z[-2]), int(z[-1])
+    d, units, back, further = z.size - 2, (hidden - 1) * h, hidden * h, (hidden + 1) * h
+    a = h * d + (hidden - 1) * h * h
+    bias = w.size > a + h
+    for j in range(h):
+        c[back + j] = s * w[a + j]
+        g[a + j] += s * c[units + j]
+    for layer in range(hidden - 1, -1, -1):
+        units, below, weights = layer * h, (layer - 1) * h, h * d + (layer - 1) * h * h
+        if layer:
+            c[further : further + h] = 0.0
+        for j in range(h):
+            if c[units + j] > 0.0:
+                factor = c[back + j]
+                if layer:
+                    for i in range(h):
+                        g[weights + j * h + i] += factor * c[below + i]
+                        c[further + i] += factor * w[weights + j * h + i]
+                else:
+                    for i in range(d):
+                        g[j * d + i] += factor * z[i]
+                if bias:
+                    g[a + h + units + j] += factor
+        back, further = further, back
