@@ -103,6 +103,50 @@ def ratio(
     return Finding(_inside(found, between), found, abs(found) * math.hypot(*noise) if noise else None, len(one), asked)
 
 
+def rank_correlation(
+    frame: pd.DataFrame,
+    *,
+    x: str,
+    y: str,
+    over: list[str],
+    of: str,
+    reduce: Reduce,
+    between: list[float | None],
+    predicted: str | None,
+) -> Finding:
+    """Kendall's tau-b of `x` and `y` over the runs of `of`, each reduced over its steps, lies in `between`; its spread is the
+    standard deviation over bootstrap resamples of the runs. With settings in `over` it is the mean of the taus within groups
+    of runs that differ in one of them alone (Jiang et al. 2020, arXiv:1912.02178), its spread the standard error."""
+    both = pd.DataFrame({"x": by_run(frame, x, of, reduce), "y": by_run(frame, y, of, reduce)})
+    asked = _asked(f"Kendall's tau of {x} and {y}" + (f" by {', '.join(over)}" if over else ""), between, predicted)
+    if len(both) < 3 or both.isna().any(axis=None):
+        return Finding(False, None, None, len(both), asked)
+    if over:
+        missing = [name for name in over if name not in frame]
+        if missing:
+            raise Refusal(f"over={missing[0]}: no such setting; possible columns: {', '.join(map(str, frame.columns))}")
+        settings = frame.groupby("run")[[*over, "seed"]].first().astype(str).loc[both.index]
+        alone = [[other for other in settings if other != name] for name in over]
+        groups = [group for others in alone for _, group in both.groupby([settings[name] for name in others]) if len(group) > 1]
+        if len(groups) < 2:
+            return Finding(False, None, None, len(both), asked)
+        taus = np.array([_tau(group) for group in groups])
+        found, spread = float(taus.mean()), float(taus.std(ddof=1) / len(taus) ** 0.5)
+    else:
+        rng = np.random.default_rng(0)
+        found = _tau(both)
+        spread = float(np.std([_tau(both.iloc[rng.integers(len(both), size=len(both))]) for _ in range(1000)]))
+    return Finding(_inside(found, between), found, spread, len(both), asked)
+
+
+def _tau(both: pd.DataFrame) -> float:
+    """Kendall's tau-b; 0 where one of the two is constant and orders nothing."""
+    from scipy.stats import kendalltau
+
+    tau = float(kendalltau(both["x"], both["y"]).statistic)
+    return tau if math.isfinite(tau) else 0.0
+
+
 def by_run(frame: pd.DataFrame, value: str, of: str, reduce: Reduce) -> pd.Series:
     """One number a run of the parts `of`: `value` over its steps, reduced; NaN where there is none."""
     rows = frame[frame["part"].str.fullmatch(of)] if of else frame

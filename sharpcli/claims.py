@@ -111,7 +111,7 @@ def last(word: str, runs_dir: Path) -> dict[str, Any] | None:
 
 
 def _found(words: dict[str, Any], frame: pd.DataFrame, claim: Claim) -> dict[str, Any]:
-    defaults = {"reduce": "last", "statistic": "each", "predicted": None, "of": ""}
+    defaults: dict[str, Any] = {"reduce": "last", "statistic": "each", "predicted": None, "of": "", "over": []}
     target = f"sharpcli.checks.{words['kind']}"
     given = {key: value for key, value in words.items() if key != "kind"}
     wanted = checks_take(target)

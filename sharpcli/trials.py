@@ -50,31 +50,35 @@ class Trial:
 def finish(trials: Sequence[Trial], inside: Path, jobs: int, tell: Callable[[str], Any]) -> Iterator[tuple[int, Paths, float]]:
     """Runs what is missing of all trials at once, `jobs` at a time, and yields (which trial, its parts' paths, seconds) as soon
     as all of a trial is there. What is complete is not run again; Ctrl-C leaves every run to be resumed."""
-    missing: dict[Future[tuple[str, float]], tuple[int, str]] = {}
+    waiting: dict[Future[tuple[str, float]], list[tuple[int, str]]] = {}  # for what several trials share, it is made once
     names: list[Paths] = [[] for _ in trials]
     spent, left = [0.0] * len(trials), [0] * len(trials)
     refused: list[str] = []
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_alone)
     try:
+        begun: dict[str, Future[tuple[str, float]]] = {}
         for number, trial in enumerate(trials):
-            for name, words in trial.jobs():
-                missing[pool.submit(_run, [*words, f"runs_dir={inside}"], trial.before)] = (number, name)
-                left[number] += 1
-            for name, table in trial.tables.items():
-                missing[pool.submit(_table, str(inside), f"{trial.id}-{name}", table)] = (number, name)
-                left[number] += 1
-        for future in as_completed(missing):
-            number, name = missing[future]
+            work: list[tuple[str, Any, Any]] = [
+                *((name, _run, ([*words, f"runs_dir={inside}"], trial.before)) for name, words in trial.jobs()),
+                *((name, _table, (str(inside), f"{trial.id}-{name}", table)) for name, table in trial.tables.items()),
+            ]
+            left[number] = len(work)
+            for name, make, given in work:
+                if repr(given) not in begun:
+                    begun[repr(given)] = pool.submit(make, *given)
+                waiting.setdefault(begun[repr(given)], []).append((number, name))
+        for future in as_completed(waiting):
             path, seconds = future.result()
-            if path.startswith("refused: "):
-                refused.append(f"{trials[number].id}, {name}: {path.removeprefix('refused: ')}")
-                continue  # the others are finished before this is said
-            names[number].append((name, path))
-            spent[number] += seconds
-            left[number] -= 1
-            tell(f"{trials[number].id}: {name} done, {left[number]} to go")
-            if not left[number]:
-                yield number, names[number], spent[number]
+            for number, name in waiting[future]:
+                if path.startswith("refused: "):
+                    refused.append(f"{trials[number].id}, {name}: {path.removeprefix('refused: ')}")
+                    continue  # the others are finished before this is said
+                names[number].append((name, path))
+                spent[number] += seconds
+                left[number] -= 1
+                tell(f"{trials[number].id}: {name} done, {left[number]} to go")
+                if not left[number]:
+                    yield number, names[number], spent[number]
         if refused:
             raise Refusal(refused[0])
         pool.shutdown()

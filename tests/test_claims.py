@@ -88,6 +88,45 @@ def test_slope_extrapolation_and_ratio_find_what_is_there():
     assert not checks.slope(FRAME[FRAME.run == "r0"], x="lr", y="y", between=[None, None], **about).holds
 
 
+def test_rank_correlation_is_kendall_s_tau_and_within_groups_that_differ_in_one_setting():
+    about = {"of": "", "reduce": "last", "predicted": None, "between": [-1, 1]}
+    # within one width a larger lr has the smaller gap at every seed; wider networks have larger lr and larger gaps
+    runs = [(lr, width, seed) for seed in (1, 2) for width in (1, 4) for lr in (0.1, 0.2, 0.3)]
+    frame = pd.DataFrame(
+        [
+            {"run": f"r{i}", "part": "a", "step": 0, "lr": lr, "width": width, "seed": seed, "gap": 10 * width - lr - seed / 99}
+            for i, (lr, width, seed) in enumerate(runs)
+        ]
+    )
+    x = "lr + width"
+    pairs = [(i, j) for i in range(12) for j in range(12)]
+    signs = [(sum(runs[i][:2]) - sum(runs[j][:2])) * (frame.gap[i] - frame.gap[j]) for i, j in pairs]
+    order = sum(s > 0 for s in signs) - sum(s < 0 for s in signs)
+    untied = sum(sum(runs[i][:2]) != sum(runs[j][:2]) for i, j in pairs)
+    found = checks.rank_correlation(frame, x=x, y="gap", over=[], **about)
+    assert found.measured == pytest.approx(order / (untied * 12 * 11) ** 0.5)
+    assert found.measured > 0.1 and 0 < found.spread < 0.5 and found.runs == 12
+    only_lr = checks.rank_correlation(frame, x=x, y="gap", over=["lr", "width"], **about)
+    assert only_lr.measured == pytest.approx((4 * -1 + 6 * 1) / 10)  # four groups of three lrs, six of two widths
+    assert not checks.rank_correlation(frame, x=x, y="gap", over=["lr", "width"], **about | {"between": [0.3, 1]}).holds
+    constant = checks.rank_correlation(frame, x="step", y="gap", over=[], **about)
+    assert constant.measured == 0 and constant.spread == 0
+    lost = frame.assign(gap=frame.gap.where(frame.run != "r4"))
+    assert not checks.rank_correlation(lost, x=x, y="gap", over=[], **about).holds
+    alone = frame[frame.seed == 1].iloc[:3]
+    assert not checks.rank_correlation(alone, x=x, y="gap", over=["lr", "width"], **about).holds  # one group shows no error
+    with pytest.raises(Refusal, match="over=depth: no such setting"):
+        checks.rank_correlation(frame, x=x, y="gap", over=["depth"], **about)
+
+
+def test_a_run_that_two_claims_share_is_made_once(folder):
+    words = ["problem=uv", "method=gd", "compiled=false", "steps=2000", "measure=[scores]", "measure_every=even 2"]
+    both = [trials.Trial(id=name, base=words, runs={part: ["lr=0.01"]}) for name, part in (("one", "a"), ("two", "b"))]
+    found = {number: paths for number, paths, _ in trials.finish(both, folder, 2, lambda line: None)}
+    (a, path), (b, same) = found[0][0], found[1][0]
+    assert (a, b) == ("a", "b") and path == same and len(list(folder.glob("gd-uv-*"))) == 1
+
+
 def test_checks_refuse_columns_and_parts_that_are_not_there():
     with pytest.raises(Refusal, match="possible columns: run, part"):
         checks.within(FRAME, value="nothing", between=[0, 1], **WITHIN)
