@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import BatchNorm2d
 
 from sharpcli.compiler import PAYS_AFTER
@@ -11,9 +12,12 @@ from sharpcli.data import Dataset, one_hot
 from sharpcli.errors import Refusal
 from sharpcli.losses.cross_entropy import cross_entropy
 from sharpcli.losses.half_squared import half_squared
+from sharpcli.models import Patches
 from sharpcli.models.cnn import cnn
+from sharpcli.models.mixer import mixer
 from sharpcli.models.mlp import mlp
 from sharpcli.models.resnet import resnet
+from sharpcli.models.vit import vit
 from sharpcli.problems.network import network
 from sharpcli.ranks import ALONE
 from sharpcli.surface import LossSurface
@@ -25,6 +29,8 @@ MODELS = {
     "resnet_group": lambda s, c: resnet(s, c, depth=8, width=1, norm="group", groups=1, skip=True),
     "resnet_batch": lambda s, c: resnet(s, c, depth=8, width=1, norm="batch", groups=1, skip=True),
     "resnet_plain": lambda s, c: resnet(s, c, depth=8, width=1, norm="none", groups=1, skip=False),
+    "vit": lambda s, c: vit(s, c, patch=4, width=4, depth=1, heads=2),
+    "mixer": lambda s, c: mixer(s, c, patch=4, width=4, depth=1),
 }
 
 
@@ -53,7 +59,8 @@ def dense(model, loss, w, batches):
         total = sum(len(y) for _, y in batches)
         return sum(loss(torch.func.functional_call(module, parameters, (x,)), y) * len(y) / total for x, y in batches)
 
-    return torch.autograd.functional.hessian(value, w), torch.autograd.functional.jacobian(value, w), value(w)
+    with sdpa_kernel(SDPBackend.MATH):
+        return torch.autograd.functional.hessian(value, w), torch.autograd.functional.jacobian(value, w), value(w)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -123,6 +130,36 @@ def test_a_network_starts_where_torch_would_and_computes_what_its_module_compute
     assert torch.equal(p.w0, torch.nn.utils.parameters_to_vector(module.parameters()))
     x, _ = p.examples
     assert torch.equal(p.surface.predict(p.w0, x), module(x))
+
+
+def test_patches_are_a_convolution_with_stride_and_a_vit_s_blocks_torch_s_own_encoder():
+    x = torch.randn(5, 3, 8, 12)
+    patches = Patches("vit", (3, 8, 12), 4, 7)
+    convolution = torch.nn.Conv2d(3, 7, 4, stride=4)
+    convolution.weight.data, convolution.bias.data = patches.embed.weight.view(7, 3, 4, 4), patches.embed.bias
+    assert patches.tokens == 6 and torch.allclose(patches(x), convolution(x).flatten(2).transpose(1, 2), atol=1e-6)
+    net = vit((3, 8, 12), 2, patch=4, width=6, depth=2, heads=3)
+    seen = net[1](net[0](x))
+    assert torch.equal(seen, net[0](x) + net[1].position) and net[1].position.shape == (6, 6)
+    for block in net[2:4]:
+        torch_s = torch.nn.TransformerEncoderLayer(6, 3, 24, 0.0, "gelu", batch_first=True, norm_first=True)
+        ours = [block.attend, block.project, block.network[0], block.network[2], block.norm1, block.norm2]
+        for theirs, mine in zip(torch_s.parameters(), [p for layer in ours for p in layer.parameters()], strict=True):
+            theirs.data = mine.data
+        assert torch.allclose(block(seen), torch_s(seen), atol=1e-6)
+        seen = block(seen)
+    assert torch.allclose(net(x), net[6](net[4](seen).mean(1)), atol=1e-6)
+
+
+def test_a_mixer_mixes_tokens_and_then_channels():
+    net = mixer((1, 8, 8), 3, patch=2, width=6, depth=1)
+    x, block = torch.randn(2, 1, 8, 8), net[1]
+    t = net[0](x)
+    for n in range(2):
+        u = t[n] + block.tokens(block.norm1(t[n]).T).T
+        v = u + block.channels(block.norm2(u))
+        assert torch.allclose(net(x)[n], net[4](net[2](v).mean(0)), atol=1e-6)
+    assert block.tokens[0].weight.shape == (3, 16) and block.channels[0].weight.shape == (24, 6)
 
 
 def test_the_graph_s_size_is_estimated_within_a_tenth():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
+
+from sharpcli.errors import Refusal
 
 Activation = Literal["tanh", "relu", "gelu", "silu", "softplus", "identity"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -15,3 +17,32 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "softplus": nn.Softplus,
     "identity": nn.Identity,
 }
+
+
+class Patches(nn.Module):
+    """[n, channels, height, width] -> [n, tokens, size]: the patches of `patch` x `patch` pixels, row by row, each through
+    one Linear. Refuses, in the name of `model`, inputs that are no images, and patches that do not tile them."""
+
+    def __init__(self, model: str, shape: tuple[int, ...], patch: int, size: int) -> None:
+        super().__init__()
+        if len(shape) != 3:
+            raise Refusal(
+                f"model={model} takes images (channels, height, width); these inputs are {list(shape)}: use model=mlp"
+            )
+        if patch < 1 or shape[1] % patch or shape[2] % patch:
+            raise Refusal(f"model.patch={patch}: patches must tile the {shape[1]}x{shape[2]} image; give a divisor of both")
+        self.patch, self.tokens = patch, (shape[1] // patch) * (shape[2] // patch)
+        self.embed = nn.Linear(shape[0] * patch**2, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The tokens of a batch of images."""
+        tiles = x.unflatten(3, (-1, self.patch)).unflatten(2, (-1, self.patch))  # [n, c, rows, patch, columns, patch]
+        return self.embed(tiles.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2))
+
+
+class TokenMean(nn.Module):
+    """[n, tokens, size] -> [n, size]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The mean over tokens."""
+        return x.mean(1)
