@@ -38,15 +38,16 @@ def listing(runs_dir: Path, markdown: bool) -> list[str]:
             rows.append((claim.id, claim.tier, f"{claim.seconds:g}", seen, claim.statement.split(".")[0][:90]))
         return aligned(rows, 5)
     out = ["| claim | predicted or published | measured | verdict |", "|---|---|---|---|"]
-    where = set()
+    where: dict[tuple[str, str], set[str]] = {}
     for claim in claims:
         if (found := last(claim.id, runs_dir)) is None:
             continue
         first = found["checks"][0]
-        where.add((found["about"]["date"], str(found["about"]["commit"])[:7], found["about"]["machine"]))
+        at = found["about"]
+        where.setdefault((at["date"], at["machine"]), set()).add(str(at["commit"])[:7])
         out.append(f"| `{claim.id}` | {first['asked'].replace('|', chr(92) + '|')} | {first['words']} | {found['verdict']} |")
-    for date, commit, machine in sorted(where):
-        out += ["", f"{date}, commit {commit}, {machine}."]
+    for (date, machine), commits in sorted(where.items()):
+        out += ["", f"{date}, commit{'s' * (len(commits) > 1)} {', '.join(sorted(commits))}, {machine}."]
     return out
 
 
