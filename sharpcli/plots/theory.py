@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from sharpcli.plots import NAMES, PALETTE, figure
 
@@ -32,6 +33,8 @@ def theory(
             ax.plot(told["x"], told["t"], color="black", linestyle="--", linewidth=1, label="theory", zorder=5)
     ax.set(xlabel=NAMES.get(x, x), ylabel=NAMES.get(y, y))
     ax.set(**{f"{axis}scale": "log" for axis in log})
+    for axis in log:  # 4, not 4 x 10^0: between powers of ten the long form runs into its neighbour
+        getattr(ax, f"{axis}axis").set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     ax.legend(frameon=False, fontsize=8)
     return fig
 
