@@ -1,6 +1,7 @@
 """Claims: every yaml is one, checks say yes and no, a verdict turns when a constant is broken, and the commands work."""
 
 import json
+import re
 import signal
 from dataclasses import replace
 
@@ -216,6 +217,10 @@ def test_claims_by_the_command_line(sharp, folder):
     )
     table = sharp("claim", "list", "--markdown")
     assert "| `sam_radius` |" in table.out and "| holds |" in table.out
+    other = kept | {"about": kept["about"] | {"commit": "0" * 40}}
+    (folder / "runs/claims/least_squares").mkdir()
+    (folder / "runs/claims/least_squares/verdict.json").write_text(json.dumps(other))
+    assert re.search(r"^[\d-]{10}, commits 0000000, \w{4,7}, .* cores\.$", sharp("claim", "list", "--markdown").out, re.M)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,10 @@ NAMES = {
     "flat": r"$\mathrm{Tr}\,H$ over that at the smallest lr",
     "share_of_run": "share of the run",
     "start": "number of the start",
+    "gap": "accuracy on training less test images",
+    "keskar_sharpness": "Keskar's sharpness",
+    "projected_trace": r"$\mathrm{Tr}\,H$, projected",
+    "projected_test_error": "test error, projected",
     "lr_trace": r"$\mathrm{lr}\,\mathrm{Tr}\,H$ at the start",
 }
 
