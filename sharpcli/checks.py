@@ -114,29 +114,39 @@ def rank_correlation(
     between: list[float | None],
     predicted: str | None,
 ) -> Finding:
-    """Kendall's tau-b of `x` and `y` over the runs of `of`, each reduced over its steps, lies in `between`; its spread is the
-    standard deviation over bootstrap resamples of the runs. With settings in `over` it is the mean of the taus within groups
-    of runs that differ in one of them alone (Jiang et al. 2020, arXiv:1912.02178), its spread the standard error."""
+    """Kendall's tau-b of `x` and `y` over the runs of `of`, each reduced over its steps, lies in `between`; its spread is one
+    standard deviation over the seeds, each ranked by itself. With `over`, all settings that vary beside the seed, it is
+    Jiang et al.'s granulated coefficient (2020, arXiv:1912.02178): for each of them the mean tau of the groups of runs that
+    differ in it alone, and of these the mean. Refuses settings that are not there, and a group in which another varies.
+    """
     both = pd.DataFrame({"x": by_run(frame, x, of, reduce), "y": by_run(frame, y, of, reduce)})
     asked = _asked(f"Kendall's tau of {x} and {y}" + (f" by {', '.join(over)}" if over else ""), between, predicted)
     if len(both) < 3 or both.isna().any(axis=None):
         return Finding(False, None, None, len(both), asked)
-    if over:
-        missing = [name for name in over if name not in frame]
-        if missing:
-            raise Refusal(f"over={missing[0]}: no such setting; possible columns: {', '.join(map(str, frame.columns))}")
-        settings = frame.groupby("run")[[*over, "seed"]].first().astype(str).loc[both.index]
-        alone = [[other for other in settings if other != name] for name in over]
-        groups = [group for others in alone for _, group in both.groupby([settings[name] for name in others]) if len(group) > 1]
-        if len(groups) < 2:
-            return Finding(False, None, None, len(both), asked)
-        taus = np.array([_tau(group) for group in groups])
-        found, spread = float(taus.mean()), float(taus.std(ddof=1) / len(taus) ** 0.5)
-    else:
-        rng = np.random.default_rng(0)
-        found = _tau(both)
-        spread = float(np.std([_tau(both.iloc[rng.integers(len(both), size=len(both))]) for _ in range(1000)]))
-    return Finding(_inside(found, between), found, spread, len(both), asked)
+    keys = list(dict.fromkeys([*over, "seed"]))
+    if missing := [name for name in keys if name not in frame]:
+        raise Refusal(f"over={missing[0]}: no such setting; possible columns: {', '.join(map(str, frame.columns))}")
+    settings = frame.groupby("run")[keys].first().map(str).loc[both.index]  # a method without the setting has its own value
+    found = _granulated(both, settings, over)
+    seeds = [_granulated(both[settings["seed"] == seed], settings, over) for seed in settings["seed"].unique()]
+    if not math.isfinite(found):
+        return Finding(False, None, None, len(both), asked)
+    return Finding(_inside(found, between), found, float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None, len(both), asked)
+
+
+def _granulated(both: pd.DataFrame, settings: pd.DataFrame, over: list[str]) -> float:
+    if not over:
+        return _tau(both)
+    means: list[float] = []
+    for name in over:
+        others = settings.loc[both.index, [other for other in settings if other != name]].agg("|".join, axis=1)
+        taus: list[float] = []
+        for _, group in both.groupby(others):
+            if settings.loc[group.index, name].duplicated().any():
+                raise Refusal(f"over={over}: runs that agree in all of these differ in another setting; name it too")
+            taus += [_tau(group)] if len(group) > 1 else []
+        means.append(sum(taus) / len(taus) if taus else math.nan)
+    return sum(means) / len(means)
 
 
 def _tau(both: pd.DataFrame) -> float:
@@ -156,7 +166,10 @@ def by_run(frame: pd.DataFrame, value: str, of: str, reduce: Reduce) -> pd.Serie
         values: Any = rows.eval(value, engine="python")
     except (pd.errors.UndefinedVariableError, KeyError, SyntaxError, TypeError) as problem:
         raise Refusal(f"value={value}: {problem}; possible columns: {', '.join(map(str, rows.columns))}") from None
-    rows = rows.assign(value=values if isinstance(values, pd.Series) else float(values))
+    try:
+        rows = rows.assign(value=values.astype(float) if isinstance(values, pd.Series) else float(values))
+    except (TypeError, ValueError):
+        raise Refusal(f"value={value}: its values are no numbers") from None
     if reduce == "late":
         ends = rows.groupby("run")["step"].transform("max")
         rows, reduce = rows[rows["step"] >= 0.75 * ends], "median"

@@ -37,18 +37,29 @@ def listing(runs_dir: Path, markdown: bool) -> list[str]:
             seen = (last(claim.id, runs_dir) or {"verdict": "-"})["verdict"]
             rows.append((claim.id, claim.tier, f"{claim.seconds:g}", seen, claim.statement.split(".")[0][:90]))
         return aligned(rows, 5)
-    out = ["| claim | predicted or published | measured | verdict |", "|---|---|---|---|"]
-    where: dict[tuple[str, str], set[str]] = {}
+    out = ["| claim | predicted or published | measured | verdict | judged at commit |", "|---|---|---|---|---|"]
+    where = set()
     for claim in claims:
         if (found := last(claim.id, runs_dir)) is None:
             continue
-        first = found["checks"][0]
-        at = found["about"]
-        where.setdefault((at["date"], at["machine"]), set()).add(str(at["commit"])[:7])
-        out.append(f"| `{claim.id}` | {first['asked'].replace('|', chr(92) + '|')} | {first['words']} | {found['verdict']} |")
-    for (date, machine), commits in sorted(where.items()):
-        out += ["", f"{date}, commit{'s' * (len(commits) > 1)} {', '.join(sorted(commits))}, {machine}."]
+        first, at = found["checks"][0], found["about"]
+        where.add(f"{at['date']}, {at['machine']}.")
+        cells = (
+            f"`{claim.id}`",
+            first["asked"].replace("|", chr(92) + "|"),
+            first["words"],
+            found["verdict"],
+            short(at["commit"]),
+        )
+        out.append(f"| {' | '.join(cells)} |")
+    for line in sorted(where):
+        out += ["", line]
     return out
+
+
+def short(commit: str | None) -> str:
+    """Seven digits, and whether there was more than the commit."""
+    return "-" if commit is None else commit[:7] + ("+dirty" if commit.endswith("+dirty") else "")
 
 
 def about(word: str, runs_dir: Path) -> list[str]:
@@ -71,6 +82,6 @@ def about(word: str, runs_dir: Path) -> list[str]:
     for kind, asked in (("check", claim.check), ("control, must fail", claim.control)):
         out += [f"  {kind}: " + ", ".join(f"{key} {value}" for key, value in one.items()) for one in asked]
     if found := last(word, runs_dir):
-        out.append(f"  last verdict ({found['about']['date']}, commit {str(found['about']['commit'])[:7]}): {found['verdict']}")
+        out.append(f"  last verdict ({found['about']['date']}, commit {short(found['about']['commit'])}): {found['verdict']}")
         out += [f"    {one['asked']}: {one['words']}" for one in found["checks"]]
     return out

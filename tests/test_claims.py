@@ -106,18 +106,29 @@ def test_rank_correlation_is_kendall_s_tau_and_within_groups_that_differ_in_one_
     untied = sum(sum(runs[i][:2]) != sum(runs[j][:2]) for i, j in pairs)
     found = checks.rank_correlation(frame, x=x, y="gap", over=[], **about)
     assert found.measured == pytest.approx(order / (untied * 12 * 11) ** 0.5)
-    assert found.measured > 0.1 and 0 < found.spread < 0.5 and found.runs == 12
-    only_lr = checks.rank_correlation(frame, x=x, y="gap", over=["lr", "width"], **about)
-    assert only_lr.measured == pytest.approx((4 * -1 + 6 * 1) / 10)  # four groups of three lrs, six of two widths
-    assert not checks.rank_correlation(frame, x=x, y="gap", over=["lr", "width"], **about | {"between": [0.3, 1]}).holds
+    assert found.measured > 0.1 and found.runs == 12
+    each = [checks.rank_correlation(frame[frame.seed == s], x=x, y="gap", over=[], **about).measured for s in (1, 2)]
+    assert found.spread == pytest.approx(abs(each[0] - each[1]) / 2**0.5)
+    settings = ["lr", "width"]
+    granulated = checks.rank_correlation(frame, x=x, y="gap", over=settings, **about)
+    assert granulated.measured == pytest.approx((-1 + 1) / 2) and granulated.spread == 0  # the means of two settings
+    assert not checks.rank_correlation(frame, x=x, y="gap", over=settings, **about | {"between": [0.1, 1]}).holds
+    unset = frame.assign(width=frame.width.where(frame.width > 1))  # as a method without the setting leaves it
+    assert checks.rank_correlation(unset, x="lr", y="gap", over=settings, **about).measured == pytest.approx((-1 + 0) / 2)
+    low = unset.assign(gap=frame.gap.where(frame.width > 1, frame.lr))  # where it is unset the order is the other one
+    assert checks.rank_correlation(low, x="lr", y="gap", over=settings, **about).measured == 0
     constant = checks.rank_correlation(frame, x="step", y="gap", over=[], **about)
     assert constant.measured == 0 and constant.spread == 0
     lost = frame.assign(gap=frame.gap.where(frame.run != "r4"))
     assert not checks.rank_correlation(lost, x=x, y="gap", over=[], **about).holds
-    alone = frame[frame.seed == 1].iloc[:3]
-    assert not checks.rank_correlation(alone, x=x, y="gap", over=["lr", "width"], **about).holds  # one group shows no error
+    by_seed = checks.rank_correlation(frame, x="seed", y="gap", over=["lr", "width", "seed"], **about)
+    assert by_seed.measured == pytest.approx(-1 / 3)
     with pytest.raises(Refusal, match="over=depth: no such setting"):
         checks.rank_correlation(frame, x=x, y="gap", over=["depth"], **about)
+    with pytest.raises(Refusal, match="differ in another setting"):
+        checks.rank_correlation(frame, x=x, y="gap", over=["lr"], **about)
+    with pytest.raises(Refusal, match="no numbers"):
+        checks.rank_correlation(frame, x="part", y="gap", over=[], **about)
 
 
 def test_a_run_that_two_claims_share_is_made_once(folder):
@@ -217,10 +228,11 @@ def test_claims_by_the_command_line(sharp, folder):
     )
     table = sharp("claim", "list", "--markdown")
     assert "| `sam_radius` |" in table.out and "| holds |" in table.out
-    other = kept | {"about": kept["about"] | {"commit": "0" * 40}}
+    other = kept | {"about": kept["about"] | {"commit": "0" * 40}, "verdict": "does not hold here"}
     (folder / "runs/claims/least_squares").mkdir()
     (folder / "runs/claims/least_squares/verdict.json").write_text(json.dumps(other))
-    assert re.search(r"^[\d-]{10}, commits 0000000, \w{4,7}, .* cores\.$", sharp("claim", "list", "--markdown").out, re.M)
+    table = sharp("claim", "list", "--markdown").out
+    assert "| does not hold here | 0000000 |" in table and re.search(r"^[\d-]{10}, .* cores\.$", table, re.M)
 
 
 @pytest.mark.parametrize(
