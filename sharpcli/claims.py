@@ -70,7 +70,10 @@ def chosen(words: Sequence[str], tier: str) -> list[Claim]:
         raise Refusal(f"--tier {tier}: " + suggest(tier, TIERS))
     if not words and not tier:
         raise Refusal("no claim given; sharp claim check ID... or --tier quick; sharp claim list shows them")
-    return [read(word) for word in words] or [claim for claim in map(read, options("claim")) if claim.tier == tier]
+    claims = [read(word) for word in words or options("claim")]
+    if not words and not (claims := [claim for claim in claims if claim.tier == tier]):
+        raise Refusal(f"--tier {tier}: no claim has this tier yet; sharp claim list shows which there are")
+    return claims
 
 
 def check(claims: Sequence[Claim], runs_dir: Path, jobs: int, tell: Callable[[str], Any]) -> Iterator[tuple[Claim, Verdict]]:

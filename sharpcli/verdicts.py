@@ -25,7 +25,7 @@ def line(claim: Claim, verdict: Verdict) -> list[str]:
 def summary(verdicts: Sequence[Verdict]) -> str:
     """How many of what."""
     words = sorted({verdict.verdict for verdict in verdicts})
-    return ", ".join(f"{sum(v.verdict == word for v in verdicts)} {word}" for word in words) or "no claim of this tier"
+    return ", ".join(f"{sum(v.verdict == word for v in verdicts)} {word}" for word in words)
 
 
 def listing(runs_dir: Path, markdown: bool) -> list[str]:

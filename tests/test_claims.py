@@ -242,6 +242,7 @@ def test_claims_by_the_command_line(sharp, folder):
         (["show", "nothing"], "nothing: no such claim"),
         (["check"], "no claim given"),
         (["check", "--tier", "quik"], "did you mean quick?"),
+        (["check", "--tier", "gpu"], "no claim has this tier yet"),
         (["list", "sam_radius"], "only runs_dir=DIR can follow"),
     ],
 )
