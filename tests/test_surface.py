@@ -139,6 +139,8 @@ def test_patches_are_a_convolution_with_stride_and_a_vit_s_blocks_torch_s_own_en
     convolution.weight.data, convolution.bias.data = patches.embed.weight.view(7, 3, 4, 4), patches.embed.bias
     assert patches.tokens == 6 and torch.allclose(patches(x), convolution(x).flatten(2).transpose(1, 2), atol=1e-6)
     net = vit((3, 8, 12), 2, patch=4, width=6, depth=2, heads=3)
+    for p in net.parameters():  # a norm starts as the identity, whichever it is
+        p.data += 0.3 * torch.randn_like(p)
     seen = net[1](net[0](x))
     assert torch.equal(seen, net[0](x) + net[1].position) and net[1].position.shape == (6, 6)
     for block in net[2:4]:
@@ -153,6 +155,8 @@ def test_patches_are_a_convolution_with_stride_and_a_vit_s_blocks_torch_s_own_en
 
 def test_a_mixer_mixes_tokens_and_then_channels():
     net = mixer((1, 8, 8), 3, patch=2, width=6, depth=1)
+    for p in net.parameters():  # a norm starts as the identity, whichever it is
+        p.data += 0.3 * torch.randn_like(p)
     x, block = torch.randn(2, 1, 8, 8), net[1]
     t = net[0](x)
     for n in range(2):
