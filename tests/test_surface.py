@@ -133,36 +133,36 @@ def test_a_network_starts_where_torch_would_and_computes_what_its_module_compute
 
 
 def test_patches_are_a_convolution_with_stride_and_a_vit_s_blocks_torch_s_own_encoder():
-    x = torch.randn(5, 3, 8, 12)
-    patches = Patches("vit", (3, 8, 12), 4, 7)
-    convolution = torch.nn.Conv2d(3, 7, 4, stride=4)
+    x = torch.randn(5, 3, 8, 12, dtype=torch.float64)
+    patches = Patches("vit", (3, 8, 12), 4, 7).double()
+    convolution = torch.nn.Conv2d(3, 7, 4, stride=4).double()
     convolution.weight.data, convolution.bias.data = patches.embed.weight.view(7, 3, 4, 4), patches.embed.bias
-    assert patches.tokens == 6 and torch.allclose(patches(x), convolution(x).flatten(2).transpose(1, 2), atol=1e-6)
-    net = vit((3, 8, 12), 2, patch=4, width=6, depth=2, heads=3)
+    assert patches.tokens == 6 and torch.allclose(patches(x), convolution(x).flatten(2).transpose(1, 2), atol=1e-12)
+    net = vit((3, 8, 12), 2, patch=4, width=6, depth=2, heads=3).double()
     for p in net.parameters():  # a norm starts as the identity, whichever it is
         p.data += 0.3 * torch.randn_like(p)
     seen = net[1](net[0](x))
     assert torch.equal(seen, net[0](x) + net[1].position) and net[1].position.shape == (6, 6)
     for block in net[2:4]:
-        torch_s = torch.nn.TransformerEncoderLayer(6, 3, 24, 0.0, "gelu", batch_first=True, norm_first=True)
+        torch_s = torch.nn.TransformerEncoderLayer(6, 3, 24, 0.0, "gelu", batch_first=True, norm_first=True).double()
         ours = [block.attend, block.project, block.network[0], block.network[2], block.norm1, block.norm2]
         for theirs, mine in zip(torch_s.parameters(), [p for layer in ours for p in layer.parameters()], strict=True):
             theirs.data = mine.data
-        assert torch.allclose(block(seen), torch_s(seen), atol=1e-6)
+        assert torch.allclose(block(seen), torch_s(seen), atol=1e-12)
         seen = block(seen)
-    assert torch.allclose(net(x), net[6](net[4](seen).mean(1)), atol=1e-6)
+    assert torch.allclose(net(x), net[6](net[4](seen).mean(1)), atol=1e-12)
 
 
 def test_a_mixer_mixes_tokens_and_then_channels():
-    net = mixer((1, 8, 8), 3, patch=2, width=6, depth=1)
+    net = mixer((1, 8, 8), 3, patch=2, width=6, depth=1).double()
     for p in net.parameters():  # a norm starts as the identity, whichever it is
         p.data += 0.3 * torch.randn_like(p)
-    x, block = torch.randn(2, 1, 8, 8), net[1]
+    x, block = torch.randn(2, 1, 8, 8, dtype=torch.float64), net[1]
     t = net[0](x)
     for n in range(2):
         u = t[n] + block.tokens(block.norm1(t[n]).T).T
         v = u + block.channels(block.norm2(u))
-        assert torch.allclose(net(x)[n], net[4](net[2](v).mean(0)), atol=1e-6)
+        assert torch.allclose(net(x)[n], net[4](net[2](v).mean(0)), atol=1e-12)
     assert block.tokens[0].weight.shape == (3, 16) and block.channels[0].weight.shape == (24, 6)
 
 
