@@ -132,6 +132,12 @@ def test_a_network_starts_where_torch_would_and_computes_what_its_module_compute
     assert torch.equal(p.surface.predict(p.w0, x), module(x))
 
 
+@pytest.mark.parametrize("name", ["cnn", "resnet_group", "vit", "mixer"])
+def test_models_of_images_refuse_other_inputs(name):
+    with pytest.raises(Refusal, match=rf"model={name.split('_')[0]} takes images .* these inputs are \[8\]: use model=mlp"):
+        MODELS[name]((8,), 3)
+
+
 def test_patches_are_a_convolution_with_stride_and_a_vit_s_blocks_torch_s_own_encoder():
     x = torch.randn(5, 3, 8, 12, dtype=torch.float64)
     patches = Patches("vit", (3, 8, 12), 4, 7).double()

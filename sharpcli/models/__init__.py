@@ -19,20 +19,24 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+def image(model: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(channels, height, width). Refuses, in the name of `model`, inputs that are no images."""
+    if len(shape) != 3:
+        raise Refusal(f"model={model} takes images (channels, height, width); these inputs are {list(shape)}: use model=mlp")
+    return shape
+
+
 class Patches(nn.Module):
     """[n, channels, height, width] -> [n, tokens, size]: the patches of `patch` x `patch` pixels, row by row, each through
     one Linear. Refuses, in the name of `model`, inputs that are no images, and patches that do not tile them."""
 
     def __init__(self, model: str, shape: tuple[int, ...], patch: int, size: int) -> None:
         super().__init__()
-        if len(shape) != 3:
-            raise Refusal(
-                f"model={model} takes images (channels, height, width); these inputs are {list(shape)}: use model=mlp"
-            )
-        if patch < 1 or shape[1] % patch or shape[2] % patch:
-            raise Refusal(f"model.patch={patch}: patches must tile the {shape[1]}x{shape[2]} image; give a divisor of both")
-        self.patch, self.tokens = patch, (shape[1] // patch) * (shape[2] // patch)
-        self.embed = nn.Linear(shape[0] * patch**2, size)
+        channels, height, width = image(model, shape)
+        if patch < 1 or height % patch or width % patch:
+            raise Refusal(f"model.patch={patch}: patches must tile the {height}x{width} image; give a divisor of both")
+        self.patch, self.tokens = patch, (height // patch) * (width // patch)
+        self.embed = nn.Linear(channels * patch**2, size)
 
     def forward(self, x: Tensor) -> Tensor:
         """The tokens of a batch of images."""

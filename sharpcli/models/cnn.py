@@ -7,7 +7,7 @@ from typing import Literal
 from torch import nn
 
 from sharpcli.errors import Refusal
-from sharpcli.models import ACTIVATIONS, Activation
+from sharpcli.models import ACTIVATIONS, Activation, image
 
 
 def cnn(
@@ -18,11 +18,9 @@ def cnn(
     Images [n, channels, height, width] only: refuses another shape, a width below 1, and more poolings than the
     image can be halved.
     """
-    if len(shape) != 3:
-        raise Refusal(f"model=cnn takes images (channels, height, width); these inputs are {list(shape)}: use model=mlp")
+    channels, height, width_ = image("cnn", shape)
     if any(width < 1 for width in widths):
         raise Refusal(f"model.widths={list(widths)}: every layer needs at least 1 channel")
-    channels, height, width_ = shape
     if min(height, width_) < 2 ** len(widths):
         raise Refusal(f"model.widths={list(widths)}: {len(widths)} poolings halve a {height}x{width_} image away; give fewer")
     layers: list[nn.Module] = []

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sharpcli.errors import Refusal
+from sharpcli.models import image
 
 Norm = Literal["group", "batch", "none"]
 
@@ -22,11 +23,10 @@ def resnet(shape: tuple[int, ...], outputs: int, *, depth: int, width: int, norm
     """
     if depth < 8 or (depth - 2) % 6:
         raise Refusal(f"model.depth={depth}: a CIFAR ResNet has 6 m + 2 layers; try 8, 14, 20, 32, 44 or 56")
-    if len(shape) != 3:
-        raise Refusal(f"model=resnet takes images (channels, height, width); these inputs are {list(shape)}: use model=mlp")
     if width < 1 or groups < 1 or (norm == "group" and width % groups):
         raise Refusal(f"model.width={width} and model.groups={groups}: both at least 1, and groups must divide width")
-    layers: list[nn.Module] = [_convolution(shape[0], width, 1, norm), _norm(norm, groups, width), nn.ReLU()]
+    colours, _, _ = image("resnet", shape)
+    layers: list[nn.Module] = [_convolution(colours, width, 1, norm), _norm(norm, groups, width), nn.ReLU()]
     channels = width
     for stage in range(3):
         for block in range((depth - 2) // 6):
