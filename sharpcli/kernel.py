@@ -27,7 +27,7 @@ FAST: dict[str, Any] = {
 }
 vector, matrix = float64[::1], float64[:, ::1]
 OUTPUT, PULL = float64(vector, vector, vector), types.void(vector, vector, vector, float64, vector)
-DESCEND = types.void(vector, vector, vector, float64)
+DESCEND = float64(vector, vector, float64, vector)
 HUGE = 1e100  # of a residual: from here on every step looks whether the weights are still finite
 SIGNS, UNIFORM, NORMAL, STUDENT = 0, 1, 2, 3
 
@@ -42,14 +42,10 @@ def pull(function: Callable[..., None]) -> Any:
     return njit(PULL, **FAST)(function)
 
 
-def descend(function: Callable[..., None]) -> Any:
-    """Compiles p(w, z, c, s): w += s grad f(w; z) in place, for toys whose coordinates move by themselves."""
+def descend(function: Callable[..., float]) -> Any:
+    """Compiles p(w, z, s, ahead): w += s grad f(w; z) in place, then f(w; ahead): a step and the output of the next example in
+    one pass over w, for toys whose coordinates move by themselves."""
     return njit(DESCEND, **FAST)(function)
-
-
-@descend
-def nowhere(w, z, c, s):  # type: ignore[no-untyped-def]  # noqa: D103
-    pass
 
 
 @dataclass(frozen=True)
@@ -102,11 +98,14 @@ class Steps:
         """Advances w and the momentum v in place from step `start` to `stop`; returns the step reached, which is earlier
         where the weights are no longer finite. Holds no lock of the interpreter."""
         k, noise, rule = self.kernel, self.noise, self.rule
-        fused = k.descend is not None and self.batch == 1 and rule == Rule()
+        key, noise_key = np.uint64(self.key), np.uint64(noise.key)
+        if k.descend is not None and self.batch == 1 and rule == Rule():
+            drawn = self.replacement, key, noise.delta, noise.kind, noise_key
+            return _walk(k.descend, k.x, k.y, w, start, stop, *drawn, self.lr)
         return _loop(
-            *(k.output, k.pull, k.descend if fused else nowhere, fused, k.x, k.y, k.scratch, w, v, start, stop),
-            *(self.batch, self.replacement, np.uint64(self.key)),
-            *(noise.delta, noise.kind, noise.shared, np.uint64(noise.key)),
+            *(k.output, k.pull, k.x, k.y, k.scratch, w, v, start, stop),
+            *(self.batch, self.replacement, key),
+            *(noise.delta, noise.kind, noise.shared, noise_key),
             *(self.lr, rule.beta, rule.nesterov, rule.rho, rule.normalized),
         )
 
@@ -117,6 +116,11 @@ def _word(key, step, i):  # type: ignore[no-untyped-def]
     x = (x ^ (x >> np.uint64(30))) * np.uint64(FIRST)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(SECOND)
     return x ^ (x >> np.uint64(31))
+
+
+@njit(int64(uint64, uint64, int64, int64), inline="always", **FAST)
+def _any(key, step, b, n):  # type: ignore[no-untyped-def]
+    return int64(((_word(key, step, np.uint64(b)) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32))
 
 
 @njit(float64(int64, uint64, uint64, int64), inline="always", **FAST)
@@ -148,6 +152,39 @@ def _shuffle(order, key, epoch):  # type: ignore[no-untyped-def]
 
 
 @njit(
+    int64(
+        *(types.FunctionType(DESCEND), matrix, vector, vector, int64, int64),
+        *(boolean, uint64, float64, int64, uint64, float64),
+    ),
+    **FAST,
+)
+def _walk(descend, x, y, w, start, stop, replacement, key, delta, kind, noise_key, lr):  # type: ignore[no-untyped-def]
+    """Plain descent on one example a step: w <- w - lr r grad f(w; x_i), r = f(w; x_i) - y_i - noise.
+
+    Each pass over w does the step before and finds the output for the next; the first step before is one of length zero, and
+    what is drawn for `stop` itself is not used.
+    """
+    n, order, epoch = y.size, np.arange(y.size), -1
+    before, s = 0, 0.0
+    for step in range(start, stop + 1):
+        at = np.uint64(step)
+        if replacement:
+            i = _any(key, at, 0, n)
+        else:
+            if step // n != epoch:
+                epoch = step // n
+                _shuffle(order, key, epoch)
+            i = order[step % n]
+        r = descend(w, x[before], s, x[i]) - y[i]
+        if not abs(r) < HUGE and not math.isfinite(np.sum(w)):
+            return step
+        if delta != 0.0:
+            r -= delta * _noise(kind, noise_key, at, 0)
+        before, s = i, -lr * r
+    return stop
+
+
+@njit(
     float64(types.FunctionType(OUTPUT), types.FunctionType(PULL), matrix, vector, int64[::1], vector, vector, vector, vector),
     **FAST,
 )
@@ -166,7 +203,7 @@ def _gradient(output, pull, x, y, rows, noise, w, c, g):  # type: ignore[no-unty
 
 @njit(
     int64(
-        *(types.FunctionType(OUTPUT), types.FunctionType(PULL), types.FunctionType(DESCEND), boolean),
+        *(types.FunctionType(OUTPUT), types.FunctionType(PULL)),
         *(matrix, vector, int64, vector, vector, int64, int64),
         *(int64, boolean, uint64, float64, int64, boolean, uint64),
         *(float64, float64, boolean, float64, boolean),
@@ -174,7 +211,7 @@ def _gradient(output, pull, x, y, rows, noise, w, c, g):  # type: ignore[no-unty
     **FAST,
 )
 def _loop(  # type: ignore[no-untyped-def]  # noqa: PLR0912
-    output, pull, descend, fused,
+    output, pull,
     x, y, scratch, w, v, start, stop,
     batch, replacement, key, delta, kind, shared, noise_key,
     lr, beta, nesterov, rho, normalized,
@@ -187,7 +224,7 @@ def _loop(  # type: ignore[no-untyped-def]  # noqa: PLR0912
         at = np.uint64(step)
         if replacement:
             for b in range(batch):
-                rows[b] = int64(((_word(key, at, np.uint64(b)) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32))
+                rows[b] = _any(key, at, b, n)
         elif batch < n:
             if step // per_epoch != epoch:
                 epoch = step // per_epoch
@@ -197,25 +234,19 @@ def _loop(  # type: ignore[no-untyped-def]  # noqa: PLR0912
         if delta != 0.0:
             for b in range(rows.size):
                 noise[b] = delta * _noise(kind, noise_key, at, 0 if shared else b)
-        if fused:
-            i = rows[0]
-            largest = output(w, x[i], c) - y[i] - noise[0]
-            descend(w, x[i], c, -lr * largest)
-            largest = abs(largest)
+        largest = _gradient(output, pull, x, y, rows, noise, w, c, g)
+        if rho != 0.0:
+            scale = rho / max(math.sqrt(np.sum(g * g)), 1e-12) if normalized else rho
+            for j in range(w.size):
+                up[j] = w[j] + scale * g[j]
+            largest = max(largest, _gradient(output, pull, x, y, rows, noise, up, c, g))
+        if beta != 0.0:
+            for j in range(w.size):
+                v[j] = beta * v[j] + g[j]
+                w[j] -= lr * (g[j] + beta * v[j] if nesterov else v[j])
         else:
-            largest = _gradient(output, pull, x, y, rows, noise, w, c, g)
-            if rho != 0.0:
-                scale = rho / max(math.sqrt(np.sum(g * g)), 1e-12) if normalized else rho
-                for j in range(w.size):
-                    up[j] = w[j] + scale * g[j]
-                largest = max(largest, _gradient(output, pull, x, y, rows, noise, up, c, g))
-            if beta != 0.0:
-                for j in range(w.size):
-                    v[j] = beta * v[j] + g[j]
-                    w[j] -= lr * (g[j] + beta * v[j] if nesterov else v[j])
-            else:
-                for j in range(w.size):
-                    w[j] -= lr * g[j]
+            for j in range(w.size):
+                w[j] -= lr * g[j]
         if not largest < HUGE and not math.isfinite(np.sum(w)):
             return step + 1
     return stop

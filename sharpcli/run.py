@@ -275,9 +275,10 @@ def append(file: Path, *rows: Row) -> None:
     """Adds rows to a file of JSON lines, whole or not at all."""
     lines = (json.dumps({key: plain(value) for key, value in row.items()}, allow_nan=False) + "\n" for row in rows)
     line = "".join(lines)
-    with writing(file.parent), open(file, "ab") as out:
+    with writing(file.parent), open(file, "ab+") as out:
         start = out.tell()
-        if start and not _ends_with_newline(file):  # a line cut short by a kill: drop it, never join onto it
+        out.seek(max(0, start - 1))
+        if start and out.read() != b"\n":  # a line cut short by a kill: drop it, never join onto it
             start = file.read_bytes().rfind(b"\n") + 1
             out.truncate(start)
         try:
@@ -286,12 +287,6 @@ def append(file: Path, *rows: Row) -> None:
         except OSError:
             os.truncate(file, start)
             raise
-
-
-def _ends_with_newline(file: Path) -> bool:
-    with open(file, "rb") as f:
-        f.seek(-1, os.SEEK_END)
-        return f.read(1) == b"\n"
 
 
 def _lines(file: Path) -> Iterator[Row]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sharpcli.advance import advance
@@ -91,7 +91,7 @@ def row_at(experiment: Experiment, here: Position) -> Row | None:
     """The row of this step, or None where nothing is due."""
     at = here.step
     names = [name for name, when in experiment.when.items() if when.due(at) or (at == experiment.steps and when != NEVER)]
-    finite = bool(torch.isfinite(here.w.sum()))
+    finite = math.isfinite(here.w.sum())
     if not names and finite and here.step != experiment.steps:
         return None
     lr = experiment.schedule(min(here.step, max(experiment.steps - 1, 0)))
@@ -101,7 +101,7 @@ def row_at(experiment: Experiment, here: Position) -> Row | None:
     if finite:
         found, here.warm = measure(experiment, here.w, here.step, here.warm, names, here.state)
         row |= found
-        finite = bool(torch.isfinite(torch.tensor(row.get("train_loss", 0.0))))
+        finite = math.isfinite(row.get("train_loss", 0.0))
     if not finite:
         row["diverged"] = True
     return row | {"seconds": round(here.elapsed, 3)}

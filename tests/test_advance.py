@@ -18,6 +18,8 @@ CASES = [
     "problem=uv method=label_noise batch_size=3 lr=0.01 objective.label_noise.distribution=student",
     "problem=hadamard method=label_noise batch_size=full lr=0.01 objective.label_noise.shared=true",
     "problem=squares method=gd lr=0.01",
+    "problem=squares method=label_noise batch_size=1 lr=0.01 objective.label_noise.distribution=student",
+    "problem=least_squares method=sgd batch_size=1 replacement=true lr=0.1",
     "problem=least_squares method=sgd batch_size=4 lr=0.1",
     "problem=matrix_sensing method=label_noise batch_size=1 lr=0.005 problem.d=4 problem.n=9",
     "problem=matrix_factorization method=sam lr=0.1 optimizer.normalized=false problem.d=3 problem.rank=1",
@@ -49,6 +51,16 @@ def test_compiled_steps_are_the_general_path_s_draw_by_draw(experiment, words):
     assert (quick - slow).norm() <= 1e-12 * slow.norm()
     for a, b in zip(quick_state, slow_state, strict=True):
         assert torch.allclose(a, b, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("words", ["problem=uv batch_size=1", "problem=uv batch_size=3", "problem=teacher batch_size=1"])
+def test_where_a_compiled_run_is_interrupted_changes_no_bit(experiment, words):
+    e = experiment(*words.split(), "method=label_noise", "lr=0.01", "steps=300")
+    start, state, ahead = e.problem.w0, e.optimizer.init(e.problem.w0), advance(e)
+    whole, parts, step = ahead(start, state, 0, 300)[0], start, 0
+    for stop in (1, 2, 7, 150, 299, 300):
+        parts, _, step = ahead(parts, state, step, stop)
+    assert torch.equal(whole, parts)
 
 
 @pytest.mark.parametrize("problem", ["uv", "hadamard", "squares", "matrix_sensing", "deep_factorization", "teacher", "xor"])
@@ -87,8 +99,9 @@ def test_a_run_is_the_same_compiled_or_not_and_measures_the_same_steps(sharp, fo
         assert quick["recovery_error"] == pytest.approx(slow["recovery_error"], rel=1e-9)
 
 
-def test_a_compiled_run_that_diverges_says_at_which_step_as_the_general_path_does(sharp, folder):
-    words = ("problem=uv", "method=gd", "lr=5", "steps=100000", "measure_every=50000", "measure=[scores]")
+@pytest.mark.parametrize("method", [["method=gd", "lr=5"], ["method=sgd", "batch_size=1", "lr=5"]])
+def test_a_compiled_run_that_diverges_says_at_which_step_as_the_general_path_does(sharp, folder, method):
+    words = ("problem=uv", *method, "steps=100000", "measure_every=50000", "measure=[scores]")
     last = []
     for is_compiled in ("true", "false"):
         said = sharp("train", *words, f"compiled={is_compiled}", f"runs_dir={is_compiled}/runs")

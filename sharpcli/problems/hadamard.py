@@ -116,6 +116,10 @@ def _pull_square(w, z, c, s, g):  # type: ignore[no-untyped-def]
 
 
 @descend
-def _descend_square(w, z, c, s):  # type: ignore[no-untyped-def]
+def _descend_square(w, z, s, ahead):  # type: ignore[no-untyped-def]
+    f = 0.0
     for j in range(z.size):
-        w[j] += 2 * s * w[j] * z[j]
+        v = w[j] + 2 * s * w[j] * z[j]
+        w[j] = v
+        f += v * v * ahead[j]
+    return f

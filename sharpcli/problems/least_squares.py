@@ -62,6 +62,9 @@ def _pull(w, z, c, s, g):  # type: ignore[no-untyped-def]
 
 
 @descend
-def _descend(w, z, c, s):  # type: ignore[no-untyped-def]
+def _descend(w, z, s, ahead):  # type: ignore[no-untyped-def]
+    f = 0.0
     for j in range(z.size):
         w[j] += s * z[j]
+        f += w[j] * ahead[j]
+    return f

@@ -64,11 +64,11 @@ def uv(
         w0 += spread * normal((2 * d,), seed, "start")
 
     def predict(w: Tensor, x: Tensor) -> Tensor:
-        u, v = w.split(d)
+        u, v = w[:d], w[d:]
         return (x @ (u.square() - v.square()))[:, None]
 
     def found(w: Tensor) -> Tensor:
-        u, v = w.split(d)
+        u, v = w[:d], w[d:]
         return u.square() - v.square()
 
     return regression(
@@ -113,8 +113,10 @@ def _pull(w, z, c, s, g):  # type: ignore[no-untyped-def]
 
 
 @descend
-def _descend(w, z, c, s):  # type: ignore[no-untyped-def]
-    d = z.size
+def _descend(w, z, s, ahead):  # type: ignore[no-untyped-def]
+    d, f = z.size, 0.0
     for j in range(d):
-        w[j] += 2 * s * w[j] * z[j]
-        w[d + j] -= 2 * s * w[d + j] * z[j]
+        u, v = w[j] + 2 * s * w[j] * z[j], w[d + j] - 2 * s * w[d + j] * z[j]
+        w[j], w[d + j] = u, v
+        f += (u * u - v * v) * ahead[j]
+    return f
