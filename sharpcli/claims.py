@@ -39,6 +39,11 @@ class Claim(Trial):
     expect: str = "holds"
     plot: dict[str, Any] | None = None
 
+    @property
+    def where(self) -> list[str]:
+        """Words of the device of every run: tier gpu's need CUDA."""
+        return ["device=cuda"] if self.tier == "gpu" else super().where
+
 
 @dataclass(frozen=True)
 class Verdict:

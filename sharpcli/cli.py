@@ -131,7 +131,7 @@ def claim_list(
     """
     from sharpcli.verdicts import listing
 
-    print("\n".join(listing(_runs_dir(_only_settings(words or [])), markdown)))
+    print("\n".join(listing(_only_runs_dir(words or []), markdown)))
 
 
 @claims.command("check")
@@ -149,7 +149,7 @@ def claim_check(
 
     names, overrides = _split(words or [])
     results = []
-    for claim, verdict in check(chosen(names, tier), _runs_dir(overrides), jobs, _tell):
+    for claim, verdict in check(chosen(names, tier), _only_runs_dir(overrides), jobs, _tell):
         print("\n".join(line(claim, verdict)), flush=True)
         results.append(verdict)
     print(summary(results))
@@ -167,7 +167,7 @@ def claim_show(
     """
     from sharpcli.verdicts import about
 
-    print("\n".join(about(word, _runs_dir(_only_settings(words or [])))))
+    print("\n".join(about(word, _only_runs_dir(words or []))))
 
 
 def complete_studies(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -192,12 +192,10 @@ def study(
     names, overrides = _split(words or [])
     if len(names) > 1:
         raise Refusal(f"sharp study takes one study; got {', '.join(names)}")
-    if wrong := [word for word in overrides if not word.startswith("runs_dir=")]:
-        raise Refusal(f"{wrong[0]}: a study's settings are in its yaml; only runs_dir=DIR can be given here")
+    folder = _only_runs_dir(overrides)
     if not names:
         print("\n".join(aligned(listing(), 2)))
         return
-    folder = _runs_dir(overrides)
     print("\n".join(run(read(names[0]), folder, jobs, _tell)))
     print(f"figure: {folder / 'studies' / names[0] / 'figure.png'}")
 
@@ -214,7 +212,8 @@ def ls(
     from sharpcli.run import in_directory
 
     names, overrides = _split(words or [])
-    folder = Path(names[0]) if names else _runs_dir(overrides)
+    runs_dir = _only_runs_dir(overrides)
+    folder = Path(names[0]) if names else runs_dir
     if not folder.is_dir():
         raise Refusal(f"{folder}: no such directory; sharp train makes runs, and runs_dir= or SHARP_RUNS names where they are")
     rows = listing(in_directory(folder))
@@ -237,13 +236,14 @@ def show(
     names, overrides = _split(words or [])
     if names:
         raise Refusal(f"sharp show takes one run or group; got {', '.join([word, *names])}")
+    runs_dir = _only_runs_dir(overrides)
     groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
     if word in groups and not Path(word, "provenance.json").exists():
         print(about_group(CONF / word))
     elif close := get_close_matches(word, groups, n=1):
         raise Refusal(f"{word}: no such group; did you mean {close[0]}? possible: {', '.join(groups)}, or the name of a run")
     else:
-        print(about_run(find(word, _runs_dir(overrides))))
+        print(about_run(find(word, runs_dir)))
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
@@ -252,11 +252,11 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
     return [word for word in words if word not in settings], settings
 
 
-def _only_settings(words: list[str]) -> list[str]:
-    names, settings = _split(words)
-    if names:
-        raise Refusal(f"{names[0]}: only runs_dir=DIR can follow here")
-    return settings
+def _only_runs_dir(words: list[str]) -> Path:
+    """The runs directory, where that is all that may be set: a claim's and a study's settings are in its yaml."""
+    if wrong := [word for word in words if not word.startswith("runs_dir=")]:
+        raise Refusal(f"{wrong[0]}: only runs_dir=DIR can follow here; sharp train takes settings")
+    return _runs_dir(words)
 
 
 def _tell(message: str) -> None:

@@ -41,10 +41,14 @@ class Trial:
     columns: dict[str, str] = field(default_factory=dict)
     first: list[str] = field(default_factory=list)
 
+    @property
+    def where(self) -> list[str]:
+        """Words of the device of every run."""
+        return ["device=cpu", "threads=1"]
+
     def jobs(self) -> list[tuple[str, list[str]]]:
         """(part, words) of every run."""
-        always = ["device=cpu", "threads=1"]
-        return [(name, job) for name, words in self.runs.items() for job in sweep([*self.base, *words, *always], None)]
+        return [(name, job) for name, words in self.runs.items() for job in sweep([*self.base, *words, *self.where], None)]
 
 
 def finish(trials: Sequence[Trial], inside: Path, jobs: int, tell: Callable[[str], Any]) -> Iterator[tuple[int, Paths, float]]:
@@ -123,15 +127,17 @@ def gather(paths: Paths) -> pd.DataFrame:
 
 
 def about(paths: Paths) -> dict[str, Any]:
-    """When and on what: date, commit, machine, and the names of the runs."""
+    """When and on what: date, commit, machine with the processors and accelerators of the runs, and the names of the runs."""
     import platform
 
     from sharpcli.checkout import commit
 
+    runs = [Run(Path(path)) for _, path in paths if not path.endswith(".jsonl")]
+    devices = sorted({run.provenance["device"] for run in runs})
     return {
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": ", ".join([f"{platform.machine()}, {os.cpu_count()} cores", *devices]),
         "runs": [Path(path).name for _, path in paths],
     }
 

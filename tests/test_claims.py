@@ -232,7 +232,7 @@ def test_claims_by_the_command_line(sharp, folder):
     (folder / "runs/claims/least_squares").mkdir()
     (folder / "runs/claims/least_squares/verdict.json").write_text(json.dumps(other))
     table = sharp("claim", "list", "--markdown").out
-    assert "| does not hold here | 0000000 |" in table and re.search(r"^[\d-]{10}, .* cores\.$", table, re.M)
+    assert "| does not hold here | 0000000 |" in table and re.search(r"^[\d-]{10}, .* cores, .+\.$", table, re.M)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,9 @@ def test_claims_by_the_command_line(sharp, folder):
         (["check"], "no claim given"),
         (["check", "--tier", "quik"], "did you mean quick?"),
         (["check", "--tier", "gpu"], "no claim has this tier yet"),
-        (["list", "sam_radius"], "only runs_dir=DIR can follow"),
+        (["list", "sam_radius"], "sam_radius: only runs_dir=DIR can follow here; sharp train takes settings"),
+        (["check", "sam_radius", "lr=1"], "lr=1: only runs_dir=DIR can follow"),
+        (["show", "sam_radius", "lr=1"], "lr=1: only runs_dir=DIR can follow"),
     ],
 )
 def test_a_wrong_word_about_claims_is_one_line(sharp, words, said):
