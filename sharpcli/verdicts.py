@@ -66,7 +66,7 @@ def about(word: str, runs_dir: Path) -> list[str]:
     """A claim in words."""
     claim = read(word)
     out = [
-        f"{claim.id} (tier {claim.tier}, about {claim.seconds:g} s on two cores; expected: {claim.expect.replace('_', ' ')})",
+        f"{claim.id} (tier {claim.tier}, about {claim.seconds:g} s on {"one graphics card" if claim.tier == "gpu" else "two cores"}; expected: {claim.expect.replace('_', ' ')})",
         f"  {claim.statement.strip()}",
         f"  source: {claim.source}",
         f"  convention: {claim.convention}",

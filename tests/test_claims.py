@@ -4,10 +4,12 @@ import json
 import re
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from conftest import CIFAR, needs_cifar
 
 from sharpcli import CONF, checks, claims, trials
 from sharpcli.config import check as checked_config
@@ -46,8 +48,23 @@ def test_every_claim_is_complete_and_its_runs_compose(word):
     frame = pd.DataFrame({"part": sorted(parts), "run": sorted(parts)})
     for one in (*claim.check, *claim.control):
         assert frame["part"].str.fullmatch(one["of"]).any() if one.get("of") else True, one
-    for _, words in claim.jobs()[:1]:
+    for words in {name: words for name, words in claim.jobs()}.values():
         checked_config(compose(words), words)
+    assert {"device=cuda" in words for _, words in claim.jobs()} <= {claim.tier == "gpu"}
+
+
+@needs_cifar
+@pytest.mark.parametrize("word", [word for word in IDS if claims.read(word).tier == "gpu"])
+def test_what_a_graphics_card_is_for_starts_on_a_few_images_without_one(sharp, folder, word):
+    claim = claims.read(word)
+    small = [f"data_dir={CIFAR}", "data.train_examples=20", "steps=2", "measure_every=2", "chunk=20", "device=cpu", "threads=1"]
+    small += ["measure_examples=8", "data.test_examples=10", f"model.depth={8 if 'ResNet' in claim.convention else 1}"]
+    small += ["model.width=12", "measure=[scores,sharpness,trace]", "measure.sharpness.tol=0.9", "measure.trace.rtol=99"]
+    before = {name: [*words, *small] for name, words in claim.before.items()}
+    for name, words in {name: words for name, words in claim.jobs()}.items():
+        words = [word for word in words if word != "device=cuda"]
+        made = trials._run([*words, *small, f"runs_dir={folder}"], before)[0]
+        assert (Path(made) / "metrics.jsonl").exists(), f"{name}: {made}"
 
 
 def test_within_judges_each_run_or_every_part():
