@@ -48,7 +48,7 @@ def test_every_claim_is_complete_and_its_runs_compose(word):
     frame = pd.DataFrame({"part": sorted(parts), "run": sorted(parts)})
     for one in (*claim.check, *claim.control):
         assert frame["part"].str.fullmatch(one["of"]).any() if one.get("of") else True, one
-    for words in {name: words for name, words in claim.jobs()}.values():
+    for words in dict(claim.jobs()).values():
         checked_config(compose(words), words)
     assert {"device=cuda" in words for _, words in claim.jobs()} <= {claim.tier == "gpu"}
 
@@ -61,7 +61,7 @@ def test_what_a_graphics_card_is_for_starts_on_a_few_images_without_one(sharp, f
     small += ["measure_examples=8", "data.test_examples=10", f"model.depth={8 if 'ResNet' in claim.convention else 1}"]
     small += ["model.width=12", "measure=[scores,sharpness,trace]", "measure.sharpness.tol=0.9", "measure.trace.rtol=99"]
     before = {name: [*words, *small] for name, words in claim.before.items()}
-    for name, words in {name: words for name, words in claim.jobs()}.items():
+    for name, words in dict(claim.jobs()).items():
         words = [word for word in words if word != "device=cuda"]
         made = trials._run([*words, *small, f"runs_dir={folder}"], before)[0]
         assert (Path(made) / "metrics.jsonl").exists(), f"{name}: {made}"
