@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from conftest import CIFAR, needs_cifar
 
@@ -259,7 +260,6 @@ def test_claims_by_the_command_line(sharp, folder):
         (["show", "nothing"], "nothing: no such claim"),
         (["check"], "no claim given"),
         (["check", "--tier", "quik"], "did you mean quick?"),
-        (["check", "--tier", "gpu"], "no claim has this tier yet"),
         (["list", "sam_radius"], "sam_radius: only runs_dir=DIR can follow here; sharp train takes settings"),
         (["check", "sam_radius", "lr=1"], "lr=1: only runs_dir=DIR can follow"),
         (["show", "sam_radius", "lr=1"], "lr=1: only runs_dir=DIR can follow"),
@@ -267,6 +267,13 @@ def test_claims_by_the_command_line(sharp, folder):
 )
 def test_a_wrong_word_about_claims_is_one_line(sharp, words, said):
     assert said in sharp("claim", *words).refusal
+
+
+def test_a_tier_without_claims_and_a_claim_without_its_device_are_one_line(sharp, monkeypatch):
+    if not torch.cuda.is_available():
+        assert "skip_full, skip: device=cuda: not on this machine" in sharp("claim", "check", "skip_full", "-j", "1").refusal
+    monkeypatch.setattr(claims, "TIERS", (*claims.TIERS, "cluster"))
+    assert "--tier cluster: no claim has this tier yet" in sharp("claim", "check", "--tier", "cluster").refusal
 
 
 def test_a_failing_claim_ends_with_code_1(sharp, folder, monkeypatch, tmp_path):
