@@ -3,7 +3,7 @@
 A part is a function `(frame, *, ...) -> Finding`. The frame has one row a run and measured step: its columns, the run's
 settings by their dotted names, and `part`, the name the claim gives the run; a check is `of` the parts that match a
 regular expression, of all by default. A run that has no number (it diverged, or never got there) is no evidence: no check
-holds with it. Values are expressions in the columns, as
+holds with it, and none that fails with it has shown anything. Values are expressions in the columns, as
 `flow_clock / (lr ** 2 * step)`; a name with dots goes in backticks. Sees no torch.
 """
 
@@ -23,14 +23,15 @@ Reduce = Literal["last", "first", "max", "min", "median", "mean", "late"]
 
 @dataclass(frozen=True)
 class Finding:
-    """Whether a check holds, what was measured (`spread`: one standard deviation over the runs, `runs` of them), and in
-    words what was asked."""
+    """Whether a check holds, what was measured (`spread`: one standard deviation over the runs, `runs` of them), in words
+    what was asked, and whether every run had a number."""
 
     holds: bool
     measured: float | None
     spread: float | None
     runs: int
     asked: str
+    evidence: bool = True
 
     @property
     def words(self) -> str:
@@ -61,7 +62,9 @@ def within(
         of_parts = groups.agg(lambda one: one.median(skipna=False) if statistic == "median" else one.mean(skipna=False))
         inside = of_parts.map(lambda v: _inside(float(v), between))
     found = float((found_by_run != 0).mean() if statistic == "share" else found_by_run.mean())
-    return _finding(bool(len(found_by_run)) and bool(inside.all()), found, found_by_run, _asked(value, between, predicted))
+    what = ("" if reduce == "last" else f"{reduce} ") + value
+    what += f", {statistic} of {of or 'all'}" if statistic != "each" else f" of {of}" if of else ""
+    return _finding(bool(len(found_by_run)) and bool(inside.all()), found, found_by_run, _asked(what, between, predicted))
 
 
 def slope(
@@ -72,7 +75,7 @@ def slope(
     both = pd.DataFrame({"x": by_run(frame, x, of, reduce), "y": by_run(frame, y, of, reduce)})
     asked = _asked(f"the slope of log {y} in log {x}", between, predicted)
     if both["x"].nunique() < 3 or not (both > 0).all(axis=None):
-        return Finding(False, None, None, len(both), asked)
+        return Finding(False, None, None, len(both), asked, False)
     (steep, _), covariance = np.polyfit(np.log(both["x"]), np.log(both["y"]), 1, cov="unscaled" if len(both) < 4 else True)
     return Finding(_inside(steep, between), float(steep), float(covariance[0, 0] ** 0.5), len(both), asked)
 
@@ -85,7 +88,7 @@ def extrapolated(
     both = pd.DataFrame({"x": by_run(frame, along, of, reduce), "y": by_run(frame, value, of, reduce)})
     asked = _asked(f"{value} as {along} -> 0", between, predicted)
     if both["x"].nunique() < 2 or both.isna().any(axis=None):
-        return Finding(False, None, None, len(both), asked)
+        return Finding(False, None, None, len(both), asked, False)
     (_, start), covariance = np.polyfit(both["x"], both["y"], 1, cov="unscaled" if len(both) < 4 else True)
     return Finding(_inside(start, between), float(start), float(covariance[1, 1] ** 0.5), len(both), asked)
 
@@ -93,14 +96,27 @@ def extrapolated(
 def ratio(
     frame: pd.DataFrame, *, value: str, of: str, to: str, reduce: Reduce, between: list[float | None], predicted: str | None
 ) -> Finding:
-    """The mean of `value` over the runs of `of`, over its mean over those of `to`, lies in `between`."""
+    """The mean of `value` over the runs of `of`, over its mean over those of `to`, lies in `between`; its spread is a standard
+    error: where both have the same seeds, once each, by leaving out one seed at a time (the jackknife), else as of independent
+    means."""
     one, other = (by_run(frame, value, part, reduce) for part in (of, to))
-    asked = _asked(f"{value}, {of} over {to}", between, predicted)
+    asked = _asked(("" if reduce == "last" else f"{reduce} ") + f"{value}, {of} over {to}", between, predicted)
     if one.isna().any() or other.isna().any() or other.mean() == 0:
-        return Finding(False, None, None, 0, asked)
+        return Finding(False, None, None, 0, asked, False)
     found = float(one.mean() / other.mean())
+    return Finding(_inside(found, between), found, _ratio_error(frame, one, other), len(one), asked)
+
+
+def _ratio_error(frame: pd.DataFrame, one: pd.Series, other: pd.Series) -> float | None:
+    """The standard error of mean(one) / mean(other)."""
+    seeds = frame.groupby("run")["seed"].first().to_dict() if "seed" in frame else {}
+    a, b = (s.rename(seeds).sort_index() for s in (one, other))
+    n = len(a)
+    if n > 1 and a.index.is_unique and a.index.equals(b.index):
+        without = (a.sum() - a) / (b.sum() - b)
+        return float(((n - 1) / n * ((without - without.mean()) ** 2).sum()) ** 0.5)
     noise = [s.std() / s.mean() / len(s) ** 0.5 for s in (one, other) if len(s) > 1]
-    return Finding(_inside(found, between), found, abs(found) * math.hypot(*noise) if noise else None, len(one), asked)
+    return abs(float(one.mean() / other.mean())) * math.hypot(*noise) if noise else None
 
 
 def rank_correlation(
@@ -122,7 +138,7 @@ def rank_correlation(
     both = pd.DataFrame({"x": by_run(frame, x, of, reduce), "y": by_run(frame, y, of, reduce)})
     asked = _asked(f"Kendall's tau of {x} and {y}" + (f" by {', '.join(over)}" if over else ""), between, predicted)
     if len(both) < 3 or both.isna().any(axis=None):
-        return Finding(False, None, None, len(both), asked)
+        return Finding(False, None, None, len(both), asked, False)
     keys = list(dict.fromkeys([*over, "seed"]))
     if missing := [name for name in keys if name not in frame]:
         raise Refusal(f"over={missing[0]}: no such setting; possible columns: {', '.join(map(str, frame.columns))}")
@@ -130,7 +146,7 @@ def rank_correlation(
     found = _granulated(both, settings, over)
     seeds = [_granulated(both[settings["seed"] == seed], settings, over) for seed in settings["seed"].unique()]
     if not math.isfinite(found):
-        return Finding(False, None, None, len(both), asked)
+        return Finding(False, None, None, len(both), asked, False)
     return Finding(_inside(found, between), found, float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None, len(both), asked)
 
 
@@ -188,7 +204,8 @@ def _inside(value: float, between: list[float | None]) -> bool:
 def _finding(holds: bool, found: float, runs: pd.Series, asked: str) -> Finding:
     many = runs.dropna()
     spread = float(many.std()) if len(many) > 1 else None
-    return Finding(holds, float(found) if math.isfinite(found) else None, spread, len(many), asked)
+    evidence = len(many) == len(runs) > 0 and math.isfinite(found)
+    return Finding(holds, float(found) if math.isfinite(found) else None, spread, len(many), asked, evidence)
 
 
 def _asked(what: str, between: list[float | None], predicted: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,11 @@ HOLDS, FAILS, NOT_HERE, SUDDENLY = "holds", "fails", "does not hold here", "hold
 
 @dataclass(frozen=True, kw_only=True)
 class Claim(Trial):
-    """conf/claim/<id>.yaml: a published statement; `check` must hold of the rows of its runs and each `control` must not."""
+    """conf/claim/<id>.yaml: a published statement; `check` must hold of the rows of its runs and each `control` must not.
+
+    A `premise` is what must be true for either to mean anything: that runs converged, or fit. With expect: does_not_hold at
+    least one check must fail.
+    """
 
     statement: str
     source: str
@@ -34,6 +38,7 @@ class Claim(Trial):
     seconds: float
     check: list[dict[str, Any]]
     control: list[dict[str, Any]]
+    premise: list[dict[str, Any]] = field(default_factory=list)
     published: str = "-"
     prediction: str = ""
     expect: str = "holds"
@@ -47,10 +52,12 @@ class Claim(Trial):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found: for each check and control what was asked and measured; the word, and whether it is the expected one."""
+    """What was found: for each premise, check and control what was asked and measured; the word, and whether it is the
+    expected one."""
 
     id: str
     verdict: str
+    premises: list[dict[str, Any]]
     checks: list[dict[str, Any]]
     controls: list[dict[str, Any]]
     seconds: float
@@ -89,17 +96,22 @@ def check(claims: Sequence[Claim], runs_dir: Path, jobs: int, tell: Callable[[st
 
 
 def judge(claim: Claim, paths: Paths, inside: Path, seconds: float) -> Verdict:
-    """The verdict from the rows of a claim's runs and tables; written with its figure into claims/<id>/."""
+    """The verdict from the rows of a claim's runs and tables; written with its figure into claims/<id>/.
+
+    A control fails as it must, and a statement does not hold here, only by numbers: runs without one show neither.
+    """
     frame = rows(claim, paths)
-    checks = [_found(words, frame, claim) for words in claim.check]
-    controls = [_found(words, frame, claim) for words in claim.control]
-    held, controlled = all(one["holds"] for one in checks), not any(one["holds"] for one in controls)
+    premises, checks, controls = (
+        [_found(one, frame, claim) for one in of] for of in (claim.premise, claim.check, claim.control)
+    )
+    sound = all(one["holds"] for one in premises) and all(one["evidence"] and not one["holds"] for one in controls)
+    held, seen = all(one["holds"] for one in checks), all(one["evidence"] for one in checks)
     verdict = FAILS
-    if claim.expect == "holds" and held and controlled:
+    if claim.expect == "holds" and held and sound:
         verdict = HOLDS
     elif claim.expect == "does_not_hold":
-        verdict = SUDDENLY if held else NOT_HERE if controlled else FAILS
-    verdict_ = Verdict(claim.id, verdict, checks, controls, round(seconds, 1), about(paths))
+        verdict = SUDDENLY if held else NOT_HERE if sound and seen else FAILS
+    verdict_ = Verdict(claim.id, verdict, premises, checks, controls, round(seconds, 1), about(paths))
     folder = inside / claim.id
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -127,17 +127,19 @@ def gather(paths: Paths) -> pd.DataFrame:
 
 
 def about(paths: Paths) -> dict[str, Any]:
-    """When and on what: date, commit, machine with the processors and accelerators of the runs, and the names of the runs."""
+    """When and on what: date, commit, machine with the processors and accelerators of the runs, the runs' names and the commits
+    they were made at."""
     import platform
 
     from sharpcli.checkout import commit
 
     runs = [Run(Path(path)) for _, path in paths if not path.endswith(".jsonl")]
-    devices = sorted({run.provenance["device"] for run in runs})
+    devices, made_at = (sorted({run.provenance[key] or "-" for run in runs}) for key in ("device", "commit"))
     return {
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit(),
         "machine": ", ".join([f"{platform.machine()}, {os.cpu_count()} cores", *devices]),
+        "made_at": made_at,
         "runs": [Path(path).name for _, path in paths],
     }
 

@@ -14,10 +14,11 @@ from sharpcli.report import aligned
 def line(claim: Claim, verdict: Verdict) -> list[str]:
     """The verdict, and what was asked and measured."""
     out = [f"{claim.id}: {verdict.verdict.upper()} ({verdict.seconds:.0f} s)"]
-    for kind, found in (("check", verdict.checks), ("control", verdict.controls)):
+    for kind, found in (("premise", verdict.premises), ("check", verdict.checks), ("control", verdict.controls)):
         for one in found:
-            word = ("holds" if one["holds"] else "does not hold") if kind == "check" else ""
-            word = word or ("fails, as it must" if not one["holds"] else "HOLDS, and must not")
+            word = ("holds" if one["holds"] else "does not hold") if kind != "control" else ""
+            word = word or ("HOLDS, and must not" if one["holds"] else "fails, as it must")
+            word += "" if one["evidence"] else ", but not every run has a number: it shows nothing"
             out.append(f"  {kind}: {one['asked']}; measured {one['words']} ({one['runs']} runs): {word}")
     return out
 
@@ -37,7 +38,10 @@ def listing(runs_dir: Path, markdown: bool) -> list[str]:
             seen = (last(claim.id, runs_dir) or {"verdict": "-"})["verdict"]
             rows.append((claim.id, claim.tier, f"{claim.seconds:g}", seen, claim.statement.split(".")[0][:90]))
         return aligned(rows, 5)
-    out = ["| claim | predicted or published | measured | verdict | judged at commit |", "|---|---|---|---|---|"]
+    out = [
+        "| claim | predicted or published | measured | verdict | judged at commit | runs made at |",
+        "|---|---|---|---|---|---|",
+    ]
     where = set()
     for claim in claims:
         if (found := last(claim.id, runs_dir)) is None:
@@ -50,6 +54,7 @@ def listing(runs_dir: Path, markdown: bool) -> list[str]:
             first["words"],
             found["verdict"],
             short(at["commit"]),
+            ", ".join(map(short, at["made_at"])) if len(at["made_at"]) < 3 else f"{len(at['made_at'])} commits",
         )
         out.append(f"| {' | '.join(cells)} |")
     for line in sorted(where):
@@ -80,7 +85,7 @@ def about(word: str, runs_dir: Path) -> list[str]:
     ]
     out += [f"  run {name}: sharp train {shlex.join([*claim.base, *words])} -m" for name, words in claim.runs.items()]
     out += [f"  table {name}: {table['_target_']}" for name, table in claim.tables.items()]
-    for kind, asked in (("check", claim.check), ("control, must fail", claim.control)):
+    for kind, asked in (("premise", claim.premise), ("check", claim.check), ("control, must fail", claim.control)):
         out += [f"  {kind}: " + ", ".join(f"{key} {value}" for key, value in one.items()) for one in asked]
     if found := last(word, runs_dir):
         out.append(f"  last verdict ({found['about']['date']}, commit {short(found['about']['commit'])}): {found['verdict']}")

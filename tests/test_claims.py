@@ -12,7 +12,7 @@ import torch
 import yaml
 from conftest import CIFAR, needs_cifar
 
-from sharpcli import CONF, checks, claims, trials
+from sharpcli import CONF, checks, claims, trials, verdicts
 from sharpcli.config import check as checked_config
 from sharpcli.config import compose, options
 from sharpcli.errors import Refusal
@@ -47,7 +47,7 @@ def test_every_claim_is_complete_and_its_runs_compose(word):
     assert len(claim.runs) >= 3 or len(seeds) >= 3 or claim.tables, "at least three runs"
     parts = set(claim.runs) | set(claim.tables)
     frame = pd.DataFrame({"part": sorted(parts), "run": sorted(parts)})
-    for one in (*claim.check, *claim.control):
+    for one in (*claim.premise, *claim.check, *claim.control):
         assert frame["part"].str.fullmatch(one["of"]).any() if one.get("of") else True, one
     for words in dict(claim.jobs()).values():
         checked_config(compose(words), words)
@@ -194,6 +194,27 @@ def test_a_claim_that_is_expected_not_to_hold_fails_when_it_does_and_a_control_t
     assert verdict(replace(claim, control=claim.check), folder).verdict == claims.FAILS
 
 
+def test_runs_without_a_number_make_no_control_fail_and_no_statement_false(folder):
+    lost = [{"kind": "within", "of": "signs", "value": "constant / 0", "between": [0.4, 0.6]}]
+    found = verdict(constant(control=lost), folder)
+    assert found.verdict == claims.FAILS and "it shows nothing" in "\n".join(verdicts.line(constant(), found))
+    assert verdict(constant(expect="does_not_hold", check=lost), folder).verdict == claims.FAILS
+    one = "constant.where(seed != 2)"
+    assert verdict(constant(expect="does_not_hold", check=[lost[0] | {"value": one}]), folder).verdict == claims.FAILS
+    assert verdict(constant(expect="does_not_hold", check=[lost[0] | {"value": "constant"}]), folder).verdict == claims.NOT_HERE
+
+
+def test_a_premise_that_is_not_met_fails_the_claim_whatever_was_expected(folder):
+    not_met = [{"kind": "within", "of": "signs", "value": "constant", "between": [0.4, 0.6]}]
+    met = [not_met[0] | {"between": [0.2, 0.3]}]
+    assert verdict(constant(premise=met), folder).verdict == claims.HOLDS
+    assert verdict(constant(premise=not_met), folder).verdict == claims.FAILS
+    expected = constant(expect="does_not_hold", check=not_met)
+    assert verdict(replace(expected, premise=met), folder).verdict == claims.NOT_HERE
+    found = verdict(replace(expected, premise=not_met), folder)
+    assert found.verdict == claims.FAILS and "premise: constant" in verdicts.line(expected, found)[1]
+
+
 def test_the_verdict_on_sam_s_flows_turns_when_rho_is_not_squared(folder):
     claim = claims.read("sam_flows")
     claim = replace(claim, base=[*claim.base, "lr=0.02", "optimizer.rho=0.02", "steps=75000", *SMALL], plot=None)
@@ -298,3 +319,20 @@ def test_ctrl_c_is_one_line_and_the_same_command_carries_on(process, folder, aft
     again = process(*claim)
     out, err = again.communicate(timeout=120)
     assert again.returncode == 0 and "sparse_recovery: HOLDS" in out
+
+
+def test_a_ratio_s_error_knows_which_runs_share_a_seed():
+    seeds, base = range(5), [1.0, 4.0, 2.0, 8.0, 5.0]
+    rows = [
+        {"run": f"{part}{s}", "part": part, "step": 0, "seed": s, "y": base[s] * scale}
+        for part, scale in (("a", 1), ("b", 3))
+        for s in seeds
+    ]
+    about = {"value": "y", "of": "b", "to": "a", "reduce": "last", "between": [None, None], "predicted": None}
+    paired = checks.ratio(pd.DataFrame(rows), **about)
+    assert paired.measured == pytest.approx(3) and paired.spread == pytest.approx(0, abs=1e-12)
+    apart = pd.DataFrame([row | {"seed": row["seed"] + 10 * (row["part"] == "b")} for row in rows])
+    relative = pd.Series(base).std() / 4 / 5**0.5
+    assert checks.ratio(apart, **about).spread == pytest.approx(3 * 2**0.5 * relative)
+    noisy = pd.DataFrame([row | {"y": row["y"] * (1.1 if row["run"] == "b3" else 1)} for row in rows])
+    assert 0.01 < checks.ratio(noisy, **about).spread < 0.3 * 3 * relative

@@ -154,7 +154,9 @@ def test_pac_bayes_bound_is_mcallester_s_and_the_harmless_sigma_is_bracketed(fou
     m, D = 24, len(w)
     excess = D * 0.01**2 / (2 * 0.1**2) + math.log(2 * math.sqrt(m) / 0.05)
     error = row["pac_bayes_bound"] - math.sqrt(excess / (2 * m))
-    assert 0 <= error <= 1 and row["pac_bayes_bound_talk"] == pytest.approx(error + math.sqrt(excess / m))
+    talk = D**0.5 * 0.01 / (2 * 0.1 * math.sqrt(2 * m))  # |w - w0| / (2 sigma sqrt(2m))
+    assert 0 <= error <= 1 and row["pac_bayes_bound_talk"] == pytest.approx(error + talk)
+    assert row["pac_bayes_train_error"] == pytest.approx(error) and 0 <= row["pac_bayes_test_error"] <= 1
     assert row["sigma_harmless_low"] <= row["sigma_harmless"] <= (row["sigma_harmless_high"] or math.inf)
     two = found("pac_bayes_sharpness", *NET, "measure.pac_bayes_sharpness.sigmas=[0.1,1e9]", w=w)
     assert two["pac_bayes_bound_sigma"] in (0.1, 1e9)

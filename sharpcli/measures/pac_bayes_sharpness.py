@@ -36,8 +36,10 @@ def pac_bayes_sharpness(
 
     `pac_bayes_bound` >= the expected 0-1 error of the *perturbed* network, with probability 1 - delta over the m measured
     examples: its training error + sqrt((KL + ln(2 sqrt(m) |sigmas| / delta)) / 2m), KL = |w - w_prior|^2 / 2 sigma^2, the
-    least over the grid `sigmas`, which is fixed beforehand and paid for by the union bound. `pac_bayes_bound_talk` has
-    sqrt(... / m) in its place. The training error is a mean over `samples` networks (`pac_bayes_bound_stderr`).
+    least over the grid `sigmas`, which is fixed beforehand and paid for by the union bound; `pac_bayes_bound_sigma` is where.
+    The training error is a mean over `samples` networks (`pac_bayes_train_error`, `pac_bayes_bound_stderr`), and so is the
+    `pac_bayes_test_error` of a problem with test examples, which the bound is about. `pac_bayes_bound_talk` has
+    sqrt(KL / 4m) for the root, sqrt 2 too small and without the confidence: |w - w_prior| / (2 sigma sqrt(2m)).
     `sigma_harmless`: the largest sigma whose expected rise of the training error stays under `target`, bracketed by
     `sigma_harmless_low` and `_high`; common noise, so that the rise hardly jitters. Bound and sigma need classes.
     Refuses sizes out of range.
@@ -82,15 +84,14 @@ def _bound(at: Point, noise: list[Tensor], sigmas: list[float], delta: float, pr
     found = []
     for sigma in sigmas:
         error, stderr = _mean(_errors(at, noise, sigma))
-        excess = (distance / (2 * sigma**2) + math.log(2 * math.sqrt(m) * len(sigmas) / delta)) / m
-        found.append((error + math.sqrt(excess / 2), error + math.sqrt(excess), stderr, sigma))
-    bound, talk, stderr, sigma = min(found)
-    return {
-        "pac_bayes_bound": bound,
-        "pac_bayes_bound_stderr": stderr,
-        "pac_bayes_bound_talk": talk,
-        "pac_bayes_bound_sigma": sigma,
-    }
+        kl = distance / (2 * sigma**2)
+        root = math.sqrt((kl + math.log(2 * math.sqrt(m) * len(sigmas) / delta)) / (2 * m))
+        found.append((error + root, error + math.sqrt(kl / (4 * m)), error, stderr, sigma))
+    names = ("bound", "bound_talk", "train_error", "bound_stderr", "bound_sigma")
+    values = {f"pac_bayes_{name}": value for name, value in zip(names, min(found), strict=True)}
+    right = [at.problem.scores(at.w + values["pac_bayes_bound_sigma"] * z).get("test_accuracy") for z in noise]
+    tested = [1 - share for share in right if share is not None]
+    return values | ({"pac_bayes_test_error": _mean(tested)[0]} if tested else {})
 
 
 def _harmless(at: Point, noise: list[Tensor], low: float, high: float, target: float) -> dict[str, float]:
