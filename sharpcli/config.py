@@ -99,7 +99,19 @@ def refusing(words: Sequence[str]) -> Iterator[None]:
     except (ValueError, AssertionError) as problem:  # what Hydra asks of its own input, such as data=null
         if not re.search(r"/(hydra|omegaconf|antlr4)/", traceback.extract_tb(problem.__traceback__)[-1].filename):
             raise  # a mistake of ours is a traceback
-        raise Refusal(f"{' '.join(words)}: {problem}") from None
+        raise Refusal(_without_group(words) or f"{' '.join(words)}: {problem}") from None
+
+
+def _without_group(words: Sequence[str]) -> str | None:
+    """One line for a setting of the data, model or loss that a toy has not, which OmegaConf calls a wrong type of root."""
+    if not any(word.startswith("problem=") for word in words):
+        return None
+    word = next((w for w in words if re.match(r"(data|model|loss)\.\w+(\.\w+)*=", w)), None)
+    if word is None:
+        return None
+    group = word.partition(".")[0]
+    advice = "for your own file add data=table" if group == "data" else "leave it out"
+    return f"{word}: this problem has no {group}; {advice}, or use problem=network"
 
 
 def explain(problem: Exception, words: Sequence[str]) -> str:

@@ -181,7 +181,7 @@ def _launch(checked: Checked, words: Sequence[str], here: Ranks) -> Row:
                 last = train(experiment, run, position, every, tell)
         except KeyboardInterrupt:
             raise Refusal(f"interrupted at step {position.step}; the same command resumes {run.path}") from None
-    say(run, "diverged" if last.get("diverged") else "complete")
+    say(run, f"diverged at step {last['step']}" if last.get("diverged") else "complete")
     return last
 
 

@@ -171,6 +171,22 @@ def test_a_wrong_word_is_refused_in_words(word, said):
     assert said in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    "word, said",
+    [
+        (
+            "data.file=x.npz",
+            "data.file=x.npz: this problem has no data; for your own file add data=table, or use problem=network",
+        ),
+        ("model.widths=[3]", "model.widths=[3]: this problem has no model; leave it out, or use problem=network"),
+    ],
+)
+def test_a_setting_of_what_a_toy_has_not_is_refused_in_words(word, said):
+    with pytest.raises(Refusal) as refusal:
+        checked("problem=uv", word)
+    assert str(refusal.value) == said
+
+
 def test_code_outside_the_package_is_built_only_with_trust(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_nets.py").write_text(

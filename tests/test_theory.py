@@ -8,6 +8,7 @@ from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 from scipy.optimize import minimize
 
+from sharpcli.advance import advance
 from sharpcli.measure import measure
 from sharpcli.theory import convex, thresholds, uv
 
@@ -191,7 +192,33 @@ def test_sam_bounces_at_its_radius_and_its_edge_is_where_a_step_reflects():
         x = size / edge  # where the gradient has that norm
         assert x - lr * edge * (x + rho) == pytest.approx(-x)
     assert thresholds.sam_edge(lr, 0.0, 1.0) == thresholds.gd(lr)
-    assert thresholds.batch_one(lr) == 2 / lr
+
+
+def test_single_examples_are_stable_in_mean_square_up_to_two_over_the_trace():
+    u, v, Z, y = instance(7)
+    u, v = uv.limit(u, v, Z, y)
+    J, trace = np.hstack([2 * Z * u, -2 * Z * v]), uv.trace(u, v, Z)
+    e = J.T @ np.random.default_rng(0).normal(size=len(y))
+    for share, grows in ((0.99, False), (1.01, True)):
+        lr = share * thresholds.batch_one(trace)  # 2 / lr = trace is the same relation
+        after = [e - lr * g * (g @ e) for g in J]
+        assert (np.mean([a @ a for a in after]) > e @ e) == grows
+
+
+def test_label_noise_fluctuates_around_the_flow_as_its_closed_form(experiment):
+    words = "problem=uv problem.instance=0 problem.start=0.5 method=label_noise batch_size=1 replacement=true lr=0.002"
+    e = experiment(*words.split(), "objective.label_noise.delta=0.5", "measure=[uv_flow]", "steps=200000", "seed=6")
+    Z, y = (part.numpy() for part in e.problem.examples)
+    w, state, step, shares = e.problem.w0, e.optimizer.init(e.problem.w0), 0, []
+    ahead = advance(e)
+    for stop in range(20000, 200001, 100):
+        while step < stop:
+            w, state, step = ahead(w, state, step, stop)
+        u, v = np.split(w.numpy(), 2)
+        flat = uv.limit(u, v, Z, y[:, 0])
+        off = np.sum((np.concatenate(flat) - w.numpy()) ** 2)
+        shares.append(off / uv.fluctuation(*flat, Z, e.lr, 0.5))
+    assert np.mean(shares) == pytest.approx(1, abs=0.04)
 
 
 def test_gradient_flow_of_a_quadratic_is_the_matrix_exponential(experiment):
