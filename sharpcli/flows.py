@@ -22,9 +22,9 @@ Field = Callable[[Tensor], Tensor]
 NEAR, LONGEST = 1e-3, 1e5  # the largest residual from which Newton's steps go on; the time after which flow is given up
 
 
-def integrate(field: Field, w: Tensor, time: float, solver: Solver, rtol: float, atol: float) -> Tensor:
-    """w(time) of dw/dt = field(w) from w(0) = w, with local errors below atol + rtol |w|. Weights that are not finite are
-    handed on. Refuses a tolerance that the solver does not reach."""
+def integrate(field: Field, w: Tensor, time: float, solver: Solver, rtol: float, atol: float, tol: float = 0.0) -> Tensor:
+    """w(time) of dw/dt = field(w) from w(0) = w, with local errors below atol + rtol |w|; for a `tol` above 0 no further than
+    where |field| falls to it. Weights that are not finite are handed on. Refuses a tolerance that the solver does not reach."""
 
     def right(_: float, at: NDArray[np.float64]) -> NDArray[np.float64]:
         return field(torch.from_numpy(np.array(at)).to(w)).double().cpu().numpy()
@@ -32,7 +32,17 @@ def integrate(field: Field, w: Tensor, time: float, solver: Solver, rtol: float,
     if not torch.isfinite(w).all():
         return w
     start = w.double().cpu().numpy()
-    found = solve_ivp(right, (0.0, time), start, method=solver, rtol=rtol, atol=atol, t_eval=[time])
+
+    def still(t: float, at: NDArray[np.float64]) -> float:
+        return float(np.linalg.norm(right(t, at))) - tol
+
+    still.terminal = True  # type: ignore[attr-defined]
+    if tol > 0 and still(0.0, start) <= 0:
+        return w
+    events = still if tol > 0 else None
+    found = solve_ivp(right, (0.0, time), start, method=solver, rtol=rtol, atol=atol, t_eval=[time], events=events)
+    if found.status == 1:  # stopped
+        return torch.from_numpy(found.y_events[0][-1]).to(w)
     if not found.success:
         raise Refusal(f"the flow cannot be followed to rtol={rtol} atol={atol} by {solver} ({found.message}); relax them")
     return torch.from_numpy(found.y[:, -1]).to(w)

