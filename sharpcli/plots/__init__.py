@@ -28,6 +28,8 @@ NAMES = {
     "lr": "step size",
     "flow_trace": r"$\mathrm{Tr}\,H$ on the manifold, at $\Phi(x)$",
     "flow_recovery_error": r"recovery error at $\Phi(x)$",
+    "flow_recovery_error_first": "recovery error where gradient flow ends",
+    "gain": "recovery error over gradient flow's",
     "lr ** 2 * step": r"$\mathrm{lr}^2\,t$",
     "edge_share": r"$\lambda_1$ over the edge of stability",
     "over_least": r"$\mathrm{Tr}\,H$ over its least",
