@@ -14,8 +14,8 @@ from sharpcli.plots import NAMES, PALETTE, figure
 def theory(
     frame: pd.DataFrame, *, x: str, y: str, line: str | None, parts: list[str], log: list[str], only_last: bool
 ) -> Figure:
-    """`y` over `x`, expressions in the columns, one colour a part (all, or those in `parts`) and one curve a run with a dot at its
-    end, or with `only_last` the dot alone; the theory's `line` over the same x in black. `log` names the axes that are
+    """`y` over `x`, expressions in the columns, one colour a part (all, or those in `parts`) and one curve a run with a dot at
+    its end, or with `only_last` the dot alone; the theory's `line` over the same x in black. `log` names the axes that are
     logarithmic."""
     fig, (ax,) = figure()
     names = parts or sorted(frame["part"].unique())
