@@ -147,7 +147,11 @@ def test_pac_bayes_of_a_quadratic_is_half_sigma_squared_times_the_trace(found):
 
 
 def test_pac_bayes_bound_is_mcallester_s_and_the_harmless_sigma_is_bracketed(found, experiment):
-    words = ("measure.pac_bayes_sharpness.sigmas=[0.1]", "measure.pac_bayes_sharpness.target=0.2")
+    words = (
+        "measure.pac_bayes_sharpness.sigmas=[0.1]",
+        "measure.pac_bayes_sharpness.target=0.2",
+        "measure.pac_bayes_sharpness.tested=true",
+    )
     e = experiment(*NET)
     w = e.problem.w0 + 0.01
     row = found("pac_bayes_sharpness", *NET, *words, w=w)
@@ -160,6 +164,13 @@ def test_pac_bayes_bound_is_mcallester_s_and_the_harmless_sigma_is_bracketed(fou
     assert row["sigma_harmless_low"] <= row["sigma_harmless"] <= (row["sigma_harmless_high"] or math.inf)
     two = found("pac_bayes_sharpness", *NET, "measure.pac_bayes_sharpness.sigmas=[0.1,1e9]", w=w)
     assert two["pac_bayes_bound_sigma"] in (0.1, 1e9)
+
+
+def test_the_pac_bayes_test_error_needs_test_examples(experiment):
+    e = experiment(*NET, "measure=[pac_bayes_sharpness]", "measure.pac_bayes_sharpness.tested=true")
+    untested = replace(e, problem=replace(e.problem, scores=lambda w: {"train_accuracy": 1.0}))
+    with pytest.raises(Refusal, match="tested=true: this problem has no test examples with classes"):
+        measure(untested, e.problem.w0, 0, {}, ["pac_bayes_sharpness"])
 
 
 def rescaled(e, w, c):

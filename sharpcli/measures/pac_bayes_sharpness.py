@@ -29,6 +29,7 @@ def pac_bayes_sharpness(
     delta: float,
     sigmas: list[float],
     samples: int,
+    tested: bool,
     target: float,
 ) -> Estimates:
     """`pac_bayes_sharpness` = E over v ~ N(0, sigma^2 I) of L(w + v) - L(w) (-> sigma^2 / 2 Tr H), from antithetic pairs;
@@ -37,8 +38,8 @@ def pac_bayes_sharpness(
     `pac_bayes_bound` >= the expected 0-1 error of the *perturbed* network, with probability 1 - delta over the m measured
     examples: its training error + sqrt((KL + ln(2 sqrt(m) |sigmas| / delta)) / 2m), KL = |w - w_prior|^2 / 2 sigma^2, the
     least over the grid `sigmas`, which is fixed beforehand and paid for by the union bound; `pac_bayes_bound_sigma` is where.
-    The training error is a mean over `samples` networks (`pac_bayes_train_error`, `pac_bayes_bound_stderr`), and so is the
-    `pac_bayes_test_error` of a problem with test examples, which the bound is about. `pac_bayes_bound_talk` has
+    The training error is a mean over `samples` networks (`pac_bayes_train_error`, `pac_bayes_bound_stderr`), and so, where it is
+    to be `tested` (all examples are scored), `pac_bayes_test_error`, which is what is bounded. `pac_bayes_bound_talk` has
     sqrt(KL / 4m) for the root, sqrt 2 too small and without the confidence: |w - w_prior| / (2 sigma sqrt(2m)).
     `sigma_harmless`: the largest sigma whose expected rise of the training error stays under `target`, bracketed by
     `sigma_harmless_low` and `_high`; common noise, so that the rise hardly jitters. Bound and sigma need classes.
@@ -74,6 +75,8 @@ def pac_bayes_sharpness(
     if at.problem.error is not None:
         noise = [_normal(at) for _ in range(samples)]
         values |= _bound(at, noise, sigmas, delta, prior) | _harmless(at, noise, min(sigmas), max(sigmas), target)
+        if tested:
+            values |= _tested(at, noise, values["pac_bayes_bound_sigma"])
         gradients += samples * (len(sigmas) + BISECTIONS + 3) / 3
     return Estimates(values, products, gradients)
 
@@ -88,10 +91,14 @@ def _bound(at: Point, noise: list[Tensor], sigmas: list[float], delta: float, pr
         root = math.sqrt((kl + math.log(2 * math.sqrt(m) * len(sigmas) / delta)) / (2 * m))
         found.append((error + root, error + math.sqrt(kl / (4 * m)), error, stderr, sigma))
     names = ("bound", "bound_talk", "train_error", "bound_stderr", "bound_sigma")
-    values = {f"pac_bayes_{name}": value for name, value in zip(names, min(found), strict=True)}
-    right = [at.problem.scores(at.w + values["pac_bayes_bound_sigma"] * z).get("test_accuracy") for z in noise]
-    tested = [1 - share for share in right if share is not None]
-    return values | ({"pac_bayes_test_error": _mean(tested)[0]} if tested else {})
+    return {f"pac_bayes_{name}": value for name, value in zip(names, min(found), strict=True)}
+
+
+def _tested(at: Point, noise: list[Tensor], sigma: float) -> dict[str, float]:
+    found = [at.problem.scores(at.w + sigma * z) for z in noise]
+    if "test_accuracy" not in found[0]:
+        raise Refusal("measure.pac_bayes_sharpness.tested=true: this problem has no test examples with classes")
+    return {"pac_bayes_test_error": _mean([1 - one["test_accuracy"] for one in found])[0]}
 
 
 def _harmless(at: Point, noise: list[Tensor], low: float, high: float, target: float) -> dict[str, float]:
