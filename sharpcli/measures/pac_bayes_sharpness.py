@@ -38,8 +38,8 @@ def pac_bayes_sharpness(
     `pac_bayes_bound` >= the expected 0-1 error of the *perturbed* network, with probability 1 - delta over the m measured
     examples: its training error + sqrt((KL + ln(2 sqrt(m) |sigmas| / delta)) / 2m), KL = |w - w_prior|^2 / 2 sigma^2, the
     least over the grid `sigmas`, which is fixed beforehand and paid for by the union bound; `pac_bayes_bound_sigma` is where.
-    The training error is a mean over `samples` networks (`pac_bayes_train_error`, `pac_bayes_bound_stderr`), and so, where it is
-    to be `tested` (all examples are scored), `pac_bayes_test_error`, which is what is bounded. `pac_bayes_bound_talk` has
+    The training error is a mean over `samples` networks (`pac_bayes_train_error`, `pac_bayes_bound_stderr`), and so, to be
+    `tested` (all examples are scored), `pac_bayes_test_error`, which is what is bounded. `pac_bayes_bound_talk` has
     sqrt(KL / 4m) for the root, sqrt 2 too small and without the confidence: |w - w_prior| / (2 sigma sqrt(2m)).
     `sigma_harmless`: the largest sigma whose expected rise of the training error stays under `target`, bracketed by
     `sigma_harmless_low` and `_high`; common noise, so that the rise hardly jitters. Bound and sigma need classes.
