@@ -47,7 +47,8 @@ def listing(runs_dir: Path, markdown: bool) -> list[str]:
         if (found := last(claim.id, runs_dir)) is None:
             continue
         first, at = found["checks"][0], found["about"]
-        where.add(f"{at['date']}, {at['machine']}.")
+        if at["made_at"] or not where:  # closed forms run on no device
+            where.add(f"{at['date']}, {at['machine']}.")
         cells = (
             f"`{claim.id}`",
             first["asked"].replace("|", chr(92) + "|"),
