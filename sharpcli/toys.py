@@ -58,12 +58,14 @@ def own(data: Dataset, dims: int, name: str) -> tuple[Tensor, Tensor]:
     return x.contiguous(), y.contiguous()
 
 
-def sparsest(x: Tensor, y: Tensor, name: str) -> Tensor:
-    """The vector of least l1 norm that fits x [n, d] and y [n, 1]. Refuses labels that no vector fits."""
+def sparsest(x: Tensor, y: Tensor, name: str, positive: bool = False) -> Tensor:
+    """The vector of least l1 norm that fits x [n, d] and y [n, 1], of those without negative entries for `positive`. Refuses
+    labels that no such vector fits."""
     try:
-        return torch.from_numpy(least_l1(x.numpy(), y[:, 0].numpy())[0])
+        return torch.from_numpy(least_l1(x.numpy(), y[:, 0].numpy(), positive=positive)[0])
     except ValueError as problem:
-        raise Refusal(f"problem={name}: {problem}; give labels that some vector fits") from None
+        vector = "vector without negative entries" if positive else "vector"
+        raise Refusal(f"problem={name}: {problem}; give labels that some {vector} fits") from None
 
 
 def normal(shape: tuple[int, ...], seed: int, who: str) -> Tensor:

@@ -42,7 +42,7 @@ def listing(runs_dir: Path, markdown: bool) -> list[str]:
         "| claim | predicted or published | measured | verdict | judged at commit | runs made at |",
         "|---|---|---|---|---|---|",
     ]
-    where = set()
+    where: set[str] = set()
     for claim in claims:
         if (found := last(claim.id, runs_dir)) is None:
             continue

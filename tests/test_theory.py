@@ -107,6 +107,13 @@ def test_basis_pursuit_is_the_limit_of_the_flow_and_has_no_duality_gap():
     assert abs(gap) < 1e-9 and np.linspace(1, 3, 20) @ np.abs(weighted) <= np.linspace(1, 3, 20) @ np.abs(w) + 1e-12
     with pytest.raises(ValueError, match="no vector fits"):
         convex.least_l1(np.ones((2, 3)), np.array([1.0, 2.0]))
+    y = Z @ np.abs(np.random.default_rng(6).normal(size=20))
+    positive, gap = convex.least_l1(Z, y, positive=True)
+    free, _ = convex.least_l1(Z, y)
+    assert abs(gap) < 1e-9 and np.allclose(Z @ positive, y) and positive.min() >= 0 > free.min()
+    assert np.abs(free).sum() < positive.sum()
+    with pytest.raises(ValueError, match="no vector fits"):
+        convex.least_l1(np.ones((1, 3)), np.array([-1.0]), positive=True)
 
 
 def test_the_least_nuclear_norm_has_no_duality_gap_and_beats_what_descent_finds():

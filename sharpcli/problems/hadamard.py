@@ -53,10 +53,27 @@ def hadamard(
     )
 
 
-def squares(seed: int, chunk: int, *, d: int, n: int, k: int, start: float, spread: float, instance: int | None) -> Problem:
-    """f(z) = <v*v, z>, w = v [d], with a truth of k ones; on the interpolators, for inputs +-1, Tr H = 4 |v|^2."""
-    x, beta = _data(d, n, k, seed if instance is None else instance, positive=True)
-    y = (x @ beta)[:, None]
+def squares(
+    seed: int,
+    chunk: int,
+    data: Dataset | None,
+    *,
+    d: int,
+    n: int,
+    k: int,
+    start: float,
+    spread: float,
+    instance: int | None,
+) -> Problem:
+    """f(z) = <v*v, z>, w = v [d], with a truth of k ones, or for one's own data the least l1 norm without negative entries; on
+    the interpolators, for inputs +-1, Tr H = 4 |v|^2."""
+    if data is None:
+        x, beta = _data(d, n, k, seed if instance is None else instance, positive=True)
+        y = (x @ beta)[:, None]
+    else:
+        x, y = own(data, 2, "squares")
+        d = x.shape[1]
+        beta = sparsest(x, y, "squares", positive=True)
     return regression(
         lambda w, x: (x @ w.square())[:, None],
         _start(d, start, spread, seed),

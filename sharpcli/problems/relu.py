@@ -10,11 +10,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
 from sharpcli.kernel import Kernel, output, pull
 from sharpcli.problem import Problem
 from sharpcli.rng import generator
-from sharpcli.toys import layout, normal, regression, signs
+from sharpcli.toys import layout, normal, own, regression, signs
 
 TESTS = 2000  # fresh examples that the test error is over
 Init = Literal["normal", "fan_in"]
@@ -25,6 +26,7 @@ EPS = 1e-5  # below which a norm divides by no less
 def teacher(
     seed: int,
     chunk: int,
+    data: Dataset | None,
     *,
     d: int,
     n: int,
@@ -39,7 +41,7 @@ def teacher(
     instance: int | None,
 ) -> Problem:
     """f(z) = sum_j a_j relu(w_j.z + b_j) on n inputs uniform on the unit sphere, labelled by a net of `neurons` unit
-    vectors with a = +-sqrt(d) in turn.
+    vectors with a = +-sqrt(d) in turn; or on one's own inputs and labels, and then without a test error.
 
     w is (w_1, ..., w_h [h, d], a [h], b [h] with `bias`), drawn as N(0, 1), or with `fan_in` over the square root of a
     unit's inputs, times `scale`. `depth` counts the layers of weights: from 3 on every further hidden layer is [h, h].
@@ -51,6 +53,10 @@ def teacher(
     Refuses sizes below 1, and a rescaling below 1 or of other nets.
     """
     _sizes(d=d, n=n, width=width, depth=depth, neurons=neurons)
+    if data is not None:
+        x, y = own(data, 2, "teacher")
+        net = _Net(x.shape[1], width, depth, bias, norm)
+        return _problem(x, y[:, 0], len(x), net, init, (scale, rescale), seed, chunk)
     instance = seed if instance is None else instance
     z = torch.nn.functional.normalize(normal((n + TESTS, d), instance, "relu-inputs"), dim=1)
     inner = torch.nn.functional.normalize(normal((neurons, d), instance, "relu-teacher"), dim=1)
@@ -149,6 +155,8 @@ def _problem(
         w0 = torch.cat([(inner * c[:, None]).flatten(), a / c, *(shift * c for shift in b)])
 
     def scores(w: Tensor) -> dict[str, float]:
+        if len(z) == n:
+            return {}
         f, right = net(w, z[n:])[:, 0], y[n:]
         return {
             "test_error": float((f - right).square().mean() / right.var()),

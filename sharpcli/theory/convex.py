@@ -12,19 +12,22 @@ from scipy.optimize import linprog
 Array = NDArray[np.float64]
 
 
-def least_l1(Z: Array, y: Array, weights: Array | None = None) -> tuple[Array, float]:
-    """argmin sum_j c_j |w_j| with Z w = y (basis pursuit; c = `weights`, 1 by default), and the relative duality gap.
+def least_l1(Z: Array, y: Array, weights: Array | None = None, positive: bool = False) -> tuple[Array, float]:
+    """argmin sum_j c_j |w_j| with Z w = y (basis pursuit; c = `weights`, 1 by default), over w >= 0 with `positive`, and the
+    relative duality gap.
 
-    A linear program in w = p - q by HiGHS; the dual is max y.l with |Z^T l| <= c. Raises ValueError where nothing fits.
+    A linear program in w = p - q by HiGHS; the dual is max y.l with |Z^T l| <= c (Z^T l <= c with `positive`). Raises
+    ValueError where nothing fits.
     """
     d = Z.shape[1]
     c = np.ones(d) if weights is None else weights
-    found = linprog(np.concatenate([c, c]), A_eq=np.hstack([Z, -Z]), b_eq=y, bounds=(0, None), method="highs")
+    costs, columns = (c, Z) if positive else (np.concatenate([c, c]), np.hstack([Z, -Z]))
+    found = linprog(costs, A_eq=columns, b_eq=y, bounds=(0, None), method="highs")
     if not found.success:
         raise ValueError(f"no vector fits these measurements ({found.message})")
-    w = found.x[:d] - found.x[d:]
+    w = found.x if positive else found.x[:d] - found.x[d:]
     value, dual = float(c @ np.abs(w)), found.eqlin.marginals
-    dual = dual / max(1.0, float(np.max(np.abs(Z.T @ dual) / c)))  # made feasible
+    dual = dual / max(1.0, float(np.max(columns.T @ dual / costs)))  # made feasible
     return w, (value - float(y @ dual)) / max(value, 1e-300)
 
 
