@@ -347,3 +347,5 @@ def test_a_ratio_s_error_knows_which_runs_share_a_seed():
     assert checks.ratio(apart, **about).spread == pytest.approx(3 * 2**0.5 * relative)
     noisy = pd.DataFrame([row | {"y": row["y"] * (1.1 if row["run"] == "b3" else 1)} for row in rows])
     assert 0.01 < checks.ratio(noisy, **about).spread < 0.3 * 3 * relative
+    over_one = pd.DataFrame([row | {"y": 1.0 if row["part"] == "a" else row["y"]} for row in rows])
+    assert checks.ratio(over_one, **about).spread == pytest.approx(3 * pd.Series(base).std() / 5**0.5)  # that of a mean
