@@ -19,6 +19,7 @@ from sharpcli.run import Row, Run
 from sharpcli.times import Times
 
 NEVER = Times()
+LARGEST = 3.4e38  # of a training loss: beyond float32's numbers it has diverged, and no plot has a scale for it
 ROLLING = 60.0  # seconds after which a crash should not cost more than this; such a checkpoint gives way to the next
 
 
@@ -101,7 +102,7 @@ def row_at(experiment: Experiment, here: Position) -> Row | None:
     if finite:
         found, here.warm = measure(experiment, here.w, here.step, here.warm, names, here.state)
         row |= found
-        finite = math.isfinite(row.get("train_loss", 0.0))
+        finite = abs(row.get("train_loss", 0.0)) < LARGEST
     if not finite:
         row["diverged"] = True
     return row | {"seconds": round(here.elapsed, 3)}

@@ -57,7 +57,7 @@ def test_a_study_prints_a_table_in_its_own_order_and_writes_a_figure(sharp, fold
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["lr=3"], "lr=3: a study's settings are in its yaml"),
+        (["lr=3"], "lr=3: only runs_dir=DIR can follow here; sharp train takes settings"),
         (["nois"], "nois: no such study; did you mean noise?"),
         (["noise", "tracking_lr"], "sharp study takes one study"),
     ],
