@@ -71,7 +71,7 @@ def short(commit: str | None) -> str:
 def about(word: str, runs_dir: Path) -> list[str]:
     """A claim in words."""
     claim = read(word)
-    where = "one graphics card" if claim.tier == "gpu" else "two cores"
+    where = "one graphics card, by estimate" if claim.tier == "gpu" else "two cores"
     out = [
         f"{claim.id} (tier {claim.tier}, about {claim.seconds:g} s on {where}; expected: {claim.expect.replace('_', ' ')})",
         f"  {claim.statement.strip()}",

@@ -28,13 +28,8 @@ def hadamard(
 ) -> Problem:
     """f(z) = <u*v, z>, w = (u, v) [2d]; data, start and refusals as for problem=uv, but u and v at the same start s give
     <s^2, z>: u*v begins at s^2 and not at 0."""
-    if data is None:
-        x, beta = _data(d, n, k, seed if instance is None else instance, positive=False)
-        y = (x @ beta)[:, None]
-    else:
-        x, y = own(data, 2, "hadamard")
-        d = x.shape[1]
-        beta = sparsest(x, y, "hadamard")
+    x, y, beta = _data(data, d, n, k, seed if instance is None else instance, "hadamard", positive=False)
+    d = x.shape[1]
 
     def found(w: Tensor) -> Tensor:
         u, v = w.split(d)
@@ -67,13 +62,8 @@ def squares(
 ) -> Problem:
     """f(z) = <v*v, z>, w = v [d], with a truth of k ones, or for one's own data the least l1 norm without negative entries; on
     the interpolators, for inputs +-1, Tr H = 4 |v|^2."""
-    if data is None:
-        x, beta = _data(d, n, k, seed if instance is None else instance, positive=True)
-        y = (x @ beta)[:, None]
-    else:
-        x, y = own(data, 2, "squares")
-        d = x.shape[1]
-        beta = sparsest(x, y, "squares", positive=True)
+    x, y, beta = _data(data, d, n, k, seed if instance is None else instance, "squares", positive=True)
+    d = x.shape[1]
     return regression(
         lambda w, x: (x @ w.square())[:, None],
         _start(d, start, spread, seed),
@@ -87,13 +77,19 @@ def squares(
     )
 
 
-def _data(d: int, n: int, k: int, instance: int, positive: bool) -> tuple[Tensor, Tensor]:
+def _data(
+    data: Dataset | None, d: int, n: int, k: int, instance: int, name: str, positive: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x [n, d], y [n, 1] and the truth [d]: one's own, or drawn."""
+    if data is not None:
+        x, y = own(data, 2, name)
+        return x, y, sparsest(x, y, name, positive)
     if min(d, n, k) < 1 or k > d or n >= d:
         raise Refusal(f"problem.d={d} problem.n={n} problem.k={k}: all at least 1, k at most d, and n below d")
     x, beta = signs((n, d), instance, "hadamard-inputs"), torch.zeros(d, dtype=torch.float64)
     truth = torch.ones(k, dtype=torch.float64) if positive else signs((k,), instance, "hadamard-truth")
     beta[torch.randperm(d, generator=generator(instance, "hadamard", 0))[:k]] = truth
-    return x, beta
+    return x, (x @ beta)[:, None], beta
 
 
 def _start(size: int, start: float, spread: float, seed: int) -> Tensor:
