@@ -275,17 +275,19 @@ def append(file: Path, *rows: Row) -> None:
     """Adds rows to a file of JSON lines, whole or not at all."""
     lines = (json.dumps({key: plain(value) for key, value in row.items()}, allow_nan=False) + "\n" for row in rows)
     line = "".join(lines)
-    with writing(file.parent), open(file, "ab+") as out:
-        start = out.tell()
-        out.seek(max(0, start - 1))
-        if start and out.read() != b"\n":  # a line cut short by a kill: drop it, never join onto it
-            start = file.read_bytes().rfind(b"\n") + 1
-            out.truncate(start)
+    with writing(file.parent):
+        start = None
         try:
-            out.write(line.encode())
-            out.flush()
+            with open(file, "ab+") as out:
+                start = out.tell()
+                out.seek(max(0, start - 1))
+                if start and out.read() != b"\n":  # a line cut short by a kill: drop it, never join onto it
+                    start = file.read_bytes().rfind(b"\n") + 1
+                    out.truncate(start)
+                out.write(line.encode())
         except OSError:
-            os.truncate(file, start)
+            if start is not None:  # once closed: closing tries again to write what did not fit
+                os.truncate(file, start)
             raise
 
 

@@ -2,12 +2,13 @@
 
 import json
 import os
+import resource
 
 import pytest
 import torch
 
 from sharpcli.errors import Refusal
-from sharpcli.run import Run, find, find_all, in_directory
+from sharpcli.run import Run, append, find, find_all, in_directory
 
 
 @pytest.fixture
@@ -93,3 +94,18 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(Refusal, match="cannot write"):
         Run.create(tmp_path / "x", {}, {"steps": 1})
     tmp_path.chmod(0o700)
+
+
+def test_a_row_that_does_not_fit_on_the_disk_leaves_none_of_itself(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    append(file, {"step": 0})
+    size, limits = file.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, limits[1]))  # five bytes of the next row do fit
+    try:
+        with pytest.raises(Refusal, match="cannot write"):
+            append(file, {"step": 1})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.read_text() == '{"step": 0}\n'
+    append(file, {"step": 1})
+    assert file.read_text() == '{"step": 0}\n{"step": 1}\n'
