@@ -1,4 +1,5 @@
-"""Objects of a preset, and fair timing: the contestants take turns within one run, and the ratio is of medians."""
+"""Objects of a preset, and fair timing: the contestants take turns within one run, and the ratio is of
+medians."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from sharpcli.config import check, compose
-from sharpcli.experiment import Experiment, build
+from sharpcli.config.check import check
+from sharpcli.config.words import compose
+from sharpcli.engine.experiment import Experiment, build
 
 
 def experiment(*words: str) -> Experiment:

@@ -1,4 +1,5 @@
-"""What `torch.compile` makes of a Hessian product, beside the kept graph: seconds of compiling, and products in gradients."""
+"""What `torch.compile` makes of a Hessian product, beside the kept graph: seconds of compiling, and products
+in gradients."""
 
 from __future__ import annotations
 
@@ -13,7 +14,12 @@ from torch.func import grad, vjp
 CASES = {
     "mlp 200-200, 5,000 images": (["experiment=eos_cifar10_5k"], 5000, 9),
     "ResNet-20, 256 images": (
-        ["experiment=resnet20_cifar10", "data.train_examples=512", "data.test_examples=64", "measure_examples=256"],
+        [
+            "experiment=resnet20_cifar10",
+            "data.train_examples=512",
+            "data.test_examples=64",
+            "measure_examples=256",
+        ],
         256,
         3,
     ),
@@ -38,7 +44,10 @@ def main() -> None:
         kept = replace(surface, graph_budget=10**12).linearize(w)
         right = kept.hvp(v)
         one, graph, compiled = seconds(
-            rounds, lambda s=surface, w=w: s.grad(w), lambda k=kept, v=v: k.hvp(v), lambda f=fast, w=w, v=v: f(w, v)
+            rounds,
+            lambda s=surface, w=w: s.grad(w),
+            lambda k=kept, v=v: k.hvp(v),
+            lambda f=fast, w=w, v=v: f(w, v),
         )
         table(
             name,

@@ -15,10 +15,12 @@ import torch
 from common import experiment
 from torch import Tensor
 
-from sharpcli.config import check, compose, part
-from sharpcli.curvature import Curvature
+from sharpcli.config.build import part
+from sharpcli.config.check import check
+from sharpcli.config.words import compose
+from sharpcli.landscape.curvature import Curvature
 from sharpcli.linalg import trace as traces
-from sharpcli.problem import chunks
+from sharpcli.problems.problem import chunks
 
 TOL, RTOL = 1e-3, 0.02
 
@@ -66,9 +68,14 @@ class Other:
         m = e.measure_examples or len(y)
         torch.manual_seed(0)
         module = part(checked.config["model"], [], "model")(tuple(x.shape[1:]), y.shape[1]).to(x.device)
-        # one batch where a library then keeps its graph; hessian-eigenthings and curvlinops take chunks as well
+        # one batch where a library then keeps its graph; hessian-eigenthings and curvlinops take chunks as
+        # well
         size = m if who == "pyhessian" else checked.config["chunk"]
-        kinds = {"pyhessian": rivals.PyHessian, "eigenthings": rivals.Eigenthings, "curvlinops": rivals.Curvlinops}
+        kinds = {
+            "pyhessian": rivals.PyHessian,
+            "eigenthings": rivals.Eigenthings,
+            "curvlinops": rivals.Curvlinops,
+        }
         self.it = kinds[who](module, e.problem.surface.loss, list(chunks((x[:m], y[:m]), size)))
         self.who, self.vectors = who, None
 
@@ -77,12 +84,17 @@ class Other:
         self.it.at(w.to(self.it.params[0].device))
 
     def top(self, k: int, warm: bool) -> dict[str, Any]:
-        """The k largest eigenvalues to TOL: of its error, or of what the library calls tolerance where that is laxer."""
+        """The k largest eigenvalues to TOL: of its error, or of what the library calls tolerance where that
+        is laxer."""
         start = self.vectors if warm else None
         if self.who == "pyhessian":
             found = self.it.top(k, TOL / 10, budget=400)
         elif self.who == "eigenthings":
-            found = self.it.top(k, TOL, start, steps=None) if not warm or start is None else self.it.top(k, TOL, start)
+            found = (
+                self.it.top(k, TOL, start, steps=None)
+                if not warm or start is None
+                else self.it.top(k, TOL, start)
+            )
         else:
             ncv = {(1, True): 3, (1, False): 10}.get((k, warm and start is not None), 3 * k if k > 1 else 10)
             found = self.it.top(k, TOL * 10 if k == 1 else TOL, start, ncv=ncv)

@@ -25,14 +25,30 @@ def costs(name: str, e, examples: int, chunk: int, rounds: int, wanted: tuple[st
     ]
     g, one, four, one_rebuilt, four_rebuilt = seconds(rounds, *contestants)
     ratios = (one / g, four / 4 / g, one_rebuilt / g, four_rebuilt / 4 / g)
-    questions = ("graph kept, one vector", "graph kept, each of four", "rebuilt, one vector", "rebuilt, each of four")
+    questions = (
+        "graph kept, one vector",
+        "graph kept, each of four",
+        "rebuilt, one vector",
+        "rebuilt, each of four",
+    )
     table(
-        f"a product in gradients, {name}", [(q, f"{r:.2f}", want) for q, r, want in zip(questions, ratios, wanted, strict=True)]
+        f"a product in gradients, {name}",
+        [(q, f"{r:.2f}", want) for q, r, want in zip(questions, ratios, wanted, strict=True)],
     )
 
 
 costs(
-    "mlp 200-200, 5,000 images", experiment("experiment=eos_cifar10_5k"), 5000, 5000, 15, ("<= 1.15", "<= 1.25", "<= 2.3", "-")
+    "mlp 200-200, 5,000 images",
+    experiment("experiment=eos_cifar10_5k"),
+    5000,
+    5000,
+    15,
+    ("<= 1.15", "<= 1.25", "<= 2.3", "-"),
 )
-preset = ("experiment=resnet20_cifar10", "data.train_examples=512", "data.test_examples=64", "measure_examples=256")
+preset = (
+    "experiment=resnet20_cifar10",
+    "data.train_examples=512",
+    "data.test_examples=64",
+    "measure_examples=256",
+)
 costs("ResNet-20, 256 images", experiment(*preset), 256, 256, 5, ("<= 2.0", "-", "-", "<= 2.9"))

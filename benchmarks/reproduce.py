@@ -1,5 +1,5 @@
-"""Minutes and peak memory of `make reproduce` from nothing: every claim of tier quick, in an empty directory, or in FOLDER to
-keep its verdicts: `python benchmarks/reproduce.py [FOLDER]`."""
+"""Minutes and peak memory of `make reproduce` from nothing: every claim of tier quick, in an empty directory,
+or in FOLDER to keep its verdicts: `python benchmarks/reproduce.py [FOLDER]`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from common import machine, table
 
 
 def resident(parent: int) -> int:
-    """Kilobytes of memory that a process and all its descendants hold now, shared pages counted once for each."""
+    """Kilobytes of memory that a process and all its descendants hold now, shared pages counted once for
+    each."""
     kin = {parent}
     status = {}
     for entry in Path("/proc").glob("[0-9]*/status"):
         try:
-            status[int(entry.parent.name)] = dict(line.split(":", 1) for line in entry.read_text().splitlines() if ":" in line)
+            status[int(entry.parent.name)] = dict(
+                line.split(":", 1) for line in entry.read_text().splitlines() if ":" in line
+            )
         except OSError:  # it has ended
             continue
     while more := {pid for pid, told in status.items() if int(told["PPid"]) in kin} - kin:
@@ -31,7 +34,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as empty:
         folder = sys.argv[1] if len(sys.argv) > 1 else empty
         started, peak = time.perf_counter(), 0
-        command = [sys.executable, "-m", "sharpcli", "claim", "check", "--tier", "quick", f"runs_dir={folder}"]
+        command = [
+            sys.executable,
+            "-m",
+            "sharpcli",
+            "claim",
+            "check",
+            "--tier",
+            "quick",
+            f"runs_dir={folder}",
+        ]
         checking = subprocess.Popen(command)
         while checking.poll() is None:
             peak = max(peak, resident(checking.pid))

@@ -1,11 +1,12 @@
 """The Hessian of a mean loss by PyHessian 0.1, hessian-eigenthings 1.0.0a5, and curvlinops 3.0.1 with SciPy.
 
-Each library is a class: its construction (a copy of the module, the operator) is not for the clock, its methods are, and
-`at` moves it to other parameters. Whatever a library must do again at each point is inside the methods. Flat vectors are in the
-order of `module.parameters()`.
+Each library is a class: its construction (a copy of the module, the operator) is not for the clock, its
+methods are, and `at` moves it to other parameters. Whatever a library must do again at each point is inside
+the methods. Flat vectors are in the order of `module.parameters()`.
 
-Not there: PyHessian has no Hutch++ and takes no start; hessian-eigenthings has no XTrace; only curvlinops multiplies several
-vectors at once. Power iteration finds the largest in magnitude, so more are asked for until k of them are positive.
+Not there: PyHessian has no Hutch++ and takes no start; hessian-eigenthings has no XTrace; only curvlinops
+multiplies several vectors at once. Power iteration finds the largest in magnitude, so more are asked for
+until k of them are positive.
 """
 
 from __future__ import annotations
@@ -36,12 +37,15 @@ internals = importlib.import_module("pyhessian.hessian")  # the package shadows 
 
 @dataclass(frozen=True)
 class Found:
-    """Eigenvalues (largest first), a trace (one value), or quadrature nodes [probes, steps], and what they cost."""
+    """Eigenvalues (largest first), a trace (one value), or quadrature nodes [probes, steps], and what they
+    cost."""
 
     values: Array
     products: int | None = None
     vectors: Array | None = None  # [k, D]
-    residuals: Array | None = None  # |A v - value v| of each, or the standard error of a trace, where the library says
+    residuals: Array | None = (
+        None  # |A v - value v| of each, or the standard error of a trace, where the library says
+    )
     converged: bool | None = None  # by the library's own test
     weights: Array | None = None  # of the nodes; each row sums to one
 
@@ -65,11 +69,18 @@ class Contestant:
 
     def split(self, v: Tensor) -> list[Tensor]:
         """A flat vector in the shapes of the parameters."""
-        return [part.view_as(p) for part, p in zip(v.split([p.numel() for p in self.params]), self.params, strict=True)]
+        return [
+            part.view_as(p)
+            for part, p in zip(v.split([p.numel() for p in self.params]), self.params, strict=True)
+        ]
 
     def vector(self, start: Array | Tensor | None) -> Tensor | None:
         """One start vector [D] out of one or several: their sum."""
-        v = None if start is None else torch.as_tensor(start, dtype=self.params[0].dtype, device=self.params[0].device)
+        v = (
+            None
+            if start is None
+            else torch.as_tensor(start, dtype=self.params[0].dtype, device=self.params[0].device)
+        )
         return v if v is None or v.ndim == 1 else v.sum(0)
 
     @contextmanager
@@ -81,7 +92,8 @@ class Contestant:
             yield
 
     def dominant(self, k: int, budget: int, run: Callable[[int, int], Found]) -> Found:
-        """The algebraically largest k from a method that finds the largest in magnitude: more, until k are positive."""
+        """The algebraically largest k from a method that finds the largest in magnitude: more, until k are
+        positive."""
         n = min(k, self.size)
         while True:
             found = run(n, max(2, (budget - self.products) // n))
@@ -97,8 +109,9 @@ class Contestant:
 class PyHessian(Contestant):
     """PyHessian: power iteration with deflation, Hutchinson, stochastic Lanczos quadrature.
 
-    One batch goes in as `data`, for which it keeps the graph of the gradient; several as `dataloader`, for which each product
-    rebuilds it. `density` calls `torch.eig`, which torch no longer has: it is given one here.
+    One batch goes in as `data`, for which it keeps the graph of the gradient; several as `dataloader`, for
+    which each product rebuilds it. `density` calls `torch.eig`, which torch no longer has: it is given one
+    here.
     """
 
     @contextmanager
@@ -142,18 +155,22 @@ class PyHessian(Contestant):
         return made
 
     def top(self, k: int, tol: float, start: Array | Tensor | None = None, budget: int = 400) -> Found:
-        """Power iteration; `start` is of no use to it, and tol bounds the change of the last iteration, not the error."""
+        """Power iteration; `start` is of no use to it, and tol bounds the change of the last iteration, not
+        the error."""
         with self.opened() as made:
 
             def run(n: int, iterations: int) -> Found:
                 values, vectors = made.eigenvalues(maxIter=iterations, tol=tol, top_n=n)
                 flat = np.stack([torch.cat([p.reshape(-1) for p in v]).cpu().numpy() for v in vectors])
-                return Found(np.array(values), None, flat, None, self.products < iterations if n == 1 else None)
+                return Found(
+                    np.array(values), None, flat, None, self.products < iterations if n == 1 else None
+                )
 
             return self.dominant(k, budget, run)
 
     def trace(self, probes: int, seed: int) -> Found:
-        """Hutchinson with Rademacher probes; no tolerance, for its own stops at once where the mean is negative."""
+        """Hutchinson with Rademacher probes; no tolerance, for its own stops at once where the mean is
+        negative."""
         with self.opened(seed) as made:
             samples = np.array(made.trace(maxIter=probes, tol=-np.inf))
         return Found(np.array([samples.mean()]), self.products, residuals=_error(samples))
@@ -172,20 +189,30 @@ class PyHessian(Contestant):
             return lambda v: torch.cat([h.reshape(-1) for h in made.dataloader_hv_product(self.split(v))[1]])
 
         def product(v: Tensor) -> Tensor:
-            return torch.cat([h.reshape(-1) for h in pyhessian.hessian_vector_product(made.gradsH, made.params, self.split(v))])
+            return torch.cat(
+                [
+                    h.reshape(-1)
+                    for h in pyhessian.hessian_vector_product(made.gradsH, made.params, self.split(v))
+                ]
+            )
 
         return product
 
 
 class Eigenthings(Contestant):
-    """hessian-eigenthings: Lanczos of a fixed number of steps, power iteration, Hutchinson, Hutch++, quadrature.
+    """hessian-eigenthings: Lanczos of a fixed number of steps, power iteration, Hutchinson, Hutch++,
+    quadrature.
 
-    It averages over batches, so unequal ones are weighted in the loss function. `method` is its way to a product:
-    "autograd", exact, or "finite_difference", two gradients.
+    It averages over batches, so unequal ones are weighted in the loss function. `method` is its way to a
+    product: "autograd", exact, or "finite_difference", two gradients.
     """
 
     def __init__(
-        self, module: nn.Module, loss: Loss, batches: Batches, method: Literal["autograd", "finite_difference"] = "autograd"
+        self,
+        module: nn.Module,
+        loss: Loss,
+        batches: Batches,
+        method: Literal["autograd", "finite_difference"] = "autograd",
     ) -> None:
         super().__init__(module, loss, batches)
         contestant = self
@@ -212,16 +239,26 @@ class Eigenthings(Contestant):
         steps: int | None = None,
         reorthogonalize: bool | None = None,
     ) -> Found:
-        """Lanczos of `steps` steps; None: max(20, 10 k), and from the beginning with twice as many until converged.
+        """Lanczos of `steps` steps; None: max(20, 10 k), and from the beginning with twice as many until
+        converged.
 
-        It cannot go on from where it stopped. Reorthogonalised for k > 1 (None): it returns copies of the first otherwise.
+        It cannot go on from where it stopped. Reorthogonalised for k > 1 (None): it returns copies of the
+        first otherwise.
         """
         reorthogonalize = k > 1 if reorthogonalize is None else reorthogonalize
         with self.counted():
             n, first = min(steps or max(20, 10 * k), budget, self.size), self.vector(start)
             while True:
                 if first is None:
-                    r = he.lanczos(self.operator, k=k, max_iter=n, tol=tol, which="LA", seed=0, reorthogonalize=reorthogonalize)
+                    r = he.lanczos(
+                        self.operator,
+                        k=k,
+                        max_iter=n,
+                        tol=tol,
+                        which="LA",
+                        seed=0,
+                        reorthogonalize=reorthogonalize,
+                    )
                     found = _eigen(r, self.products)
                 else:
                     found = self._from(first, k, tol, n, reorthogonalize)
@@ -230,7 +267,8 @@ class Eigenthings(Contestant):
                 n = min(2 * n, budget - self.products, self.size)
 
     def _from(self, first: Tensor, k: int, tol: float, steps: int, reorthogonalize: bool) -> Found:
-        """Its public Lanczos kernel from a start, which its `lanczos` does not take; the rest as `lanczos` does."""
+        """Its public Lanczos kernel from a start, which its `lanczos` does not take; the rest as `lanczos`
+        does."""
         run = he.lanczos_tridiagonal(self.operator, first, steps, reorthogonalize=reorthogonalize)
         T = torch.diag(run.alphas)
         off = run.betas[: len(run.alphas) - 1]
@@ -240,10 +278,13 @@ class Eigenthings(Contestant):
         vectors = torch.stack(run.basis, 1) @ s
         residuals = s[-1].abs() * run.last_beta
         converged = len(theta) == k and bool((residuals < tol * theta.abs()).all())
-        return Found(theta.cpu().numpy(), self.products, vectors.T.cpu().numpy(), residuals.cpu().numpy(), converged)
+        return Found(
+            theta.cpu().numpy(), self.products, vectors.T.cpu().numpy(), residuals.cpu().numpy(), converged
+        )
 
     def power(self, k: int, tol: float, start: Array | Tensor | None = None, budget: int = 400) -> Found:
-        """Power iteration with deflation, to a residual of tol; from a start for k = 1, which is where it takes one."""
+        """Power iteration with deflation, to a residual of tol; from a start for k = 1, which is where it
+        takes one."""
         first = self.vector(start)
 
         def run(n: int, iterations: int) -> Found:
@@ -252,7 +293,9 @@ class Eigenthings(Contestant):
                     self.operator, max_iter=iterations, tol=tol, init=first
                 )
                 return Found(np.array([value]), None, v[None].cpu().numpy(), np.array([residual]), converged)
-            return _eigen(he.deflated_power_iteration(self.operator, k=n, max_iter=iterations, tol=tol, seed=0))
+            return _eigen(
+                he.deflated_power_iteration(self.operator, k=n, max_iter=iterations, tol=tol, seed=0)
+            )
 
         with self.counted():
             return self.dominant(k, budget, run)
@@ -264,9 +307,12 @@ class Eigenthings(Contestant):
         return Found(np.array([r.estimate]), self.products, residuals=np.array([r.stderr]))
 
     def density(self, probes: int, steps: int, seed: int) -> Found:
-        """Stochastic Lanczos quadrature, orthogonalised in full (there is no switch), with next to no grid to smooth on."""
+        """Stochastic Lanczos quadrature, orthogonalised in full (there is no switch), with next to no grid to
+        smooth on."""
         with self.counted():
-            r = he.spectral_density(self.operator, num_runs=probes, lanczos_steps=steps, num_grid_points=2, seed=seed)
+            r = he.spectral_density(
+                self.operator, num_runs=probes, lanczos_steps=steps, num_grid_points=2, seed=seed
+            )
         return Found(r.raw_eigenvalues.cpu().numpy(), self.products, weights=r.raw_weights.cpu().numpy())
 
     def product(self) -> Product:
@@ -304,7 +350,12 @@ class Curvlinops(Contestant):
                 return super()._matmat(M)
 
         self.operator = Counted(
-            self.module, _Mean(loss), self.params, self.batches, check_deterministic=False, num_data=self.examples
+            self.module,
+            _Mean(loss),
+            self.params,
+            self.batches,
+            check_deterministic=False,
+            num_data=self.examples,
         )
 
     def top(
@@ -318,9 +369,9 @@ class Curvlinops(Contestant):
     ) -> Found:
         """ARPACK to a residual of tol times the eigenvalue, with `ncv` vectors (None: max(2 k + 1, 20)).
 
-        `dtype` is ARPACK's own (None: float32, the faster, down to a tol of 1e-5); products are in that of the module. `budget`
-        bounds the restarts: a few products more may be spent. It takes `ncv` + 1 products at least: from a good start, and
-        for k = 1 wherever it stands out, a small `ncv` ends sooner.
+        `dtype` is ARPACK's own (None: float32, the faster, down to a tol of 1e-5); products are in that of
+        the module. `budget` bounds the restarts: a few products more may be spent. It takes `ncv` + 1
+        products at least: from a good start, and for k = 1 wherever it stands out, a small `ncv` ends sooner.
         """
         dtype = dtype or (np.float32 if tol >= 1e-5 else np.float64)
         first = self.vector(start)
@@ -329,7 +380,14 @@ class Curvlinops(Contestant):
         restarts = max(1, (budget - width) // max(1, width - k))
         with self.counted():
             wrapped = self.operator.to_scipy(dtype=dtype)
-            options = {"k": k, "which": "LA", "tol": tol, "v0": v0.astype(dtype), "ncv": width, "maxiter": restarts}
+            options = {
+                "k": k,
+                "which": "LA",
+                "tol": tol,
+                "v0": v0.astype(dtype),
+                "ncv": width,
+                "maxiter": restarts,
+            }
             try:
                 values, vectors = eigsh(wrapped, **options)
                 converged = True
@@ -345,13 +403,17 @@ class Curvlinops(Contestant):
         method: Literal["hutchinson", "hutch++", "xtrace"] = "xtrace",
         block: int | None = None,
     ) -> Found:
-        """Its estimate from `probes` products (a multiple of 3 for Hutch++, of 2 for XTrace), as many at once as it has.
+        """Its estimate from `probes` products (a multiple of 3 for Hutch++, of 2 for XTrace), as many at once
+        as it has.
 
-        For Hutchinson, `block` at once, averaged: its own way multiplies all probes at once, whatever memory that takes.
+        For Hutchinson, `block` at once, averaged: its own way multiplies all probes at once, whatever memory
+        that takes.
         """
         with self.counted(seed):
             if method == "hutchinson":
-                sizes = [probes] if block is None else [min(block, probes - i) for i in range(0, probes, block)]
+                sizes = (
+                    [probes] if block is None else [min(block, probes - i) for i in range(0, probes, block)]
+                )
                 value = sum(float(curvlinops.hutchinson_trace(self.operator, n)) * n for n in sizes) / probes
             elif method == "hutch++":
                 value = float(curvlinops.hutchpp_trace(self.operator, probes - probes % 3))
@@ -360,11 +422,13 @@ class Curvlinops(Contestant):
         return Found(np.array([value]), self.products)
 
     def density(self, probes: int, steps: int, seed: int) -> Found:
-        """Its Lanczos kernel, without reorthogonalisation: `lanczos_approximate_spectrum` less the smoothing and the bounds."""
+        """Its Lanczos kernel, without reorthogonalisation: `lanczos_approximate_spectrum` less the smoothing
+        and the bounds."""
         with self.counted(seed):
             runs = [fast_lanczos(self.operator, steps) for _ in range(probes)]
         nodes, weights = (
-            np.stack([r.cpu().numpy() for r in rows]) for rows in zip(*((t, s[0] ** 2) for t, s in runs), strict=True)
+            np.stack([r.cpu().numpy() for r in rows])
+            for rows in zip(*((t, s[0] ** 2) for t, s in runs), strict=True)
         )
         return Found(nodes, self.products, weights=weights)
 

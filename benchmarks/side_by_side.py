@@ -1,10 +1,11 @@
-"""Sharpness, traces and densities by this package and by PyHessian, hessian-eigenthings and curvlinops with SciPy, on the
-same network, data, accuracy and threads, every contestant in a process of its own. Writes side_by_side.json and .png.
+"""Sharpness, traces and densities by this package and by PyHessian, hessian-eigenthings and curvlinops with
+SciPy, on the same network, data, accuracy and threads, every contestant in a process of its own. Writes
+side_by_side.json and .png.
 
-`python benchmarks/side_by_side.py [mlp] [resnet] [device=cuda] [-o FOLDER] [mlp_data=A.npz] [resnet_data=B.npz]`; needs
-`pip install -e '.[bench]'`. On a CPU the ResNet's density is asked with one probe of eight steps, after 60 steps of
-training, and nobody is given the products for a trace to 2 %: the seconds are scaled. The .npz files, as for `data=arrays`,
-stand in for CIFAR-10 where that is not at hand whole.
+`python benchmarks/side_by_side.py [mlp] [resnet] [device=cuda] [-o FOLDER] [mlp_data=A.npz]
+[resnet_data=B.npz]`; needs `pip install -e '.[bench]'`. On a CPU the ResNet's density is asked with one probe
+of eight steps, after 60 steps of training, and nobody is given the products for a trace to 2 %: the seconds
+are scaled. The .npz files, as for `data=arrays`, stand in for CIFAR-10 where that is not at hand whole.
 """
 
 from __future__ import annotations
@@ -23,16 +24,29 @@ import torch
 from common import experiment, machine
 from matplotlib.figure import Figure
 
-from sharpcli.curvature import Curvature
-from sharpcli.train import begin
+from sharpcli.engine.train import begin
+from sharpcli.landscape.curvature import Curvature
 
 HERE = Path(__file__).parent
 OTHERS = ("pyhessian", "eigenthings", "curvlinops")
-MLP = ["experiment=eos_cifar10_5k", "data.train_examples=2000", "data.test_examples=10", "measure=[sharpness]"]
+MLP = [
+    "experiment=eos_cifar10_5k",
+    "data.train_examples=2000",
+    "data.test_examples=10",
+    "measure=[sharpness]",
+]
 RESNET = ["experiment=resnet20_cifar10", "data.train_examples=1000", "data.test_examples=10", "graph_gb=8"]
 PLAIN = {  # the same without the presets, for data of one's own
     "mlp": ["lr=0.02", "model.widths=[200,200]", "measure=[sharpness]", "data=arrays"],
-    "resnet": ["model=resnet", "loss=cross_entropy", "method=sgd", "lr=0.1", "chunk=1000", "graph_gb=30", "data=arrays"],
+    "resnet": [
+        "model=resnet",
+        "loss=cross_entropy",
+        "method=sgd",
+        "lr=0.1",
+        "chunk=1000",
+        "graph_gb=30",
+        "data=arrays",
+    ],
 }
 
 
@@ -74,7 +88,8 @@ def truths(words: list[str], ws: list[torch.Tensor], k: int, device: str) -> lis
 def compare(
     title: str, wanted: str, question: str, file: Path, device: str, truth: list[torch.Tensor] | None
 ) -> dict[str, Any]:
-    """All contestants on a question: median (cold) or total (tracked) seconds, products, largest relative error."""
+    """All contestants on a question: median (cold) or total (tracked) seconds, products, largest relative
+    error."""
     rows: dict[str, Any] = {}
     for who in ("sharp", *OTHERS):
         asked = question
@@ -86,14 +101,19 @@ def compare(
         seconds = [one["seconds"] for one in found]
         row = {
             "seconds": statistics.median(seconds) if question.startswith("cold") else sum(seconds),
-            "products": sum(one["products"] for one in found) / (len(found) if question.startswith("cold") else 1),
+            "products": sum(one["products"] for one in found)
+            / (len(found) if question.startswith("cold") else 1),
         }
         if truth is not None:
             errors = []
             for i, one in enumerate(found):
                 right = truth[i % len(truth)]
                 got = torch.tensor(sorted(one["values"], reverse=True)[: len(right)], dtype=torch.float64)
-                errors.append(float(((got - right[: len(got)]) / right[0]).abs().max()) if len(got) == len(right) else 1.0)
+                errors.append(
+                    float(((got - right[: len(got)]) / right[0]).abs().max())
+                    if len(got) == len(right)
+                    else 1.0
+                )
             row["error"] = max(errors)
         elif found[0].get("stderr") is not None:
             row["error"] = found[0]["stderr"] / abs(found[0]["values"][0])
@@ -105,11 +125,16 @@ def compare(
     rivals = {who: row["seconds"] for who, row in reached.items() if who != "sharp"}
     best = min(rivals, key=lambda who: rivals[who]) if rivals else None
     ratio = rivals[best] / rows["sharp"]["seconds"] if best else None
-    print(f"\n{title}   wanted {wanted}   measured {f'{ratio:.2f}x {best}' if ratio else 'no other reached it'}")
+    print(
+        f"\n{title}   wanted {wanted}   measured {f'{ratio:.2f}x {best}' if ratio else 'no other reached it'}"
+    )
     for who, row in rows.items():
         error = f"{row['error']:.1e}" if row.get("error") is not None else "-"
         scaled = "  (seconds scaled to an error of 2e-2)" if row.get("scaled") else ""
-        print(f"  {who:<12} {row['seconds']:>9.3f} s  {row['products']:>7.0f} products  error {error}{scaled}", flush=True)
+        print(
+            f"  {who:<12} {row['seconds']:>9.3f} s  {row['products']:>7.0f} products  error {error}{scaled}",
+            flush=True,
+        )
     return {"question": title, "wanted": wanted, "ratio": ratio, "against": best, "contestants": rows}
 
 
@@ -149,7 +174,13 @@ def main() -> None:
             torch.save({"words": mlp, "points": ws[-1:], "rising": ws[:12], "edge": ws[12:]}, file)
             five = truths(mlp, ws, 5, device)
             ten = truths(mlp, ws[-1:], 10, device)
-            print("lambda_1 at the points:", " ".join(f"{float(t[0]):.2f}" for t in five), "edge", 2 / 0.02, flush=True)
+            print(
+                "lambda_1 at the points:",
+                " ".join(f"{float(t[0]):.2f}" for t in five),
+                "edge",
+                2 / 0.02,
+                flush=True,
+            )
             one = [t[:1] for t in five]
             for title, wanted, question, truth in (
                 ("lambda_1, cold, mlp at the edge", ">= 2x", "cold 1", one[-1:]),
@@ -166,11 +197,23 @@ def main() -> None:
             torch.save({"words": resnet, "points": ws}, file)
             probes, steps = (1, 8) if small else (2, 40)
             results.append(
-                compare(f"density, {probes} x {steps}, ResNet-20", ">= 1.5x", f"density {probes} {steps}", file, device, None)
+                compare(
+                    f"density, {probes} x {steps}, ResNet-20",
+                    ">= 1.5x",
+                    f"density {probes} {steps}",
+                    file,
+                    device,
+                    None,
+                )
             )
             count = 12 if small else 60
-            results.append(compare("trace to 2 %, ResNet-20", ">= 1.5x", f"trace hutch++:{count}", file, device, None))
-    libraries = {name: version(name) for name in ("pyhessian", "hessian-eigenthings", "curvlinops-for-pytorch", "scipy")}
+            results.append(
+                compare("trace to 2 %, ResNet-20", ">= 1.5x", f"trace hutch++:{count}", file, device, None)
+            )
+    libraries = {
+        name: version(name)
+        for name in ("pyhessian", "hessian-eigenthings", "curvlinops-for-pytorch", "scipy")
+    }
     about = {"machine": machine(), "device": device, "processor": platform.processor(), "versions": libraries}
     if device == "cuda":
         about["accelerator"] = torch.cuda.get_device_name()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from common import experiment, seconds, table
 
-from sharpcli.config import check, compose, part
-from sharpcli.train import begin
+from sharpcli.config.build import part
+from sharpcli.config.check import check
+from sharpcli.config.words import compose
+from sharpcli.engine.train import begin
 
 
 def ratio(rounds: int, *words: str) -> float:
@@ -25,7 +27,9 @@ def ratio(rounds: int, *words: str) -> float:
         assert bool(torch.isfinite(here.w.sum()))
 
     def by_hand() -> None:
-        inputs, targets = (x, y) if whole else (x[order[: e.minibatches.batch_size]], y[order[: e.minibatches.batch_size]])
+        inputs, targets = (
+            (x, y) if whole else (x[order[: e.minibatches.batch_size]], y[order[: e.minibatches.batch_size]])
+        )
         rule.zero_grad()
         loss(module(inputs), targets).backward()
         rule.step()
@@ -38,7 +42,15 @@ small = ("data.train_examples=2000", "data.test_examples=100")
 table(
     "a step in steps by hand",
     [
-        ("mlp 200-200, full batch of 5,000", f"{ratio(25, 'experiment=eos_cifar10_5k', 'measure_every=0'):.3f}", "<= 1.05"),
-        ("ResNet-20, batch 128", f"{ratio(15, 'experiment=resnet20_cifar10', 'measure_every=0', *small):.3f}", "<= 1.05"),
+        (
+            "mlp 200-200, full batch of 5,000",
+            f"{ratio(25, 'experiment=eos_cifar10_5k', 'measure_every=0'):.3f}",
+            "<= 1.05",
+        ),
+        (
+            "ResNet-20, batch 128",
+            f"{ratio(15, 'experiment=resnet20_cifar10', 'measure_every=0', *small):.3f}",
+            "<= 1.05",
+        ),
     ],
 )

@@ -1,5 +1,5 @@
-"""What a compiled step of a toy costs: inside `sharp train` with recording, in a bare numba loop written here, and in an eager
-PyTorch loop; and what a limiting flow costs. One core: run with OMP_NUM_THREADS=1."""
+"""What a compiled step of a toy costs: inside `sharp train` with recording, in a bare numba loop written
+here, and in an eager PyTorch loop; and what a limiting flow costs. One core: run with OMP_NUM_THREADS=1."""
 
 from __future__ import annotations
 
@@ -14,13 +14,22 @@ import torch
 from common import experiment, machine, table
 from numba import njit
 
-from sharpcli.config import check, compose
-from sharpcli.experiment import build
-from sharpcli.launch import launch
+from sharpcli.commands.train import launch
+from sharpcli.config.check import check
+from sharpcli.config.words import compose
+from sharpcli.engine.experiment import build
 from sharpcli.theory import uv
 
 STEPS, ROUNDS = 3_000_000, 3
-UV = ["problem=uv", "problem.d=100", "problem.n=40", "problem.k=5", "problem.start=1", "lr=0.001", "threads=1"]
+UV = [
+    "problem=uv",
+    "problem.d=100",
+    "problem.n=40",
+    "problem.k=5",
+    "problem.start=1",
+    "lr=0.001",
+    "threads=1",
+]
 NOISE = ["method=label_noise", "batch_size=1", "replacement=true", "objective.label_noise.delta=1"]
 
 
@@ -38,7 +47,9 @@ def bare(u, v, Z, y, lr, delta, steps):  # type: ignore[no-untyped-def]
             v[j] += 2 * lr * r * v[j] * Z[i, j]
 
 
-def eager(u: torch.Tensor, v: torch.Tensor, Z: torch.Tensor, y: torch.Tensor, lr: float, delta: float, steps: int) -> None:
+def eager(
+    u: torch.Tensor, v: torch.Tensor, Z: torch.Tensor, y: torch.Tensor, lr: float, delta: float, steps: int
+) -> None:
     """The same loop as it is usually written."""
     for _ in range(steps):
         i = torch.randint(len(y), ())
@@ -52,7 +63,13 @@ def eager(u: torch.Tensor, v: torch.Tensor, Z: torch.Tensor, y: torch.Tensor, lr
 
 def trained(words: list[str], steps: int, folder: str) -> float:
     """Nanoseconds a step of a whole `sharp train` after building, recording 100 rows."""
-    words = [*words, f"steps={steps}", "measure=[scores,norms]", "measure_every=even 101", f"runs_dir={folder}"]
+    words = [
+        *words,
+        f"steps={steps}",
+        "measure=[scores,norms]",
+        "measure_every=even 101",
+        f"runs_dir={folder}",
+    ]
     build(check(compose(words), words))  # compiles, or reads what was compiled
     return trained_seconds(words, folder) / steps * 1e9
 
@@ -66,7 +83,7 @@ def trained_seconds(words: list[str], folder: str) -> float:
 
 def step_time(words: list[str], steps: int) -> float:
     """Microseconds a compiled step, without recording."""
-    from sharpcli.advance import compiled
+    from sharpcli.engine.steps import compiled
 
     e = experiment(*words)
     run, w = compiled(e), e.problem.w0.numpy().copy()
@@ -107,7 +124,14 @@ def main() -> None:
     spent = {}
     for threads in (1, 2, 1, 2):
         with tempfile.TemporaryDirectory() as folder:
-            words = [*UV[:-1], *NOISE, f"threads={threads}", "replicas=256", "steps=200000", "measure=[scores]"]
+            words = [
+                *UV[:-1],
+                *NOISE,
+                f"threads={threads}",
+                "replicas=256",
+                "steps=200000",
+                "measure=[scores]",
+            ]
             spent[threads] = trained_seconds([*words, "measure_every=even 2", f"runs_dir={folder}"], folder)
     torch.set_num_threads(1)
     table("256 replicas", [("throughput of two threads over one", f"{spent[1] / spent[2]:.2f}", ">= 1.8")])
@@ -120,7 +144,13 @@ def main() -> None:
         rows.append((f"us a step, {name}", f"{step_time([*words, *NOISE], 200_000):.2f}", wanted))
     table("batch-1 label noise, other toys", rows)
     e = experiment(
-        "problem=uv", "problem.d=20", "problem.n=8", "method=limiting_flow", "lr=4", "steps=1", "optimizer.rtol=1e-8"
+        "problem=uv",
+        "problem.d=20",
+        "problem.n=8",
+        "method=limiting_flow",
+        "lr=4",
+        "steps=1",
+        "optimizer.rtol=1e-8",
     )
     w0 = e.problem.w0
     e.optimizer.step(w0, e.optimizer.init(w0), e.problem.surface, 0.1)
@@ -129,7 +159,10 @@ def main() -> None:
     spent = time.perf_counter() - started
     Z, right = (part.numpy() for part in e.problem.examples)
     closed = np.concatenate(uv.flow(*np.split(w0.numpy(), 2), Z, right[:, 0], 4.0))
-    rows = [("seconds to T = 4", f"{spent:.2f}", "< 1"), ("error", f"{np.abs(w.numpy() - closed).max():.0e}", "<= 1e-7")]
+    rows = [
+        ("seconds to T = 4", f"{spent:.2f}", "< 1"),
+        ("error", f"{np.abs(w.numpy() - closed).max():.0e}", "<= 1e-7"),
+    ]
     table("limiting flow of the trace, (u, v), d = 20, n = 8, rtol 1e-8", rows)
     print(machine())
 

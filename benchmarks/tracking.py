@@ -1,14 +1,15 @@
-"""Hessian products that tracking lambda_1 every 20 steps costs on eos_cifar10_5k, and its error against a converged solve."""
+"""Hessian products that tracking lambda_1 every 20 steps costs on eos_cifar10_5k, and its error against a
+converged solve."""
 
 from __future__ import annotations
 
 import torch
 from common import experiment, table
 
+from sharpcli.engine.measuring import measure
+from sharpcli.engine.train import begin
 from sharpcli.linalg.lanczos import largest
-from sharpcli.measure import measure
 from sharpcli.rng import generator
-from sharpcli.train import begin
 
 CHECK_EVERY = 100  # steps: every fifth measurement is checked, from a fresh random start
 
@@ -24,9 +25,12 @@ for step in range(e.steps + 1):
             start = torch.randn(4, len(here.w), generator=generator(1, "check", step))
             truth = largest(e.surface_at(here.w).linearize(here.w).hvp, start, 1, 5e-5, 120)
             error = abs(row["lambda_1"] / float(truth.values[0]) - 1)
-            errors.append((error, error <= (row["lambda_1_error"] + float(truth.errors[0])) / row["lambda_1"]))
+            errors.append(
+                (error, error <= (row["lambda_1_error"] + float(truth.errors[0])) / row["lambda_1"])
+            )
             print(
-                f"step {step}  lambda_1 {row['lambda_1']:.4f}  error {error:.1e}  products {row['sharpness_products']}",
+                f"step {step}  lambda_1 {row['lambda_1']:.4f}  error {error:.1e}  products "
+                f"{row['sharpness_products']}",
                 flush=True,
             )
     here.w, here.state = e.optimizer.step(here.w, here.state, e.problem.surface.grad, e.lr)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ app = typer.Typer(
     help="The laboratory for sharpness, implicit bias and generalization of neural networks.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # markup would take the brackets of measure=[sharpness,trace] for a style
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -25,7 +25,7 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 
 def complete_words(ctx: typer.Context, incomplete: str) -> list[str]:
     """Groups, options and settings, from Hydra's own completer."""
-    from sharpcli.completion import overrides
+    from sharpcli.commands.completion import overrides
 
     return overrides(incomplete)
 
@@ -39,13 +39,15 @@ def complete_runs(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def complete_plots(ctx: typer.Context, incomplete: str) -> list[str]:
     """The names of the plots."""
-    from sharpcli import CONF
+    from sharpcli.commands.completion import options_of
 
-    return [file.stem for file in sorted((CONF / "plot").glob("*.yaml")) if file.stem.startswith(incomplete)]
+    return options_of("plot", incomplete)
 
 
 @app.callback(invoke_without_command=True)
-def top(version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False) -> None:
+def top(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
+) -> None:
     """The laboratory for sharpness, implicit bias and generalization of neural networks."""
     if version:
         print(f"sharp {__version__}")
@@ -55,69 +57,87 @@ def top(version: Annotated[bool, typer.Option("--version", help="Show the versio
 @app.command(context_settings=PASS_ON)
 def train(
     ctx: typer.Context,
-    words: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", autocompletion=complete_words)] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", autocompletion=complete_words)
+    ] = None,
 ) -> None:
     """Train one run, or with -m a sweep; the same command again resumes, and skips what is complete.
 
+    \b
     Example: sharp train method=gd,sgd,sam,label_noise lr=0.005,0.05 -m
     """
-    from sharpcli.launch import main
+    from sharpcli.commands.train import main
 
     main([*(words or []), *ctx.args])
 
 
 @app.command()
 def measure(
-    words: Annotated[list[str], typer.Argument(metavar="RUN|FILE... [KEY=VALUE]...", autocompletion=complete_runs)],
+    words: Annotated[
+        list[str], typer.Argument(metavar="RUN|FILE... [KEY=VALUE]...", autocompletion=complete_runs)
+    ],
     step: Annotated[str, typer.Option(help="Checkpoints to measure, as in 400,800; all by default.")] = "",
     params: Annotated[str, typer.Option(help="Only the parameters of this pattern, as in 'layer3.*'.")] = "",
     by: Annotated[str, typer.Option(help="layer: one line for each layer.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each point instead of a table.")] = False,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Append rows to this .jsonl, not to the run's own.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object for each point instead of a table.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Append rows to this .jsonl, not to the run's own.")
+    ] = None,
 ) -> None:
     """Measure the checkpoints of runs, or a file of weights; a run's numbers are added to its measured.jsonl.
 
-    Of a run, without measure=..., what it measured itself: with the same settings the same numbers, bit for bit. Of a
-    file, say model=, data= and loss= as for sharp train; `sharp show measure` lists the measures.
+    Of a run, without measure=..., what it measured itself: with the same settings the same numbers, bit for
+    bit. Of a file, say model=, data= and loss= as for sharp train; `sharp show measure` lists the measures.
 
-    Example: sharp measure runs/gd-network-lr0.2-seed0-1a2b3c4d --step 400,800 measure=[sharpness,trace,density]
+    \b Example: sharp measure runs/gd-network-lr0.2-seed0-1a2b3c4d --step 400,800
+    measure=[sharpness,trace,density]
 
-    Example: sharp measure weights.pt model=resnet model.depth=20 data=cifar10 loss=cross_entropy measure=[sharpness] --json
+    \b Example: sharp measure weights.pt model=resnet model.depth=20 data=cifar10 loss=cross_entropy
+    measure=[sharpness] --json
     """
-    from sharpcli.remeasure import Wanted, remeasure
+    from sharpcli.commands.measure import Options, measure_all
 
     names, overrides = _split(words)
     if not any(word.startswith("weights=") for word in overrides):
         _need_runs(names, "sharp measure RUN|FILE... [KEY=VALUE]...")
-    remeasure(names, overrides, step, _runs_dir(overrides), Wanted(params, by, as_json, out))
+    measure_all(names, overrides, step, _runs_dir(overrides), Options(params, by, as_json, out))
 
 
 @app.command()
 def plot(
-    name: Annotated[str, typer.Argument(metavar="PLOT", help="As sharp show plot lists.", autocompletion=complete_plots)],
-    words: Annotated[list[str], typer.Argument(metavar="RUN... [KEY=VALUE]...", autocompletion=complete_runs)],
+    name: Annotated[
+        str, typer.Argument(metavar="PLOT", help="As sharp show plot lists.", autocompletion=complete_plots)
+    ],
+    words: Annotated[
+        list[str], typer.Argument(metavar="RUN... [KEY=VALUE]...", autocompletion=complete_runs)
+    ],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="PNG, PDF or SVG, by its ending.")] = None,
 ) -> None:
     """Draw runs, or all runs of a directory.
 
+    \b
     Example: sharp plot compare runs y=test_accuracy by=[method] -o compare.pdf
     """
-    from sharpcli.draw import draw
+    from sharpcli.commands.plot import draw
 
     names, overrides = _split(words)
     _need_runs(names, f"sharp plot {name} RUN... [KEY=VALUE]...")
     print(draw(name, names, overrides, out, _runs_dir(overrides)))
 
 
-claims = typer.Typer(name="claim", help="Published statements, checked: list, check, show.", no_args_is_help=True)
+claims = typer.Typer(
+    name="claim", help="Published statements, checked: list, check, show.", no_args_is_help=True
+)
 app.add_typer(claims)
 
 
 def complete_claims(ctx: typer.Context, incomplete: str) -> list[str]:
     """The claims' names."""
-    from sharpcli import CONF
+    from sharpcli.commands.completion import options_of
 
-    return [file.stem for file in sorted((CONF / "claim").glob("*.yaml")) if file.stem.startswith(incomplete)]
+    return options_of("claim", incomplete)
 
 
 @claims.command("list")
@@ -127,25 +147,32 @@ def claim_list(
 ) -> None:
     """List the claims, with the last verdict on each.
 
+    \b
     Example: sharp claim list --markdown
     """
-    from sharpcli.verdicts import listing
+    from sharpcli.claims import verdicts
+    from sharpcli.commands.report import aligned
 
-    print("\n".join(listing(_only_runs_dir(words or []), markdown)))
+    runs_dir = _only_runs_dir(words or [])
+    print("\n".join(verdicts.markdown(runs_dir) if markdown else aligned(verdicts.listing(runs_dir), 5)))
 
 
 @claims.command("check")
 def claim_check(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[ID]... [runs_dir=DIR]", autocompletion=complete_claims)] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]... [runs_dir=DIR]", autocompletion=complete_claims)
+    ] = None,
     tier: Annotated[str, typer.Option(help="All claims of a tier: quick (minutes), cpu (hours), gpu.")] = "",
     jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Runs at once.")] = 2,
 ) -> None:
-    """Run what is missing for claims, judge them, and write verdict.json and a figure; exit code 1 where one fails.
+    """Run what is missing for claims, judge them, and write verdict.json and a figure; exit code 1 where one
+    fails.
 
+    \b
     Example: sharp claim check label_noise_constant sparse_recovery
     """
-    from sharpcli.claims import check, chosen
-    from sharpcli.verdicts import line, summary
+    from sharpcli.claims.claim import check, chosen
+    from sharpcli.claims.verdicts import line, summary
 
     names, overrides = _split(words or [])
     results = []
@@ -161,33 +188,39 @@ def claim_show(
     word: Annotated[str, typer.Argument(metavar="ID", autocompletion=complete_claims)],
     words: Annotated[list[str] | None, typer.Argument(metavar="[runs_dir=DIR]")] = None,
 ) -> None:
-    """Explain a claim: statement, source, convention, runs, what is checked and what must fail; and the last verdict.
+    """Explain a claim: statement, source, convention, runs, what is checked and what must fail; and the last
+    verdict.
 
+    \b
     Example: sharp claim show label_noise_constant
     """
-    from sharpcli.verdicts import about
+    from sharpcli.claims.verdicts import about
 
     print("\n".join(about(word, _only_runs_dir(words or []))))
 
 
 def complete_studies(ctx: typer.Context, incomplete: str) -> list[str]:
     """The studies' names."""
-    from sharpcli import CONF
+    from sharpcli.commands.completion import options_of
 
-    return [file.stem for file in sorted((CONF / "study").glob("*.yaml")) if file.stem.startswith(incomplete)]
+    return options_of("study", incomplete)
 
 
 @app.command()
 def study(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[ID] [runs_dir=DIR]", autocompletion=complete_studies)] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID] [runs_dir=DIR]", autocompletion=complete_studies)
+    ] = None,
     jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Runs at once.")] = 2,
 ) -> None:
-    """Look into an open question: run what is missing, print the table and write it with a figure; without ID, list them.
+    """Look into an open question: run what is missing, print the table and write it with a figure; without
+    ID, list them.
 
+    \b
     Example: sharp study cost_to_flatness
     """
-    from sharpcli.report import aligned
-    from sharpcli.studies import listing, read, run
+    from sharpcli.claims.study import listing, read, run
+    from sharpcli.commands.report import aligned
 
     names, overrides = _split(words or [])
     if len(names) > 1:
@@ -206,16 +239,20 @@ def ls(
 ) -> None:
     """List the runs of a directory: where each is and what it last saw.
 
+    \b
     Example: sharp ls runs_dir=/scratch/me/runs
     """
-    from sharpcli.report import COLUMNS, aligned, listing
+    from sharpcli.commands.report import COLUMNS, aligned, listing
     from sharpcli.run import in_directory
 
     names, overrides = _split(words or [])
     runs_dir = _only_runs_dir(overrides)
     folder = Path(names[0]) if names else runs_dir
     if not folder.is_dir():
-        raise Refusal(f"{folder}: no such directory; sharp train makes runs, and runs_dir= or SHARP_RUNS names where they are")
+        raise Refusal(
+            f"{folder}: no such directory; sharp train makes runs, and runs_dir= or SHARP_RUNS names where "
+            f"they are"
+        )
     rows = listing(in_directory(folder))
     print("\n".join(aligned([COLUMNS, *rows])) if rows else f"{folder}: no runs yet; sharp train makes one")
 
@@ -223,27 +260,21 @@ def ls(
 @app.command()
 def show(
     word: Annotated[str, typer.Argument(metavar="RUN|GROUP", autocompletion=complete_runs)],
-    words: Annotated[list[str] | None, typer.Argument(metavar="[runs_dir=DIR]")] = None,
+    words: Annotated[list[str] | None, typer.Argument(metavar="[OPTION] [runs_dir=DIR]")] = None,
 ) -> None:
-    """Show a run (settings, provenance, last row, checkpoints), or the choices of a group such as optimizer.
+    """Show a run (settings, provenance, last row, checkpoints), the options of a group such as optimizer, or
+    an option with its settings.
 
+    \b
     Example: sharp show optimizer
+    Example: sharp show measure sharpness
     """
-    from sharpcli import CONF
-    from sharpcli.report import about_group, about_run
-    from sharpcli.run import find
+    from sharpcli.commands.show import show as text_of
 
     names, overrides = _split(words or [])
-    if names:
-        raise Refusal(f"sharp show takes one run or group; got {', '.join([word, *names])}")
-    runs_dir = _only_runs_dir(overrides)
-    groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
-    if word in groups and not Path(word, "provenance.json").exists():
-        print(about_group(CONF / word))
-    elif close := get_close_matches(word, groups, n=1):
-        raise Refusal(f"{word}: no such group; did you mean {close[0]}? possible: {', '.join(groups)}, or the name of a run")
-    else:
-        print(about_run(find(word, runs_dir)))
+    if len(names) > 1:
+        raise Refusal(f"sharp show takes a run, or a group and an option; got {', '.join([word, *names])}")
+    print(text_of(word, names[0] if names else None, _only_runs_dir(overrides)))
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
@@ -253,7 +284,8 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _only_runs_dir(words: list[str]) -> Path:
-    """The runs directory, where that is all that may be set: a claim's and a study's settings are in its yaml."""
+    """The runs directory, where that is all that may be set: a claim's and a study's settings are in its
+    yaml."""
     if wrong := [word for word in words if not word.startswith("runs_dir=")]:
         raise Refusal(f"{wrong[0]}: only runs_dir=DIR can follow here; sharp train takes settings")
     return _runs_dir(words)

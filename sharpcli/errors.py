@@ -1,11 +1,16 @@
-"""The one exception for what a user can put right: a single line and exit code 2, never a traceback."""
+"""The exception for a mistake that a user can put right: a single line and exit code 2, never a traceback."""
 
 
 class Refusal(BaseException):
     """What came, what is possible, what to do, in one line.
 
-    A `BaseException`, because Hydra turns every `Exception` of a job into a report of its own with exit code 1.
+    A `BaseException`, because Hydra turns every `Exception` of a job into a report of its own with exit code
+    1.
     """
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(str(message).split()))
+
+
+class Unreachable(ValueError):
+    """A flow in closed form that does not exist at these weights: no interpolator is reached."""

@@ -1,27 +1,34 @@
-"""Where a number comes from: command, commit, versions, machine, flags."""
+"""Where a number comes from: command, commit, versions, machine, flags, and the content of the data.
+
+torch is imported where it is needed: claims and studies ask for the commit alone.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import platform
 import shlex
+import subprocess
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from sharpcli import __version__
-from sharpcli.checkout import commit
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "scipy", "numba")
 
 
 def provenance(device: torch.device, command: Sequence[str]) -> dict[str, Any]:
-    """The `command`'s words, and what would have to be equal for the same bits."""
+    """The `command` with its arguments, and all that would have to be equal for the same bits."""
+    import torch
+
     return {
         "sharp": __version__,
         "commit": commit(),
@@ -38,6 +45,8 @@ def provenance(device: torch.device, command: Sequence[str]) -> dict[str, Any]:
 
 def device_name(device: torch.device) -> str:
     """The accelerator's name, or the processor's."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu" and Path("/proc/cpuinfo").exists():
@@ -48,12 +57,30 @@ def device_name(device: torch.device) -> str:
 
 
 def content_hash(tensors: Iterable[Tensor]) -> str:
-    """16 hex digits of what the tensors hold, shapes included."""
+    """16 hex digits of the numbers that tensors hold, with their shapes and types."""
+    import torch
+
     digest = hashlib.blake2b(digest_size=8)
     for tensor in tensors:
         digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+@functools.cache  # two processes of git, and as many runs as a sweep has
+def commit() -> str | None:
+    """The commit of this package's checkout, with `+dirty` where files differ from it; None once
+    installed."""
+    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    try:
+        if subprocess.run(
+            [*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False
+        ).returncode:
+            return None
+        describe = [*git, "describe", "--always", "--abbrev=40", "--match=", "--dirty=+dirty"]
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _version(name: str) -> str | None:

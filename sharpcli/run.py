@@ -1,32 +1,36 @@
-"""A run's directory: the only code that knows its file names. Nothing here needs torch until weights are touched."""
+"""A run's directory: the only code that knows its file names. Nothing here needs torch until weights are
+touched."""
 
 from __future__ import annotations
 
 import json
-import math
-import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from sharpcli.config import former
 from sharpcli.errors import Refusal
+from sharpcli.jsonl import Row, append, cannot_write, last_row, replace, rows, writing
 
-VERSION = 1  # of the directory's format
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    import pandas as pd
+
+VERSION, READABLE = 2, (1, 2)  # the format that is written, and those that are read: see config/former.py
 SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Run:
     """runs/<name>/ with config.yaml, provenance.json, metrics.jsonl, measured.jsonl and checkpoints/.
 
-    Opening refuses a directory that is no run or of another version. With `writes` off it is only read: several processes
-    may train one run, of which one writes. A run is never overwritten: rows are appended, and
-    a resumed run is cut back to the row where its checkpoint was written.
+    Opening refuses a directory that is no run or of another version. With `writes` off it is only read:
+    several processes may train one run, of which one writes. A run is never overwritten: rows are appended,
+    and a resumed run is cut back to the row where its checkpoint was written.
     """
 
     def __init__(self, path: Path, writes: bool = True) -> None:
@@ -34,11 +38,13 @@ class Run:
         try:
             self.provenance: dict[str, Any] = json.loads((self.path / "provenance.json").read_text())
         except (OSError, ValueError):
-            raise Refusal(f"{path}: not a run directory (no readable provenance.json); sharp ls lists the runs") from None
-        if self.provenance.get("version") != VERSION:
             raise Refusal(
-                f"{path}: a run of format {self.provenance.get('version')}, and this is sharp for format {VERSION}; "
-                "use the version of sharp in its provenance.json"
+                f"{path}: not a run directory (no readable provenance.json); sharp ls lists the runs"
+            ) from None
+        if self.provenance.get("version") not in READABLE:
+            raise Refusal(
+                f"{path}: a run of format {self.provenance.get('version')}, and this is sharp for formats "
+                f"{' and '.join(map(str, READABLE))}; use the version of sharp in its provenance.json"
             )
 
     @classmethod
@@ -47,7 +53,7 @@ class Run:
         with writing(path):
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
             (path / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
-            _replace(path / "provenance.json", (json.dumps({"version": VERSION, **provenance}, indent=1) + "\n").encode())
+            replace(path / "provenance.json", _pretty({"version": VERSION, **provenance}))
         return cls(path)
 
     @property
@@ -62,9 +68,9 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What decides the numbers."""
+        """What decides the numbers, in today's names."""
         try:
-            return yaml.load((self.path / "config.yaml").read_text(), SafeLoader)
+            return former.updated(yaml.load((self.path / "config.yaml").read_text(), SafeLoader) or {})
         except (OSError, yaml.YAMLError) as problem:
             raise Refusal(f"{self.path / 'config.yaml'}: cannot be read ({problem}); restore it") from None
 
@@ -77,29 +83,25 @@ class Run:
 
     def logged(self) -> list[Row]:
         """The rows of metrics.jsonl, up to a truncated last line."""
-        return list(_lines(self.path / "metrics.jsonl"))
+        return list(rows(self.path / "metrics.jsonl"))
 
     def rows(self) -> list[Row]:
-        """What was logged, joined by step with what was measured later, the newest number wins; of replicas a row each."""
-        rows = {(row["step"], row.get("replica", 0)): row for row in self.logged()}
-        for late in _lines(self.path / "measured.jsonl"):
-            if "params" in late:  # of some parameters alone: not the network's numbers
+        """What was logged, joined by step with what was measured later, the newest number wins; of replicas a
+        row each."""
+        joined = {(row["step"], row.get("replica", 0)): row for row in self.logged()}
+        for measured in rows(self.path / "measured.jsonl"):
+            if "params" in measured:  # of some parameters alone: not the network's numbers
                 continue
-            at = (late["step"], 0)
-            rows[at] = rows.get(at, {}) | {k: v for k, v in late.items() if k != "provenance"}
-        return [rows[at] for at in sorted(rows)]
+            at = (measured["step"], 0)
+            joined[at] = joined.get(at, {}) | {k: v for k, v in measured.items() if k != "provenance"}
+        return [joined[at] for at in sorted(joined)]
 
     def last(self) -> Row | None:
-        """The last row logged, read from the end of the file."""
-        return _last_line(self.path / "metrics.jsonl")
+        """The last row logged, read from the end of the file; None where nothing is logged."""
+        return last_row(self.path / "metrics.jsonl")
 
-    def log(self, row: Row) -> None:
-        """Appends a row to metrics.jsonl."""
-        if self.writes:
-            append(self.path / "metrics.jsonl", row)
-
-    def log_all(self, rows: Sequence[Row]) -> None:
-        """Appends the rows of all replicas at a step to metrics.jsonl, all or none."""
+    def log(self, *rows: Row) -> None:
+        """Appends the rows of a step to metrics.jsonl, all or none; nothing with `writes` off."""
         if self.writes:
             append(self.path / "metrics.jsonl", *rows)
 
@@ -109,7 +111,7 @@ class Run:
 
     @property
     def offset(self) -> int:
-        """Bytes of metrics.jsonl."""
+        """The size of metrics.jsonl in bytes."""
         file = self.path / "metrics.jsonl"
         return file.stat().st_size if file.exists() else 0
 
@@ -127,7 +129,9 @@ class Run:
 
     def status_after(self, last: Row | None) -> str:
         """The status that a last row means."""
-        if (replicas := self.provenance.get("replicas", 1)) > 1:  # each logs to the last step, diverged or not
+        if (
+            replicas := self.provenance.get("replicas", 1)
+        ) > 1:  # each logs to the last step, diverged or not
             done = last is not None and last["step"] == self.steps and last.get("replica") == replicas - 1
             return "complete" if done else "unfinished"
         if last and last.get("diverged"):
@@ -138,8 +142,10 @@ class Run:
 
     def checkpoints(self) -> list[int]:
         """The steps at which there is a checkpoint, ascending."""
-        found = (re.fullmatch(r"step_(\d+)\.pt", file.name) for file in (self.path / "checkpoints").glob("*.pt"))
-        return sorted(int(match[1]) for match in found if match)
+        matches = (
+            re.fullmatch(r"step_(\d+)\.pt", file.name) for file in (self.path / "checkpoints").glob("*.pt")
+        )
+        return sorted(int(match[1]) for match in matches if match)
 
     def save(self, step: int, payload: Mapping[str, Any]) -> None:
         """Writes a checkpoint: a mapping of tensors, numbers, and containers of them."""
@@ -154,7 +160,7 @@ class Run:
         data = buffer.getvalue()
         file = self._checkpoint(step)
         with writing(self.path):
-            _replace(file, data + zlib.crc32(data).to_bytes(4, "little"))
+            replace(file, data + zlib.crc32(data).to_bytes(4, "little"))
 
     def load(self, step: int) -> dict[str, Any]:
         """A checkpoint; raises ValueError where it is damaged."""
@@ -189,7 +195,9 @@ class Run:
             lock = FileLock(self.path / ".lock", timeout=0)
             lock.acquire()
         except Timeout:
-            raise Refusal(f"{self.path}: another process is training this run; wait for it, or stop it first") from None
+            raise Refusal(
+                f"{self.path}: another process is training this run; wait for it, or stop it first"
+            ) from None
         except OSError as problem:
             raise cannot_write(self.path, problem) from None
         with lock:
@@ -199,14 +207,17 @@ class Run:
         """Adds to the provenance how the run was carried on."""
         self.provenance.setdefault("resumed", []).append(what)
         with writing(self.path):
-            _replace(self.path / "provenance.json", (json.dumps(self.provenance, indent=1) + "\n").encode())
+            replace(self.path / "provenance.json", _pretty(self.provenance))
+
+
+def _pretty(facts: Mapping[str, Any]) -> bytes:
+    return (json.dumps(facts, indent=1) + "\n").encode()
 
 
 def in_directory(runs_dir: Path) -> list[Run]:
     """Every run in a directory, by name; what is no run is passed over."""
-    found = sorted(Path(runs_dir).glob("*/provenance.json"))
     out = []
-    for file in found:
+    for file in sorted(Path(runs_dir).glob("*/provenance.json")):
         try:
             out.append(Run(file.parent))
         except Refusal:
@@ -215,29 +226,30 @@ def in_directory(runs_dir: Path) -> list[Run]:
 
 
 def find(word: str, runs_dir: Path) -> Run:
-    """The run that a word means: a path, a name, the beginning of one, or its hash."""
+    """The run that a word names: by its path, its name, the beginning of its name, or its hash. Refuses a
+    word that names no run, or several."""
     if (Path(word) / "provenance.json").exists():
         return Run(Path(word).absolute())
     names = [file.parent.name for file in Path(runs_dir).glob("*/provenance.json")] if "/" not in word else []
-    hits = [name for name in names if name == word] or [n for n in names if n.startswith(word) or n.endswith("-" + word)]
+    hits = [name for name in names if name == word] or [
+        n for n in names if n.startswith(word) or n.endswith("-" + word)
+    ]
     if len(hits) == 1:
         return Run(Path(runs_dir) / hits[0])
     if hits:
         raise Refusal(
-            f"{word}: {len(hits)} runs in {runs_dir} begin so ({', '.join(sorted(hits)[:4])}, ...); give more of the name"
+            f"{word}: {len(hits)} runs in {runs_dir} begin so ({', '.join(sorted(hits)[:4])}, ...); give "
+            f"more of the name"
         )
     if Path(word).exists():
         return Run(Path(word))
-    from difflib import get_close_matches
-
     close = [name for name in names if get_close_matches(word, [name[: len(word)]])]
-    raise Refusal(
-        f"{word}: no such run in {runs_dir}; " + (f"did you mean {close[0]}? " if close else "") + "sharp ls lists the runs"
-    )
+    meant = f"did you mean {close[0]}? " if close else ""
+    raise Refusal(f"{word}: no such run in {runs_dir}; {meant}sharp ls lists the runs")
 
 
 def find_all(words: Iterable[str], runs_dir: Path) -> list[Run]:
-    """The runs that words mean, in order and once each; a directory of runs means all of them."""
+    """The runs that words name, in order and once each; a directory of runs names all of them."""
     out: dict[Path, Run] = {}
     for word in words:
         path = Path(word)
@@ -247,84 +259,39 @@ def find_all(words: Iterable[str], runs_dir: Path) -> list[Run]:
     return list(out.values())
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns a full disk, or a folder that cannot be written, into one line; what is on disk stays."""
-    try:
-        yield
-    except OSError as problem:
-        raise cannot_write(path, problem) from None
+def frame_of(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row a run and step: the logged and measured columns, and the run's settings by their dotted names;
+    in the column `scores` the names of the scores that its problem wants seen."""
+    import pandas as pd
+
+    frame: list[dict[str, Any]] = []
+    for run in runs:
+        config = run.config
+        settings = dict(dotted(config)) | {
+            "run": run.name,
+            "problem": config["problem"]["_target_"].rsplit(".", 1)[-1],
+        }
+        settings["scores"] = " ".join(score_names(run))
+        for row in run.rows():
+            name = {"run": f"{run.name}#{row['replica']}"} if "replica" in row else {}
+            frame.append(settings | row | name)
+    return pd.DataFrame(frame)
 
 
-def cannot_write(path: Path, problem: OSError) -> Refusal:
-    """The one line for a path that cannot be written."""
-    return Refusal(
-        f"{path}: cannot write ({problem.strerror or problem}); nothing logged so far is lost: "
-        "make room or choose another runs_dir, then run the same command again"
-    )
+def score_names(run: Run) -> list[str]:
+    """The scores that the run's problem wants seen, in its order. Runs of format 1 do not say; theirs are the
+    columns of their last row that the problems of that format had."""
+    if "scores" in run.provenance:
+        return list(run.provenance["scores"])
+    return [name for name in former.SCORES if (run.last() or {}).get(name) is not None]
 
 
-def plain(value: Any) -> Any:
-    """A value for standard JSON: numbers that are not finite become null."""
-    if isinstance(value, list):
-        return [plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def append(file: Path, *rows: Row) -> None:
-    """Adds rows to a file of JSON lines, whole or not at all."""
-    lines = (json.dumps({key: plain(value) for key, value in row.items()}, allow_nan=False) + "\n" for row in rows)
-    line = "".join(lines)
-    with writing(file.parent):
-        start = None
-        try:
-            with open(file, "ab+") as out:
-                start = out.tell()
-                out.seek(max(0, start - 1))
-                if start and out.read() != b"\n":  # a line cut short by a kill: drop it, never join onto it
-                    start = file.read_bytes().rfind(b"\n") + 1
-                    out.truncate(start)
-                out.write(line.encode())
-        except OSError:
-            if start is not None:  # once closed: closing tries again to write what did not fit
-                os.truncate(file, start)
-            raise
-
-
-def _lines(file: Path) -> Iterator[Row]:
-    if not file.exists():
-        return
-    for line in file.read_bytes().split(b"\n"):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue  # a last line that a kill cut short
-        if isinstance(row, dict) and "step" in row:
-            yield row
-
-
-def _last_line(file: Path) -> Row | None:
-    if not file.exists():
-        return None
-    with open(file, "rb") as f:
-        f.seek(max(0, file.stat().st_size - 8192))
-        tail = f.read().split(b"\n")
-    for line in reversed(tail):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and "step" in row:
-            return row
-    return None
-
-
-def _replace(file: Path, data: bytes) -> None:
-    """Writes a whole file or leaves the old one."""
-    half = file.with_name(file.name + ".part")
-    try:
-        half.write_bytes(data)
-        half.replace(file)
-    except OSError:
-        half.unlink(missing_ok=True)
-        raise
+def dotted(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested settings as pairs (`optimizer.rho`, 0.05); lists as text."""
+    out: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            out += dotted(value, f"{prefix}{key}.")
+        else:
+            out.append((f"{prefix}{key}", str(value) if isinstance(value, list) else value))
+    return out

@@ -16,8 +16,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from sharpcli import cli
-from sharpcli.config import check, compose
-from sharpcli.experiment import Experiment, build
+from sharpcli.config.check import check
+from sharpcli.config.words import compose
+from sharpcli.engine.experiment import Experiment, build
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,4 +1,5 @@
-"""Compiled steps: the general path's trajectory, draw by draw, and the same answers to Ctrl-C, divergence and resuming."""
+"""Compiled steps: the general path's trajectory, draw by draw, and the same answers to Ctrl-C, divergence and
+resuming."""
 
 from dataclasses import replace
 
@@ -7,13 +8,14 @@ import pytest
 import torch
 from conftest import only_run, rows_of
 
-from sharpcli.advance import advance, compiled
+from sharpcli.engine.steps import advance, compiled
 from sharpcli.rng import generator
 
 CASES = [
     "problem=uv method=label_noise batch_size=1 lr=0.01",
     "problem=uv method=label_noise batch_size=3 lr=0.01 objective.label_noise.distribution=normal",
-    "problem=uv method=label_noise batch_size=3 replacement=true lr=0.01 objective.label_noise.distribution=uniform",
+    "problem=uv method=label_noise batch_size=3 replacement=true lr=0.01 "
+    "objective.label_noise.distribution=uniform",
     "problem=uv method=sgd batch_size=1 replacement=true lr=0.01 problem.inputs=normal problem.spread=0.1",
     "problem=uv method=label_noise batch_size=3 lr=0.01 objective.label_noise.distribution=student",
     "problem=hadamard method=label_noise batch_size=full lr=0.01 objective.label_noise.shared=true",
@@ -26,8 +28,10 @@ CASES = [
     "problem=deep_factorization method=momentum optimizer.nesterov=true batch_size=2 lr=0.001",
     "problem=teacher method=label_noise batch_size=1 lr=0.01",
     "problem=teacher problem.bias=true method=sam batch_size=1 lr=0.01",
-    "problem=teacher problem.depth=3 problem.width=9 problem.init=fan_in method=label_noise batch_size=1 lr=0.01",
-    "problem=teacher problem.depth=5 problem.width=6 problem.bias=true problem.init=fan_in method=sam batch_size=4 lr=0.05",
+    "problem=teacher problem.depth=3 problem.width=9 problem.init=fan_in method=label_noise batch_size=1 "
+    "lr=0.01",
+    "problem=teacher problem.depth=5 problem.width=6 problem.bias=true problem.init=fan_in method=sam "
+    "batch_size=4 lr=0.05",
     "problem=xor problem.bias=true method=sam batch_size=full lr=0.01 problem.n=12",
     "problem=xor problem.norm=layer problem.bias=true method=sam batch_size=1 lr=0.01",
     "problem=teacher problem.norm=layer method=label_noise batch_size=2 lr=0.01",
@@ -53,7 +57,9 @@ def test_compiled_steps_are_the_general_path_s_draw_by_draw(experiment, words):
         assert torch.allclose(a, b, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("words", ["problem=uv batch_size=1", "problem=uv batch_size=3", "problem=teacher batch_size=1"])
+@pytest.mark.parametrize(
+    "words", ["problem=uv batch_size=1", "problem=uv batch_size=3", "problem=teacher batch_size=1"]
+)
 def test_where_a_compiled_run_is_interrupted_changes_no_bit(experiment, words):
     e = experiment(*words.split(), "method=label_noise", "lr=0.01", "steps=300")
     start, state, ahead = e.problem.w0, e.optimizer.init(e.problem.w0), advance(e)
@@ -63,7 +69,9 @@ def test_where_a_compiled_run_is_interrupted_changes_no_bit(experiment, words):
     assert torch.equal(whole, parts)
 
 
-@pytest.mark.parametrize("problem", ["uv", "hadamard", "squares", "matrix_sensing", "deep_factorization", "teacher", "xor"])
+@pytest.mark.parametrize(
+    "problem", ["uv", "hadamard", "squares", "matrix_sensing", "deep_factorization", "teacher", "xor"]
+)
 def test_a_kernel_s_gradient_is_the_surface_s(experiment, problem):
     p = experiment(f"problem={problem}", "method=gd").problem
     w, k = p.w0.numpy(), p.kernel
@@ -89,12 +97,24 @@ def test_what_has_no_compiled_form_takes_the_general_path(experiment, words):
 
 
 def test_a_run_is_the_same_compiled_or_not_and_measures_the_same_steps(sharp, folder):
-    words = ("problem=uv", "method=label_noise", "batch_size=1", "steps=200", "measure=[scores]", "lr=0.01", "measure_every=30")
+    words = (
+        "problem=uv",
+        "method=label_noise",
+        "batch_size=1",
+        "steps=200",
+        "measure=[scores]",
+        "lr=0.01",
+        "measure_every=30",
+    )
     rows = []
     for is_compiled in ("true", "false"):
         assert sharp("train", *words, f"compiled={is_compiled}", f"runs_dir={is_compiled}/runs").code == 0
         rows.append(rows_of(only_run(folder / is_compiled) / "metrics.jsonl"))
-    assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]] == [0, 30, 60, 90, 120, 150, 180, 200]
+    assert (
+        [row["step"] for row in rows[0]]
+        == [row["step"] for row in rows[1]]
+        == [0, 30, 60, 90, 120, 150, 180, 200]
+    )
     for quick, slow in zip(*rows, strict=True):
         assert quick["recovery_error"] == pytest.approx(slow["recovery_error"], rel=1e-9)
 
@@ -112,7 +132,9 @@ def test_a_compiled_run_that_diverges_says_at_which_step_as_the_general_path_doe
 
 def test_the_laws_of_the_words_that_compiled_loops_draw():
     n = 200_000
-    signs, uniform, normal = (getattr(generator(3, "law", 7), law)(n) for law in ("signs", "uniform", "normal"))
+    signs, uniform, normal = (
+        getattr(generator(3, "law", 7), law)(n) for law in ("signs", "uniform", "normal")
+    )
     assert set(signs) == {-1.0, 1.0} and abs(signs.mean()) < 4 / n**0.5
     assert uniform.min() >= -1 and uniform.max() < 1 and uniform.var() == pytest.approx(1 / 3, rel=0.01)
     assert normal.mean() == pytest.approx(0, abs=0.01) and normal.var() == pytest.approx(1, rel=0.02)
@@ -125,15 +147,23 @@ def test_the_laws_of_the_words_that_compiled_loops_draw():
     for order in firsts:
         places[np.arange(5), order] += 1
     assert np.abs(places / 4000 - 0.2).max() < 0.03  # every example is as likely at every place
-    neighbours = np.corrcoef([generator(0, "law", step).uniform(1)[0] for step in range(4001)][:-1], range(4000))[0, 1]
+    neighbours = np.corrcoef(
+        [generator(0, "law", step).uniform(1)[0] for step in range(4001)][:-1], range(4000)
+    )[0, 1]
     assert abs(neighbours) < 0.06
 
 
 @pytest.mark.parametrize(
     "word, said",
-    [("measure_every=log 5", [0, 1, 6, 32, 178, 1000]), ("measure_every=[7,3,1000]", [3, 7, 1000]), ("measure_every=400", 4)],
+    [
+        ("measure_every=log 5", [0, 1, 6, 32, 178, 1000]),
+        ("measure_every=[7,3,1000]", [3, 7, 1000]),
+        ("measure_every=400", 4),
+    ],
 )
 def test_measuring_at_log_spaced_or_stated_steps(sharp, folder, word, said):
-    assert sharp("train", "problem=uv", "method=gd", "lr=0.01", "steps=1000", "measure=[scores]", word).code == 0
+    assert (
+        sharp("train", "problem=uv", "method=gd", "lr=0.01", "steps=1000", "measure=[scores]", word).code == 0
+    )
     steps = [row["step"] for row in rows_of(only_run(folder) / "metrics.jsonl")]
     assert steps == (said if isinstance(said, list) else [0, 400, 800, 1000])

@@ -1,28 +1,32 @@
-"""The central flow of gradient descent, where its oscillation is known in closed form; and the program it solves."""
+"""The central flow of gradient descent, where its oscillation is known in closed form; and the program it
+solves."""
 
 import pytest
 import torch
 from conftest import TINY, only_run, rows_of
 
 from sharpcli.errors import Refusal
+from sharpcli.landscape.surface import LossSurface
 from sharpcli.linalg.semidefinite import least, smat, svec
 from sharpcli.optimizers.central_flow import CentralFlow
 from sharpcli.optimizers.gd import GD
-from sharpcli.surface import LossSurface
 
 LR, RISE = 0.5, torch.tensor([0.005, 0.002], dtype=torch.float64)
 
 
 def rising(y0: float) -> tuple[LossSurface, torch.Tensor]:
-    """L = -c.y + 1/2 x.Q diag(y) Q^T x in w = (x, y): the curvatures y rise at rate lr c, to 2/lr, where gradient descent's
-    oscillation has E x x^T = Q diag(2 c) Q^T, since y then moves by lr (c - 1/2 (Q^T x)^2) = 0 on average."""
+    """L = -c.y + 1/2 x.Q diag(y) Q^T x in w = (x, y): the curvatures y rise at rate lr c, to 2/lr, where
+    gradient descent's oscillation has E x x^T = Q diag(2 c) Q^T, since y then moves by lr (c - 1/2 (Q^T x)^2)
+    = 0 on average."""
     Q = torch.linalg.qr(torch.randn(2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
     nothing = torch.zeros(1, 1, dtype=torch.float64)
 
     def loss(w, y):
         return -(RISE * w[0, 2:]).sum() + 0.5 * (w[0, 2:] * (w[0, :2] @ Q).square()).sum()
 
-    return LossSurface(lambda w, x: w[None], loss, ((nothing, nothing),)), torch.tensor([0, 0, y0, y0], dtype=torch.float64)
+    return LossSurface(lambda w, x: w[None], loss, ((nothing, nothing),)), torch.tensor(
+        [0, 0, y0, y0], dtype=torch.float64
+    )
 
 
 def test_the_variance_is_the_one_that_holds_the_curvature_at_the_edge():
@@ -37,8 +41,9 @@ def test_the_variance_is_the_one_that_holds_the_curvature_at_the_edge():
 
 
 def test_an_oscillation_in_one_direction_between_two_at_the_edge_is_the_closed_form():
-    """L = -c (y1 + y2) - e y3 + 1/2 x.(y1, y3; y3, y2)x at y = (2/lr, 2/lr, 0): for e > 2 c S = s (1, 1; 1, 1), s such that the
-    curvature along (1, 1) stays: c - s/2 + e - s = 0, and that along (1, -1) falls by (2 e - 4 c)/3 a unit of time."""
+    """L = -c (y1 + y2) - e y3 + 1/2 x.(y1, y3; y3, y2)x at y = (2/lr, 2/lr, 0): for e > 2 c S = s (1, 1; 1,
+    1), s such that the curvature along (1, 1) stays: c - s/2 + e - s = 0, and that along (1, -1) falls by (2
+    e - 4 c)/3 a unit of time."""
     c, e, nothing = 0.002, 0.01, torch.zeros(1, 1, dtype=torch.float64)
 
     def loss(w, _):
@@ -79,7 +84,10 @@ def test_too_many_eigenvalues_at_the_edge_and_another_rule_s_gradient_are_refuse
 
 def test_a_quadratic_beyond_its_edge_has_no_central_flow_and_says_so(sharp):
     said = sharp("train", "problem=quadratic", "method=central_flow", "lr=1.5", "steps=2")
-    assert said.code == 2 and "sharp: central_flow: no oscillation lowers the curvature 2 to 2/lr = 1.33333" in said.err
+    assert (
+        said.code == 2
+        and "sharp: central_flow: no oscillation lowers the curvature 2 to 2/lr = 1.33333" in said.err
+    )
 
 
 def test_a_run_of_the_central_flow_resumes_to_the_rows_of_a_whole_one(sharp, folder):
@@ -97,7 +105,9 @@ def test_a_run_of_the_central_flow_resumes_to_the_rows_of_a_whole_one(sharp, fol
     rows = rows_of(run / "metrics.jsonl")
     assert rows[-1]["central_variance"] > 0
     for row in rows:
-        assert row["central_loss"] == pytest.approx(row["train_loss"] + row["central_variance"] / 0.5, rel=1e-12)
+        assert row["central_loss"] == pytest.approx(
+            row["train_loss"] + row["central_variance"] / 0.5, rel=1e-12
+        )
     for file in run.glob("checkpoints/*"):
         if int("".join(c for c in file.stem if c.isdigit()) or 0) > 70:
             file.unlink()

@@ -1,4 +1,5 @@
-"""Claims: every yaml is one, checks say yes and no, a verdict turns when a constant is broken, and the commands work."""
+"""Claims: every yaml is one, checks say yes and no, a verdict turns when a constant is broken, and the
+commands work."""
 
 import json
 import re
@@ -12,15 +13,23 @@ import torch
 import yaml
 from conftest import CIFAR, needs_cifar
 
-from sharpcli import CONF, checks, claims, trials, verdicts
-from sharpcli.config import check as checked_config
-from sharpcli.config import compose, options
+from sharpcli import CONF
+from sharpcli.claims import checks, evidence, verdicts
+from sharpcli.claims import claim as claims
+from sharpcli.config.check import check as checked_config
+from sharpcli.config.words import compose, options
 from sharpcli.errors import Refusal
 
 IDS = options("claim")
 FRAME = pd.DataFrame(
     [
-        {"run": f"r{i}", "part": "a" if i < 3 else "b", "step": s, "lr": 0.1 * (i + 1), "y": (i + 1) ** 2 * s / 4}
+        {
+            "run": f"r{i}",
+            "part": "a" if i < 3 else "b",
+            "step": s,
+            "lr": 0.1 * (i + 1),
+            "y": (i + 1) ** 2 * s / 4,
+        }
         for i in range(6)
         for s in range(5)
     ]
@@ -30,7 +39,9 @@ WITHIN = {"of": "", "reduce": "last", "statistic": "each", "predicted": None}
 
 def verdict(claim, folder):
     """The verdict on a claim whose runs are made in this process."""
-    paths = [(name, trials._run([*words, f"runs_dir={folder}"], claim.before)[0]) for name, words in claim.jobs()]
+    paths = [
+        (name, evidence._run([*words, f"runs_dir={folder}"], claim.before)[0]) for name, words in claim.jobs()
+    ]
     assert not any(path.startswith("refused") for _, path in paths), paths
     return claims.judge(claim, paths, folder, 0.0)
 
@@ -52,7 +63,12 @@ def seeds(claim):
 @pytest.mark.parametrize("word", IDS)
 def test_every_claim_is_complete_and_its_runs_compose(word):
     claim = claims.read(word)
-    assert claim.tier in claims.TIERS and claim.seconds > 0 and claim.check and (claim.control or claim.expect != "holds")
+    assert (
+        claim.tier in claims.TIERS
+        and claim.seconds > 0
+        and claim.check
+        and (claim.control or claim.expect != "holds")
+    )
     assert claim.expect in ("holds", "does_not_hold")
     assert all(len(text) > 3 for text in (claim.statement, claim.source, claim.convention, claim.published))
     assert len(seeds(claim)) >= 3 or word == "sam_radius", "at least three seeds, where anything is drawn"
@@ -69,13 +85,30 @@ def test_every_claim_is_complete_and_its_runs_compose(word):
 @pytest.mark.parametrize("word", [word for word in IDS if claims.read(word).tier == "gpu"])
 def test_what_a_graphics_card_is_for_starts_on_a_few_images_without_one(sharp, folder, word):
     claim = claims.read(word)
-    small = [f"data_dir={CIFAR}", "data.train_examples=20", "steps=2", "measure_every=2", "chunk=20", "device=cpu", "threads=1"]
-    small += ["measure_examples=8", "data.test_examples=10", f"model.depth={8 if 'ResNet' in claim.convention else 1}"]
-    small += ["model.width=12", "measure=[scores,sharpness,trace]", "measure.sharpness.tol=0.9", "measure.trace.rtol=99"]
+    small = [
+        f"data_dir={CIFAR}",
+        "data.train_examples=20",
+        "steps=2",
+        "measure_every=2",
+        "chunk=20",
+        "device=cpu",
+        "threads=1",
+    ]
+    small += [
+        "measure_examples=8",
+        "data.test_examples=10",
+        f"model.depth={8 if 'ResNet' in claim.convention else 1}",
+    ]
+    small += [
+        "model.width=12",
+        "measure=[scores,sharpness,trace]",
+        "measure.sharpness.tol=0.9",
+        "measure.trace.rtol=99",
+    ]
     before = {name: [*words, *small] for name, words in claim.before.items()}
     for name, words in dict(claim.jobs()).items():
         words = [word for word in words if word != "device=cuda"]
-        made = trials._run([*words, *small, f"runs_dir={folder}"], before)[0]
+        made = evidence._run([*words, *small, f"runs_dir={folder}"], before)[0]
         assert (Path(made) / "metrics.jsonl").exists(), f"{name}: {made}"
 
 
@@ -86,9 +119,13 @@ def test_within_judges_each_run_or_every_part():
     mean = WITHIN | {"statistic": "mean"}
     assert checks.within(FRAME, value="y", between=[4, 26], **mean).holds  # 14/3 of part a, 77/3 of part b
     assert not checks.within(FRAME, value="y", between=[5, 26], **mean).holds
-    assert checks.within(FRAME, value="y > 10", between=[0.5, 1], **WITHIN | {"statistic": "share", "of": "b"}).holds
+    assert checks.within(
+        FRAME, value="y > 10", between=[0.5, 1], **WITHIN | {"statistic": "share", "of": "b"}
+    ).holds
     assert checks.within(FRAME, value="y", between=[0, 0], **WITHIN | {"reduce": "first"}).holds
-    assert not checks.within(FRAME, value="y / 0", between=[None, None], **WITHIN).holds  # not a number is no evidence
+    assert not checks.within(
+        FRAME, value="y / 0", between=[None, None], **WITHIN
+    ).holds  # not a number is no evidence
 
 
 @pytest.mark.parametrize("reduce", ["last", "max", "late", "mean"])
@@ -103,7 +140,10 @@ def test_a_run_without_a_number_is_no_evidence_for_any_check(reduce):
         late = frame[frame.step > 0]
         assert checks.slope(late, x="lr", y="y", between=free, **about).holds == holds
         assert checks.extrapolated(frame, value="y", along="lr", between=free, **about).holds == holds
-        assert checks.ratio(frame, value="y", of="b", to="a", reduce=reduce, between=free, predicted=None).holds == holds
+        assert (
+            checks.ratio(frame, value="y", of="b", to="a", reduce=reduce, between=free, predicted=None).holds
+            == holds
+        )
 
 
 def test_slope_extrapolation_and_ratio_find_what_is_there():
@@ -120,11 +160,20 @@ def test_slope_extrapolation_and_ratio_find_what_is_there():
 
 def test_rank_correlation_is_kendall_s_tau_and_within_groups_that_differ_in_one_setting():
     about = {"of": "", "reduce": "last", "predicted": None, "between": [-1, 1]}
-    # within one width a larger lr has the smaller gap at every seed; wider networks have larger lr and larger gaps
+    # within one width a larger lr has the smaller gap at every seed; wider networks have larger lr and larger
+    # gaps
     runs = [(lr, width, seed) for seed in (1, 2) for width in (1, 4) for lr in (0.1, 0.2, 0.3)]
     frame = pd.DataFrame(
         [
-            {"run": f"r{i}", "part": "a", "step": 0, "lr": lr, "width": width, "seed": seed, "gap": 10 * width - lr - seed / 99}
+            {
+                "run": f"r{i}",
+                "part": "a",
+                "step": 0,
+                "lr": lr,
+                "width": width,
+                "seed": seed,
+                "gap": 10 * width - lr - seed / 99,
+            }
             for i, (lr, width, seed) in enumerate(runs)
         ]
     )
@@ -136,15 +185,28 @@ def test_rank_correlation_is_kendall_s_tau_and_within_groups_that_differ_in_one_
     found = checks.rank_correlation(frame, x=x, y="gap", over=[], **about)
     assert found.measured == pytest.approx(order / (untied * 12 * 11) ** 0.5)
     assert found.measured > 0.1 and found.runs == 12
-    each = [checks.rank_correlation(frame[frame.seed == s], x=x, y="gap", over=[], **about).measured for s in (1, 2)]
+    each = [
+        checks.rank_correlation(frame[frame.seed == s], x=x, y="gap", over=[], **about).measured
+        for s in (1, 2)
+    ]
     assert found.spread == pytest.approx(abs(each[0] - each[1]) / 2**0.5)
     settings = ["lr", "width"]
     granulated = checks.rank_correlation(frame, x=x, y="gap", over=settings, **about)
-    assert granulated.measured == pytest.approx((-1 + 1) / 2) and granulated.spread == 0  # the means of two settings
-    assert not checks.rank_correlation(frame, x=x, y="gap", over=settings, **about | {"between": [0.1, 1]}).holds
-    unset = frame.assign(width=frame.width.where(frame.width > 1))  # as a method without the setting leaves it
-    assert checks.rank_correlation(unset, x="lr", y="gap", over=settings, **about).measured == pytest.approx((-1 + 0) / 2)
-    low = unset.assign(gap=frame.gap.where(frame.width > 1, frame.lr))  # where it is unset the order is the other one
+    assert (
+        granulated.measured == pytest.approx((-1 + 1) / 2) and granulated.spread == 0
+    )  # the means of two settings
+    assert not checks.rank_correlation(
+        frame, x=x, y="gap", over=settings, **about | {"between": [0.1, 1]}
+    ).holds
+    unset = frame.assign(
+        width=frame.width.where(frame.width > 1)
+    )  # as a method without the setting leaves it
+    assert checks.rank_correlation(unset, x="lr", y="gap", over=settings, **about).measured == pytest.approx(
+        (-1 + 0) / 2
+    )
+    low = unset.assign(
+        gap=frame.gap.where(frame.width > 1, frame.lr)
+    )  # where it is unset the order is the other one
     assert checks.rank_correlation(low, x="lr", y="gap", over=settings, **about).measured == 0
     constant = checks.rank_correlation(frame, x="step", y="gap", over=[], **about)
     assert constant.measured == 0 and constant.spread == 0
@@ -161,9 +223,19 @@ def test_rank_correlation_is_kendall_s_tau_and_within_groups_that_differ_in_one_
 
 
 def test_a_run_that_two_claims_share_is_made_once(folder):
-    words = ["problem=uv", "method=gd", "compiled=false", "steps=2000", "measure=[scores]", "measure_every=even 2"]
-    both = [trials.Trial(id=name, base=words, runs={part: ["lr=0.01"]}) for name, part in (("one", "a"), ("two", "b"))]
-    found = {number: paths for number, paths, _ in trials.finish(both, folder, 2, lambda line: None)}
+    words = [
+        "problem=uv",
+        "method=gd",
+        "compiled=false",
+        "steps=2000",
+        "measure=[scores]",
+        "measure_every=even 2",
+    ]
+    both = [
+        evidence.Trial(id=name, base=words, runs={part: ["lr=0.01"]})
+        for name, part in (("one", "a"), ("two", "b"))
+    ]
+    found = {number: paths for number, paths, _ in evidence.finish(both, folder, 2, lambda line: None)}
     (a, path), (b, same) = found[0][0], found[1][0]
     assert (a, b) == ("a", "b") and path == same and len(list(folder.glob("gd-uv-*"))) == 1
 
@@ -197,7 +269,9 @@ def test_the_verdict_on_the_constant_turns_when_the_noise_the_trace_or_the_const
     assert verdict(replace(claim, columns=twice), folder).verdict == claims.FAILS
 
 
-def test_a_claim_that_is_expected_not_to_hold_fails_when_it_does_and_a_control_that_holds_fails_the_claim(folder):
+def test_a_claim_that_is_expected_not_to_hold_fails_when_it_does_and_a_control_that_holds_fails_the_claim(
+    folder,
+):
     claim = constant()
     assert verdict(replace(claim, expect="does_not_hold"), folder).verdict == claims.SUDDENLY
     wrong = [claim.check[0] | {"between": [0.4, 0.6]}]
@@ -211,8 +285,14 @@ def test_runs_without_a_number_make_no_control_fail_and_no_statement_false(folde
     assert found.verdict == claims.FAILS and "it shows nothing" in "\n".join(verdicts.line(constant(), found))
     assert verdict(constant(expect="does_not_hold", check=lost), folder).verdict == claims.FAILS
     one = "constant.where(seed != 2)"
-    assert verdict(constant(expect="does_not_hold", check=[lost[0] | {"value": one}]), folder).verdict == claims.FAILS
-    assert verdict(constant(expect="does_not_hold", check=[lost[0] | {"value": "constant"}]), folder).verdict == claims.NOT_HERE
+    assert (
+        verdict(constant(expect="does_not_hold", check=[lost[0] | {"value": one}]), folder).verdict
+        == claims.FAILS
+    )
+    assert (
+        verdict(constant(expect="does_not_hold", check=[lost[0] | {"value": "constant"}]), folder).verdict
+        == claims.NOT_HERE
+    )
 
 
 def test_a_premise_that_is_not_met_fails_the_claim_whatever_was_expected(folder):
@@ -228,7 +308,9 @@ def test_a_premise_that_is_not_met_fails_the_claim_whatever_was_expected(folder)
 
 def test_the_verdict_on_sam_s_flows_turns_when_rho_is_not_squared(folder):
     claim = claims.read("sam_flows")
-    claim = replace(claim, base=[*claim.base, "lr=0.02", "optimizer.rho=0.02", "steps=75000", *SMALL], plot=None)
+    claim = replace(
+        claim, base=[*claim.base, "lr=0.02", "optimizer.rho=0.02", "steps=75000", *SMALL], plot=None
+    )
     assert verdict(claim, folder).verdict == claims.HOLDS
     wrong = replace(claim, base=[*claim.base, f"measure.sam_flow.rho={0.02**0.5}"])
     assert verdict(wrong, folder).verdict == claims.FAILS
@@ -246,20 +328,29 @@ def test_a_run_starts_from_the_run_that_comes_before_it_of_its_own_seed(folder):
             "measure=[scores]",
             "measure_every=even 2",
         ],
-        before={"first": ["problem=uv", "method=gd", "lr=0.01", "steps=40", "measure=[scores]", "measure_every=even 2"]},
+        before={
+            "first": [
+                "problem=uv",
+                "method=gd",
+                "lr=0.01",
+                "steps=40",
+                "measure=[scores]",
+                "measure_every=even 2",
+            ]
+        },
         runs={"signs": ["lr=0.001"]},
         columns={},
         check=[{"kind": "within", "of": "", "value": "train_loss", "between": [0, 1]}],
     )
     assert verdict(claim, folder).verdict == claims.HOLDS
-    paths = [trials._run([*words, f"runs_dir={folder}"], claim.before)[0] for _, words in claim.jobs()]
-    frame = trials.rows(claim, [("signs", path) for path in paths])
-    first = trials.gather([("first", str(path)) for path in folder.glob("gd-uv-lr0.01-*")])
+    paths = [evidence._run([*words, f"runs_dir={folder}"], claim.before)[0] for _, words in claim.jobs()]
+    frame = evidence.rows(claim, [("signs", path) for path in paths])
+    first = evidence.gather([("first", str(path)) for path in folder.glob("gd-uv-lr0.01-*")])
     assert len(frame["run"].unique()) == 3 and set(frame["seed"]) == set(first["seed"]) == {1, 2, 3}
     begun, ended = (f.groupby("seed")["train_loss"] for f in (frame, first))
     assert begun.first().tolist() == ended.last().tolist()
     wrong = replace(claim, before={"first": ["problem=uv", "lr=none"]})
-    said = [trials._run([*words, f"runs_dir={folder}"], wrong.before)[0] for _, words in claim.jobs()]
+    said = [evidence._run([*words, f"runs_dir={folder}"], wrong.before)[0] for _, words in claim.jobs()]
     assert all(text.startswith("refused: first: lr=none: not a number") for text in said)
 
 
@@ -267,14 +358,24 @@ def test_claims_by_the_command_line(sharp, folder):
     listed = sharp("claim", "list")
     assert listed.code == 0 and all(word in listed.out for word in IDS) and "quick" in listed.out
     said = sharp("claim", "check", "sam_radius", "-j", "1")
-    assert said.code == 0 and "sam_radius: HOLDS" in said.out and "fails, as it must" in said.out and "1 holds" in said.out
+    assert (
+        said.code == 0
+        and "sam_radius: HOLDS" in said.out
+        and "fails, as it must" in said.out
+        and "1 holds" in said.out
+    )
     kept = json.loads((folder / "runs/claims/sam_radius/verdict.json").read_text())
-    assert kept["verdict"] == "holds" and kept["checks"][0]["measured"] == pytest.approx(1 / 15) and kept["about"]["runs"]
+    assert (
+        kept["verdict"] == "holds"
+        and kept["checks"][0]["measured"] == pytest.approx(1 / 15)
+        and kept["about"]["runs"]
+    )
     assert (folder / "runs/claims/sam_radius/figure.png").stat().st_size > 5000
     shown = sharp("claim", "show", "sam_radius")
     assert "theorem 4.8" in shown.out and "control, must fail" in shown.out and "last verdict" in shown.out
     assert (
-        "before, at each seed, bad: sharp train data.train_examples=300" in sharp("claim", "show", "trace_penalty_digits").out
+        "before, at each seed, bad: sharp train data.train_examples=300"
+        in sharp("claim", "show", "trace_penalty_digits").out
     )
     table = sharp("claim", "list", "--markdown")
     assert "| `sam_radius` |" in table.out and "| holds |" in table.out
@@ -282,7 +383,9 @@ def test_claims_by_the_command_line(sharp, folder):
     (folder / "runs/claims/least_squares").mkdir()
     (folder / "runs/claims/least_squares/verdict.json").write_text(json.dumps(other))
     table = sharp("claim", "list", "--markdown").out
-    assert "| does not hold here | 0000000 |" in table and re.search(r"^[\d-]{10}, .* cores, .+\.$", table, re.M)
+    assert "| does not hold here | 0000000 |" in table and re.search(
+        r"^[\d-]{10}, .* cores, .+\.$", table, re.M
+    )
 
 
 @pytest.mark.parametrize(
@@ -303,14 +406,21 @@ def test_a_wrong_word_about_claims_is_one_line(sharp, words, said):
 
 def test_a_tier_without_claims_and_a_claim_without_its_device_are_one_line(sharp, monkeypatch):
     if not torch.cuda.is_available():
-        assert "skip_full, skip: device=cuda: not on this machine" in sharp("claim", "check", "skip_full", "-j", "1").refusal
+        assert (
+            "skip_full, skip: device=cuda: not on this machine"
+            in sharp("claim", "check", "skip_full", "-j", "1").refusal
+        )
     monkeypatch.setattr(claims, "TIERS", (*claims.TIERS, "cluster"))
-    assert "--tier cluster: no claim has this tier yet" in sharp("claim", "check", "--tier", "cluster").refusal
+    assert (
+        "--tier cluster: no claim has this tier yet" in sharp("claim", "check", "--tier", "cluster").refusal
+    )
 
 
 def test_a_failing_claim_ends_with_code_1(sharp, folder, monkeypatch, tmp_path):
     claim = yaml.safe_load((CONF / "claim" / "sam_radius.yaml").read_text())
-    broken = claims.Claim(id="sam_radius", **claim | {"check": [claim["check"][0] | {"between": [1, 2]}], "plot": None})
+    broken = claims.Claim(
+        id="sam_radius", **claim | {"check": [claim["check"][0] | {"between": [1, 2]}], "plot": None}
+    )
     monkeypatch.setattr(claims, "read", lambda word: broken)
     said = sharp("claim", "check", "sam_radius", "-j", "1")
     assert said.code == 1 and "sam_radius: FAILS" in said.out and "1 fails" in said.out
@@ -348,4 +458,6 @@ def test_a_ratio_s_error_knows_which_runs_share_a_seed():
     noisy = pd.DataFrame([row | {"y": row["y"] * (1.1 if row["run"] == "b3" else 1)} for row in rows])
     assert 0.01 < checks.ratio(noisy, **about).spread < 0.3 * 3 * relative
     over_one = pd.DataFrame([row | {"y": 1.0 if row["part"] == "a" else row["y"]} for row in rows])
-    assert checks.ratio(over_one, **about).spread == pytest.approx(3 * pd.Series(base).std() / 5**0.5)  # that of a mean
+    assert checks.ratio(over_one, **about).spread == pytest.approx(
+        3 * pd.Series(base).std() / 5**0.5
+    )  # that of a mean

@@ -24,7 +24,8 @@ def test_help_shows_every_command_with_an_example(sharp):
     said = sharp("train", "--help")
     assert (
         said.code == 0
-        and "method: central_flow, gd, gradient_flow, label_noise, limiting_flow, momentum, sam, sam_flow, sde, sgd" in said.out
+        and "method: central_flow, gd, gradient_flow, label_noise, limiting_flow, momentum, sam, sam_flow, sde, sgd"
+        in said.out
         and "experiment=eos_cifar10_5k" in said.out
     )
     assert sharp("--version").out.startswith("sharp 0.")
@@ -48,19 +49,28 @@ def test_train_says_where_things_are_and_what_was_seen(sharp, folder):
     first = Run(run).logged()[0]
     assert list(first)[:5] == ["step", "epoch", "lr", "edge", "train_loss"] and list(first)[-1] == "seconds"
     facts = Run(run).provenance
-    assert facts["command"].startswith("sharp train data.train_examples=60") and facts["dtype"] == "torch.float32"
-    assert facts["packages"]["torch"] and facts["threads"] >= 1 and facts["parameters"] == 64 * 6 + 6 + 60 + 10
+    assert (
+        facts["command"].startswith("sharp train data.train_examples=60")
+        and facts["dtype"] == "torch.float32"
+    )
+    assert (
+        facts["packages"]["torch"] and facts["threads"] >= 1 and facts["parameters"] == 64 * 6 + 6 + 60 + 10
+    )
 
 
 def test_a_sweep_runs_every_combination_and_again_none(sharp, folder):
     words = ("train", *SHORT, "method=gd,sgd,sam,label_noise", "lr=0.005,0.05", "-m")
     assert sharp(*words).code == 0
-    assert len(in_directory(folder / "runs")) == 8 and {run.status for run in in_directory(folder / "runs")} == {"complete"}
+    assert len(in_directory(folder / "runs")) == 8 and {
+        run.status for run in in_directory(folder / "runs")
+    } == {"complete"}
     again = sharp(*words)
     assert again.code == 0 and again.out.count("already complete") == 8
     assert not (folder / "multirun").exists() and not (folder / "outputs").exists()
     said = sharp("plot", "compare", "runs", "y=train_loss", "by=[method]", "log=true", "-o", "c.svg")
-    assert (said.code == 0 and "sam (2 runs)" in (folder / "c.svg").read_text()) or "<svg" in (folder / "c.svg").read_text()
+    assert (said.code == 0 and "sam (2 runs)" in (folder / "c.svg").read_text()) or "<svg" in (
+        folder / "c.svg"
+    ).read_text()
 
 
 @pytest.mark.parametrize(
@@ -88,7 +98,9 @@ def test_a_sweep_can_run_in_parallel_processes(process, folder):
 
 def test_a_user_s_own_yaml_folder_is_found(sharp, folder):
     (folder / "mine/experiment").mkdir(parents=True)
-    (folder / "mine/experiment/short.yaml").write_text("# @package _global_\nsteps: 4\nmodel:\n  widths: [5]\n")
+    (folder / "mine/experiment/short.yaml").write_text(
+        "# @package _global_\nsteps: 4\nmodel:\n  widths: [5]\n"
+    )
     assert sharp("train", "--config-dir", "mine", "experiment=short", *SHORT[:1]).code == 0
     assert Run(only_run(folder)).steps == 4
 
@@ -98,7 +110,8 @@ def test_a_user_s_own_measure_and_model_work_once_trusted(sharp, folder, monkeyp
     (folder / "own_parts.py").write_text(
         "from torch import nn\nfrom sharpcli.measures import Estimates\n\n\n"
         "class Net(nn.Module):\n    def __init__(self, width: int):\n        super().__init__()\n"
-        "        self.stack = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Tanh(), nn.Linear(width, 10))\n\n"
+        "        self.stack = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Tanh(), "
+        "nn.Linear(width, 10))\n\n"
         "    def forward(self, x):\n        return self.stack(x)\n\n\n"
         "def size(at, *, power: float):\n    return Estimates({'size': float(at.w.norm() ** power)})\n"
     )
@@ -148,7 +161,10 @@ REFUSALS = [
     (["train", "model._target_=os.system"], "code outside sharpcli"),
     (["train", "--config-dir", "none"], "no such directory"),
     (["train", "problem.batchnorm=stored"], "running statistics come with a file of weights"),
-    (["train", "model=torchvision", "model.name=resnet81"], "torchvision has no such network; close: resnet18"),
+    (
+        ["train", "model=torchvision", "model.name=resnet81"],
+        "torchvision has no such network; close: resnet18",
+    ),
     (["measure", "weights=none.pt", "model=mlp"], "none.pt: no such file of weights"),
     (["measure", "none.pt", "model=mlp"], "none.pt: no such file of weights"),
     (["measure", "gd", "-o", "x.jsonl"], "no such run"),
@@ -166,7 +182,9 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize("words, said", REFUSALS, ids=lambda v: " ".join(v)[:50] if isinstance(v, list) else "")
+@pytest.mark.parametrize(
+    "words, said", REFUSALS, ids=lambda v: " ".join(v)[:50] if isinstance(v, list) else ""
+)
 def test_a_mistake_is_one_line_with_exit_code_2_and_writes_nothing(sharp, folder, words, said):
     if "device=cuda" in words and __import__("torch").cuda.is_available():
         pytest.skip("this machine has CUDA")
@@ -183,13 +201,22 @@ def test_mistakes_about_a_run_that_is_there(sharp, folder):
         (["measure", run, "--step", "x"], "give whole numbers"),
         (["measure", run, "measure=[hessian]"], "no such measure"),
         (["measure", run, "measure=[sharpness]", "measure.sharpness.k=9999"], "take 1 to"),
-        (["measure", run, "measure=[trace]", "measure.trace.prob=9"], "trace does not take it; possible: method, rtol"),
+        (
+            ["measure", run, "measure=[trace]", "measure.trace.prob=9"],
+            "trace does not take it; possible: method, rtol",
+        ),
         (["plot", "sharpness", run], "has no lambda_1; sharp measure"),
         (["plot", "density", run], "has no density_nodes; sharp measure"),
         (["measure", run, "--by", "row"], "--by row: possible: layer"),
         (["measure", run, "-o", "nowhere/x.jsonl"], "cannot write"),
-        (["measure", run, "--params", "conv*", "measure=[sharpness]"], "no parameter is called so; there are 1.weight"),
-        (["measure", run, "measure=[relative_flatness]", "measure.relative_flatness.layer=9"], "name one of 1.weight"),
+        (
+            ["measure", run, "--params", "conv*", "measure=[sharpness]"],
+            "no parameter is called so; there are 1.weight",
+        ),
+        (
+            ["measure", run, "measure=[relative_flatness]", "measure.relative_flatness.layer=9"],
+            "name one of 1.weight",
+        ),
         (["plot", "loss", run, "-o", "x.gif"], "possible endings"),
         (["plot", "loss", run, "z=1"], "does not take it"),
         (["plot", "loss", run, "x=time"], "possible: epoch, seconds, step"),
@@ -210,14 +237,26 @@ def test_cifar_that_is_missing_or_cut_short_is_one_line(process, folder):
         done = process("train", "data=cifar10", f"data_dir={place}", env=nowhere)
         out, err = done.communicate(timeout=120)
         lines = [line for line in err.splitlines() if line.startswith("sharp:")]
-        assert done.returncode == 2 and len(lines) == 1 and "data_dir= or SHARP_DATA" in lines[0] and "Traceback" not in err
+        assert (
+            done.returncode == 2
+            and len(lines) == 1
+            and "data_dir= or SHARP_DATA" in lines[0]
+            and "Traceback" not in err
+        )
     assert not (folder / "runs").exists()
 
 
 @needs_cifar
 @pytest.mark.parametrize("name", ["eos_cifar10_5k", "resnet20_cifar10"])
 def test_the_cifar_presets_train_and_measure(sharp, folder, name):
-    words = ["steps=2", "measure_every=1", "measure_examples=8", "data.train_examples=64", "chunk=16", "batch_size=32"]
+    words = [
+        "steps=2",
+        "measure_every=1",
+        "measure_examples=8",
+        "data.train_examples=64",
+        "chunk=16",
+        "batch_size=32",
+    ]
     extra = ["data.test_examples=32", "measure.sharpness.max_products=4"]
     assert sharp("train", f"experiment={name}", *words, *extra).code == 0
     assert Run(only_run(folder)).logged()[-1]["lambda_1"] != 0
@@ -227,7 +266,9 @@ def test_the_cifar_presets_train_and_measure(sharp, folder, name):
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
 def test_plots_are_files_of_their_kind_with_something_on_them(sharp, folder, plot, ending):
     few = ["measure.density.probes=2", "measure.density.steps=5"]
-    assert sharp("train", *SHORT, "measure=[scores,sharpness,density]", "measure.sharpness.k=2", *few).code == 0
+    assert (
+        sharp("train", *SHORT, "measure=[scores,sharpness,density]", "measure.sharpness.k=2", *few).code == 0
+    )
     said = sharp("plot", plot, only_run(folder), "-o", f"a/b.{ending}")
     assert said.out.strip() == f"a/b.{ending}"
     head = (folder / f"a/b.{ending}").read_bytes()[:8]
@@ -248,17 +289,29 @@ def test_show_and_ls(sharp, folder):
     assert sharp("train", *SHORT).code == 0
     run = only_run(folder)
     said = sharp("ls")
-    assert said.out.splitlines()[0].split() == ["run", "status", "step", "train_loss", "test_accuracy", "lambda_1"]
+    assert said.out.splitlines()[0].split() == [
+        "run",
+        "status",
+        "step",
+        "train_loss",
+        "test_accuracy",
+        "lambda_1",
+    ]
     assert run.name in said.out and "6/6" in said.out and sharp("ls", "runs_dir=runs").out == said.out
     about = sharp("show", run.name[:6])
     assert "checkpoints: 0, 3, 6" in about.out and "packages:" in about.out
-    assert "sam" in sharp("show", "optimizer").out and "Sharpness-aware minimization" in sharp("show", "optimizer").out
+    assert (
+        "sam" in sharp("show", "optimizer").out
+        and "Sharpness-aware minimization" in sharp("show", "optimizer").out
+    )
 
 
 def test_ls_of_a_thousand_runs_and_help_are_quick(sharp, folder, process):
     for i in range(1000):
         run = Run.create(
-            folder / "runs" / f"gd-network-lr{i}-seed0-{i:08x}", {"seed": 0, "optimizer": {"_target_": "x"}}, {"steps": 9}
+            folder / "runs" / f"gd-network-lr{i}-seed0-{i:08x}",
+            {"seed": 0, "optimizer": {"_target_": "x"}},
+            {"steps": 9},
         )
         run.log({"step": 9, "train_loss": 0.1, "lambda_1": 1.0})
     for words in (["ls"], ["--help"]):
@@ -269,7 +322,9 @@ def test_ls_of_a_thousand_runs_and_help_are_quick(sharp, folder, process):
             out, _ = done.communicate(timeout=60)
             seconds.append(time.perf_counter() - started)
         assert done.returncode == 0 and len(out.splitlines()) > 10
-        assert min(seconds) < 3  # an import of torch or pandas on a loaded machine; benchmarks/commands.py has the figure
+        assert (
+            min(seconds) < 3
+        )  # an import of torch or pandas on a loaded machine; benchmarks/commands.py has the figure
 
 
 @pytest.mark.parametrize(
@@ -285,7 +340,10 @@ def test_ls_of_a_thousand_runs_and_help_are_quick(sharp, folder, process):
 def test_tab_completes_groups_options_and_settings(folder, words, index, expected):
     env = os.environ | {"_SHARP_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(index)}
     done = subprocess.run(
-        [str(sys.executable).replace("python3", "python").rsplit("/", 1)[0] + "/sharp"], env=env, capture_output=True, text=True
+        [str(sys.executable).replace("python3", "python").rsplit("/", 1)[0] + "/sharp"],
+        env=env,
+        capture_output=True,
+        text=True,
     )
     assert expected in done.stdout.split(), (done.stdout, done.stderr)
 

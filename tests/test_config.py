@@ -6,9 +6,13 @@ import pytest
 import yaml
 
 from sharpcli import CONF
-from sharpcli.config import GROUPS, SEVERAL, check, compose, hyperparameters, options, part, resolve, typed
+from sharpcli.config.build import part
+from sharpcli.config.check import check, typed
+from sharpcli.config.settings import GROUPS, SEVERAL
+from sharpcli.config.targets import hyperparameters, resolve
+from sharpcli.config.words import compose, options
 from sharpcli.errors import Refusal
-from sharpcli.problem import Problem
+from sharpcli.problems.problem import Problem
 
 PARTS = [(group, name) for group in (*GROUPS, "plot") for name in options(group)]
 FILL = {"arrays": ["data.file=x.npz"], "table": ["data.file=x.npz"]}
@@ -32,11 +36,15 @@ def test_every_yaml_names_exactly_its_target_s_parameters_and_they_have_no_defau
         assert key == name
         target = resolve(values["_target_"], group, [])
         folder = {"loss": "losses", "data": "data"}.get(group, group + "s")
-        file = name if group != "problem" else target.__module__.rsplit(".", 1)[-1]  # toys of one kind share a file
+        file = (
+            name if group != "problem" else target.__module__.rsplit(".", 1)[-1]
+        )  # toys of one kind share a file
         assert target.__module__ == f"sharpcli.{folder}.{file}"
         _, wanted = hyperparameters(target)
         assert set(values) - {"_target_", "every"} == set(wanted)
-        assert all(p.default is inspect.Parameter.empty for p in inspect.signature(target).parameters.values())
+        assert all(
+            p.default is inspect.Parameter.empty for p in inspect.signature(target).parameters.values()
+        )
 
 
 @pytest.mark.parametrize("group", ["method", "experiment"])
@@ -110,7 +118,9 @@ def test_a_data_file_counts_by_its_content_and_not_by_its_place(tmp_path):
     for place in ("a.npz", "b.npz"):
         (tmp_path / place).write_bytes(b"same")
     (tmp_path / "c.npz").write_bytes(b"other")
-    a, b, c = (checked("data=arrays", f"data.file={tmp_path / place}").hash for place in ("a.npz", "b.npz", "c.npz"))
+    a, b, c = (
+        checked("data=arrays", f"data.file={tmp_path / place}").hash for place in ("a.npz", "b.npz", "c.npz")
+    )
     assert a == b != c
     with pytest.raises(Refusal, match="content has changed"):
         checked("data=arrays", f"data.file={tmp_path / 'c.npz'}", "data.sha256=00")
@@ -176,9 +186,13 @@ def test_a_wrong_word_is_refused_in_words(word, said):
     [
         (
             "data.file=x.npz",
-            "data.file=x.npz: this problem has no data; for your own file add data=table, or use problem=network",
+            "data.file=x.npz: this problem has no data; for your own file add data=table, or use "
+            "problem=network",
         ),
-        ("model.widths=[3]", "model.widths=[3]: this problem has no model; leave it out, or use problem=network"),
+        (
+            "model.widths=[3]",
+            "model.widths=[3]: this problem has no model; leave it out, or use problem=network",
+        ),
     ],
 )
 def test_a_setting_of_what_a_toy_has_not_is_refused_in_words(word, said):
@@ -194,13 +208,22 @@ def test_code_outside_the_package_is_built_only_with_trust(tmp_path, monkeypatch
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, outputs, bias=bias))\n"
     )
     words = ["model._target_=my_nets.linear", "~model.widths", "~model.activation", "+model.bias=true"]
-    with pytest.raises(Refusal, match=r"model._target_=my_nets.linear: code outside sharpcli; .* trust=\[my_nets\]"):
+    with pytest.raises(
+        Refusal, match=r"model._target_=my_nets.linear: code outside sharpcli; .* trust=\[my_nets\]"
+    ):
         checked(*words)
     assert checked(*words, "trust=[my_nets]").config["model"] == {"_target_": "my_nets.linear", "bias": True}
 
 
 @pytest.mark.parametrize(
-    "path", ["os.system", "sharpcli.provenance.subprocess.run", "sharpcli.run.os.system", "sharpcli_evil.x", "builtins.eval"]
+    "path",
+    [
+        "os.system",
+        "sharpcli.provenance.subprocess.run",
+        "sharpcli.run.os.system",
+        "sharpcli_evil.x",
+        "builtins.eval",
+    ],
 )
 def test_a_target_that_leaves_the_package_is_refused_even_by_way_of_one_of_its_modules(path):
     with pytest.raises(Refusal, match="code outside sharpcli|not found"):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sharpcli.convolution import Convolutions
+from sharpcli.problems.convolution import Convolutions
 
 SHAPES = [
     (torch.conv2d, (3, 4, 6, 5), (6, 4, 3, 3), {"stride": 2, "padding": 1}),
@@ -31,7 +31,9 @@ def test_all_derivatives_up_to_the_third_are_those_of_torch(conv, xs, ws, how, w
         for _ in range(3):
             grads = torch.autograd.grad(value, leaves, create_graph=True)
             out += [g.detach() for g in grads]
-            value = sum((g.sin() * torch.linspace(0, 1, g.numel(), dtype=g.dtype).view_as(g)).sum() for g in grads)
+            value = sum(
+                (g.sin() * torch.linspace(0, 1, g.numel(), dtype=g.dtype).view_as(g)).sum() for g in grads
+            )
         return out
 
     class Off:

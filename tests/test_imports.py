@@ -12,7 +12,8 @@ import sharpcli
 TOP = Path(sharpcli.__file__).parent
 KINDS = ("problems", "data", "models", "losses", "optimizers", "objectives", "schedules", "measures", "plots")
 LEAVES = {"errors", "rng", "ranks"}
-# what each module may import of this package, besides the leaves; a kind of part may also import its own package
+# what each module may import of this package, besides the leaves; a kind of part may also import its own
+# package
 MAY = {
     "compiler": set(),
     "surface": {"compiler"},
@@ -26,12 +27,32 @@ MAY = {
     "schedules": set(),
     "optimizers": {"surface", "flows", "interpolators", "linalg"},
     "objectives": {"surface"},
-    "problems": {"surface", "problem", "compiler", "data", "losses", "structure", "convolution", "kernel", "toys", "theory"},
+    "problems": {
+        "surface",
+        "problem",
+        "compiler",
+        "data",
+        "losses",
+        "structure",
+        "convolution",
+        "kernel",
+        "toys",
+        "theory",
+    },
     "curvature": {"surface", "linalg"},
     "structure": set(),
     "weights": set(),
     "ranks": set(),
-    "measures": {"surface", "problem", "linalg", "curvature", "optimizers", "interpolators", "flows", "theory"},
+    "measures": {
+        "surface",
+        "problem",
+        "linalg",
+        "curvature",
+        "optimizers",
+        "interpolators",
+        "flows",
+        "theory",
+    },
     "interpolators": {"surface"},
     "flows": {"interpolators", "kernel"},
     "theory": set(),
@@ -58,8 +79,29 @@ MAY = {
     "draw": {"config", "run"},
     "times": set(),
     "replicas": {"advance", "config", "experiment", "measure", "optimizers", "run", "train"},
-    "launch": {"config", "experiment", "measure", "progress", "provenance", "report", "replicas", "run", "times", "train"},
-    "remeasure": {"config", "experiment", "launch", "measure", "progress", "provenance", "report", "run", "weights"},
+    "launch": {
+        "config",
+        "experiment",
+        "measure",
+        "progress",
+        "provenance",
+        "report",
+        "replicas",
+        "run",
+        "times",
+        "train",
+    },
+    "remeasure": {
+        "config",
+        "experiment",
+        "launch",
+        "measure",
+        "progress",
+        "provenance",
+        "report",
+        "run",
+        "weights",
+    },
     "cli": {"claims", "studies", "verdicts", "completion", "draw", "launch", "remeasure", "report", "run"},
     "__main__": {"cli"},
     "__init__": set(),
@@ -88,14 +130,22 @@ def test_imports_go_one_way(file):
         if words[0] != "sharpcli" or len(words) == 1:
             continue
         if words[1] == room and room in (*KINDS, "linalg", "theory"):
-            assert len(words) == 2 or room in ("linalg", "theory"), f"{room}: a part imports another of its kind: {name}"
+            assert len(words) == 2 or room in ("linalg", "theory"), (
+                f"{room}: a part imports another of its kind: {name}"
+            )
         else:
             assert words[1] in MAY[room] | LEAVES, f"{room} imports {name}"
 
 
 @pytest.mark.parametrize(
-    "module, without", [("cli", ["torch", "hydra", "pandas"]), ("draw", ["torch"]), ("report", ["torch", "pandas"])]
+    "module, without",
+    [("cli", ["torch", "hydra", "pandas"]), ("draw", ["torch"]), ("report", ["torch", "pandas"])],
 )
 def test_what_is_quick_or_sees_no_weights_does_not_import_torch(module, without):
     code = f"import sys, sharpcli.{module}; print([m for m in {without} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

@@ -1,16 +1,17 @@
-"""The engine against two independent libraries, curvlinops and hessian-eigenthings, on an mlp and a ResNet-20."""
+"""The engine against two independent libraries, curvlinops and hessian-eigenthings, on an mlp and a
+ResNet-20."""
 
 import pytest
 import torch
 from scipy.sparse.linalg import eigsh
 
-from sharpcli.curvature import Curvature
 from sharpcli.data import Dataset, one_hot
+from sharpcli.landscape.curvature import Curvature
+from sharpcli.landscape.distributed import ALONE
 from sharpcli.losses.cross_entropy import cross_entropy
 from sharpcli.models.mlp import mlp
 from sharpcli.models.resnet import resnet
 from sharpcli.problems.network import network
-from sharpcli.ranks import ALONE
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 MODELS = {
@@ -26,7 +27,20 @@ def both(name):
     x, y = torch.randn(10, 3, 12, 12, generator=g), one_hot(torch.randint(0, 4, (10,), generator=g), 4)
     data = Dataset(x, y, x[:2], y[:2], classes=True)
     cpu = torch.device("cpu")
-    p = network(0, cpu, 6, 2**31, "auto", ALONE, None, data, MODELS[name], cross_entropy, dtype="float64", batchnorm="batch")
+    p = network(
+        0,
+        cpu,
+        6,
+        2**31,
+        "auto",
+        ALONE,
+        None,
+        data,
+        MODELS[name],
+        cross_entropy,
+        dtype="float64",
+        batchnorm="batch",
+    )
     torch.manual_seed(0)
     module = MODELS[name]((3, 12, 12), 4).double()
     return p, module, (x.double(), y.double())

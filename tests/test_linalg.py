@@ -13,7 +13,9 @@ from sharpcli.linalg.lanczos import Krylov, cluster_errors, dots, extremes, larg
 
 def symmetric(eigenvalues, seed=0, dtype=torch.float64):
     lam = torch.tensor(eigenvalues, dtype=torch.float64)
-    Q, _ = torch.linalg.qr(torch.randn(len(lam), len(lam), dtype=torch.float64, generator=torch.Generator().manual_seed(seed)))
+    Q, _ = torch.linalg.qr(
+        torch.randn(len(lam), len(lam), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    )
     return (Q * lam @ Q.T).to(dtype)
 
 
@@ -53,7 +55,9 @@ def test_a_gap_inside_the_cluster_is_not_trusted():
     error = cluster_errors(theta, R, 1)[0]
     assert error == pytest.approx(0.01**2 / 0.9, rel=1e-6)  # not 0.01^2 / 0.001 = 0.1, nor a residual of 0.01
     lonely = cluster_errors(theta[:2], R[:2], 1)[0]
-    assert lonely == pytest.approx(0.01)  # the next value is too close and too uncertain: only the residual is left
+    assert lonely == pytest.approx(
+        0.01
+    )  # the next value is too close and too uncertain: only the residual is left
 
 
 def test_a_warm_start_costs_no_product_more_where_nothing_has_changed_and_few_where_little_has():
@@ -77,7 +81,9 @@ def test_a_budget_too_small_is_said():
 def test_small_and_degenerate_operators_are_exact(lam):
     A = torch.diag(torch.tensor(lam, dtype=torch.float64))
     found = largest(lambda V: V @ A, start(3, 3), 3, 1e-6, 10)
-    assert found.converged and torch.allclose(found.values, torch.tensor(lam, dtype=torch.float64), atol=1e-12)
+    assert found.converged and torch.allclose(
+        found.values, torch.tensor(lam, dtype=torch.float64), atol=1e-12
+    )
 
 
 def test_float32_inner_products_over_a_million_numbers_keep_their_digits():
@@ -268,7 +274,9 @@ def test_two_lanczos_steps_are_exact_for_cubics_of_a_probe():
     quadrature.extend(krylov, 2)
     nodes, weights = quadrature.rule(krylov)
     for power in range(4):
-        assert float((weights * nodes**power).sum()) == pytest.approx(float((v**2 * lam**power).sum() / v.square().sum()))
+        assert float((weights * nodes**power).sum()) == pytest.approx(
+            float((v**2 * lam**power).sum() / v.square().sum())
+        )
 
 
 def test_ascent_finds_the_trust_region_s_solution_and_the_box_s_best_vertex():
@@ -278,7 +286,10 @@ def test_ascent_finds_the_trust_region_s_solution_and_the_box_s_best_vertex():
         return float(0.5 * u @ A @ u + b @ u), A @ u + b
 
     lam, Q = torch.linalg.eigh(A)
-    low, high = float(lam[-1]) + 1e-12, 1e3  # the secular equation |(mu - A)^-1 b| = radius, on the largest mu
+    low, high = (
+        float(lam[-1]) + 1e-12,
+        1e3,
+    )  # the secular equation |(mu - A)^-1 b| = radius, on the largest mu
     for _ in range(200):
         mu = (low + high) / 2
         low, high = (mu, high) if float(((Q.T @ b) / (mu - lam)).norm()) > 0.7 else (low, mu)
@@ -293,4 +304,6 @@ def test_ascent_finds_the_trust_region_s_solution_and_the_box_s_best_vertex():
     signs = torch.cartesian_prod(*[torch.tensor([-0.7, 0.7], dtype=torch.float64)] * 4)
     best = max(bowl(s)[0] for s in signs)
     starts = start(8, 4, seed=5).sign() * 0.7
-    assert max(ascend(bowl, s, 0.7, "linf", 200, 1e-12).value for s in starts) == pytest.approx(best, rel=1e-9)
+    assert max(ascend(bowl, s, 0.7, "linf", 200, 1e-12).value for s in starts) == pytest.approx(
+        best, rel=1e-9
+    )

@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import TINY, only_run, rows_of
 
+from sharpcli.engine.measuring import each, measure
 from sharpcli.errors import Refusal
+from sharpcli.landscape.surface import LossSurface
 from sharpcli.losses.half_squared import half_squared
-from sharpcli.measure import each, measure
-from sharpcli.surface import LossSurface
 
 NET = (*TINY, "model.activation=relu", "problem.dtype=float64", "data.train_examples=24")
 QUADRATIC = ("problem=quadratic", "problem.eigenvalues=[5.0,2.0,0.5,-1.0]", "problem.start=[0.0,0.0,0.0,0.0]")
@@ -48,8 +48,24 @@ def minimum(e, steps=400):
 
 
 def test_every_measure_works_in_training_and_leaves_no_trace_on_what_is_trained(experiment):
-    names = ["scores", "sharpness", "gauss_newton", "trace", "density", "log_det", "eps_sharpness", "pac_bayes_sharpness"]
-    names += ["adaptive_sharpness", "fisher_rao", "relative_flatness", "gradient_noise", "batch_sharpness", "sam_sharpness"]
+    names = [
+        "scores",
+        "sharpness",
+        "gauss_newton",
+        "trace",
+        "density",
+        "log_det",
+        "eps_sharpness",
+        "pac_bayes_sharpness",
+    ]
+    names += [
+        "adaptive_sharpness",
+        "fisher_rao",
+        "relative_flatness",
+        "gradient_noise",
+        "batch_sharpness",
+        "sam_sharpness",
+    ]
     names += ["preconditioned_sharpness", "alignment", "norms"]
     few = ["measure.density.steps=4", "measure.density.probes=2", "measure.pac_bayes_sharpness.pairs=4"]
     e = experiment(*TINY, "batch_size=16", "method=sgd", f"measure=[{','.join(names)}]", *few)
@@ -61,14 +77,24 @@ def test_every_measure_works_in_training_and_leaves_no_trace_on_what_is_trained(
     assert same == {key: value for key, value in again.items() if not key.endswith("seconds")}
     assert torch.equal(w, before) and w.grad is None and not w.requires_grad and torch.equal(x, pixels)
     assert torch.equal(torch.get_rng_state(), generator)
-    spent = {name for name in names if f"{name}_products" in row and f"{name}_examples" in row and f"{name}_seconds" in row}
+    spent = {
+        name
+        for name in names
+        if f"{name}_products" in row and f"{name}_examples" in row and f"{name}_seconds" in row
+    }
     assert spent == set(names) - {"scores", "norms"}
     assert measure(e, w, 1, warm, names, e.optimizer.init(w))[0]["sharpness_converged"]
 
 
 def test_lambda_min_and_the_largest_are_those_of_the_dense_hessian(found, experiment):
     lam = torch.linalg.eigvalsh(dense(experiment(*NET))[0])
-    row = found("sharpness", *NET, "measure.sharpness.least=true", "measure.sharpness.k=3", "measure.sharpness.tol=1e-8")
+    row = found(
+        "sharpness",
+        *NET,
+        "measure.sharpness.least=true",
+        "measure.sharpness.k=3",
+        "measure.sharpness.tol=1e-8",
+    )
     assert [row[f"lambda_{i}"] for i in (1, 2, 3)] == pytest.approx(lam.flip(0)[:3].tolist(), rel=1e-6)
     assert row["lambda_min"] == pytest.approx(lam[0].item(), rel=1e-5) and row["sharpness_converged"]
 
@@ -78,7 +104,13 @@ def test_trace_is_exact_where_it_can_be_and_within_its_error_where_not(found, ex
     H, _ = dense(experiment(*NET))
     row = found("trace", *NET, f"measure.trace.method={method}", "measure.trace.max_products=1000")
     assert row["trace"] == pytest.approx(H.trace().item(), rel=1e-9) and row["trace_stderr"] == 0
-    row = found("trace", *NET, f"measure.trace.method={method}", "measure.trace.max_products=300", "measure.trace.rtol=0.03")
+    row = found(
+        "trace",
+        *NET,
+        f"measure.trace.method={method}",
+        "measure.trace.max_products=300",
+        "measure.trace.rtol=0.03",
+    )
     assert abs(row["trace"] - H.trace().item()) <= 4 * row["trace_stderr"] and row["trace_converged"]
 
 
@@ -91,11 +123,18 @@ def test_density_has_the_moments_and_the_ends_of_the_dense_spectrum(found, exper
     assert sum(row["density_weights"][0]) == pytest.approx(1)
 
 
-def test_together_sharpness_density_and_log_det_cost_what_the_most_demanding_costs_alone(experiment, monkeypatch):
+def test_together_sharpness_density_and_log_det_cost_what_the_most_demanding_costs_alone(
+    experiment, monkeypatch
+):
     from sharpcli.measures import log_det as module
 
     monkeypatch.setattr(module, "DENSE", 0)
-    few = ["measure.density.probes=3", "measure.density.steps=40", "measure.log_det.probes=3", "measure.log_det.steps=40"]
+    few = [
+        "measure.density.probes=3",
+        "measure.density.steps=40",
+        "measure.log_det.probes=3",
+        "measure.log_det.steps=40",
+    ]
     for order in (["density", "log_det", "sharpness"], ["sharpness", "density", "log_det"]):
         e = experiment(*NET, f"measure=[{','.join(order)}]", *few, "measure.sharpness.least=true")
         row, _ = measure(e, e.problem.w0, 0, {}, order)
@@ -104,7 +143,11 @@ def test_together_sharpness_density_and_log_det_cost_what_the_most_demanding_cos
 
 def test_log_det_and_rank_of_a_quadratic_and_by_quadrature(found, experiment, monkeypatch):
     row = found("log_det", *QUADRATIC)
-    assert row["log_det"] == pytest.approx(math.log(5 * 2 * 0.5)) and row["rank"] == 3 and row["log_det_below"] == 1
+    assert (
+        row["log_det"] == pytest.approx(math.log(5 * 2 * 0.5))
+        and row["rank"] == 3
+        and row["log_det_below"] == 1
+    )
     lam = torch.linalg.eigvalsh(dense(experiment(*NET))[0])
     from sharpcli.measures import log_det as module
 
@@ -118,8 +161,12 @@ def test_log_det_and_rank_of_a_quadratic_and_by_quadrature(found, experiment, mo
 
 def test_eps_sharpness_of_a_quadratic_at_its_minimum_is_lambda_1_and_the_box_s_is_its_diagonal(found):
     convex = ("problem=quadratic", "problem.eigenvalues=[5.0,2.0,0.5]", "problem.start=[0.0,0.0,0.0]")
-    row = found("eps_sharpness", *convex, "measure.eps_sharpness.eps=0.3", "measure.eps_sharpness.box_eps=0.01")
-    assert row["eps_sharpness"] == pytest.approx(5, rel=1e-6) and row["eps_rise"] == pytest.approx(5 * 0.3**2 / 2, rel=1e-6)
+    row = found(
+        "eps_sharpness", *convex, "measure.eps_sharpness.eps=0.3", "measure.eps_sharpness.box_eps=0.01"
+    )
+    assert row["eps_sharpness"] == pytest.approx(5, rel=1e-6) and row["eps_rise"] == pytest.approx(
+        5 * 0.3**2 / 2, rel=1e-6
+    )
     assert row["keskar_sharpness"] == pytest.approx(100 * 0.5 * 7.5 * 0.01**2, rel=1e-6)
     assert row["eps_sharpness_converged"]
 
@@ -141,7 +188,10 @@ def test_eps_sharpness_away_from_a_minimum_is_the_trust_region_s(found):
 
 def test_pac_bayes_of_a_quadratic_is_half_sigma_squared_times_the_trace(found):
     row = found("pac_bayes_sharpness", *QUADRATIC, "measure.pac_bayes_sharpness.sigma=0.3")
-    assert row["pac_bayes_sharpness"] == pytest.approx(0.045 * 6.5, rel=1e-9) and row["pac_bayes_sharpness_stderr"] < 1e-12
+    assert (
+        row["pac_bayes_sharpness"] == pytest.approx(0.045 * 6.5, rel=1e-9)
+        and row["pac_bayes_sharpness_stderr"] < 1e-12
+    )
     words = ("measure.pac_bayes_sharpness.sigma=0.3", "measure.pac_bayes_sharpness.control=false")
     row = found("pac_bayes_sharpness", *QUADRATIC, *words)
     assert abs(row["pac_bayes_sharpness"] - 0.045 * 6.5) <= 4 * row["pac_bayes_sharpness_stderr"]
@@ -180,7 +230,9 @@ def rescaled(e, w, c):
     return torch.cat([(W1 * c[:, None]).flatten(), b1 * c, (W2 / c).flatten(), b2])
 
 
-def test_what_is_scale_free_does_not_move_under_a_rescaling_of_neurons_and_what_is_not_does(found, experiment):
+def test_what_is_scale_free_does_not_move_under_a_rescaling_of_neurons_and_what_is_not_does(
+    found, experiment
+):
     e = experiment(*NET)
     w = e.problem.w0
     v = rescaled(e, w, torch.tensor([0.3, 1.0, 2.0, 3.0, 0.5, 4.0]).double())
@@ -192,9 +244,14 @@ def test_what_is_scale_free_does_not_move_under_a_rescaling_of_neurons_and_what_
         a, b = (found("adaptive_sharpness", *words, w=u) for u in (w, v))
         for key in ("adaptive_lambda_1", "adaptive_trace", *keys):
             assert a[key] == pytest.approx(b[key], rel=2e-3), (scale, key)
-    layer = [found("adaptive_sharpness", *NET, *exact, "measure.adaptive_sharpness.scale=layer", w=u) for u in (w, v)]
+    layer = [
+        found("adaptive_sharpness", *NET, *exact, "measure.adaptive_sharpness.scale=layer", w=u)
+        for u in (w, v)
+    ]
     assert layer[0]["adaptive_trace"] != pytest.approx(layer[1]["adaptive_trace"], rel=0.02)
-    assert found("fisher_rao", *NET, w=w)["fisher_rao"] == pytest.approx(found("fisher_rao", *NET, w=v)["fisher_rao"], rel=1e-9)
+    assert found("fisher_rao", *NET, w=w)["fisher_rao"] == pytest.approx(
+        found("fisher_rao", *NET, w=v)["fisher_rao"], rel=1e-9
+    )
     sharp = [found("sharpness", *NET, w=u)["lambda_1"] for u in (w, v)]
     assert sharp[0] != pytest.approx(sharp[1], rel=0.05)
     first = [
@@ -213,11 +270,23 @@ def test_what_is_scale_free_does_not_move_under_a_rescaling_of_neurons_and_what_
 def test_adaptive_sharpness_of_a_quadratic_in_closed_form(found):
     words = ("problem=quadratic", "problem.eigenvalues=[5.0,2.0]", "problem.start=[0.1,-2.0]")
     w = torch.tensor([0.0, -2.0], dtype=torch.float64)
-    row = found("adaptive_sharpness", *words, "measure.adaptive_sharpness.norm=linf", "measure.adaptive_sharpness.rho=0.1", w=w)
+    row = found(
+        "adaptive_sharpness",
+        *words,
+        "measure.adaptive_sharpness.norm=linf",
+        "measure.adaptive_sharpness.rho=0.1",
+        w=w,
+    )
     assert row["adaptive_lambda_1"] == pytest.approx(2 * 4) and row["adaptive_trace"] == pytest.approx(8)
-    assert row["adaptive_worst"] == pytest.approx(0.5 * 2 * (2.2**2 - 4), rel=1e-6)  # a weight of 0 does not move
+    assert row["adaptive_worst"] == pytest.approx(
+        0.5 * 2 * (2.2**2 - 4), rel=1e-6
+    )  # a weight of 0 does not move
     average = found(
-        "adaptive_sharpness", *words, "measure.adaptive_sharpness.samples=4000", "measure.adaptive_sharpness.rho=0.1", w=w
+        "adaptive_sharpness",
+        *words,
+        "measure.adaptive_sharpness.samples=4000",
+        "measure.adaptive_sharpness.rho=0.1",
+        w=w,
     )
     assert abs(average["adaptive_average"] - 0.5 * 0.01 * 8) <= 4 * average["adaptive_average_stderr"]
 
@@ -234,7 +303,9 @@ def test_fisher_rao_of_a_linear_model_is_the_mean_squared_output(found, experime
     words = (TINY[0], "model.widths=[]", "problem.dtype=float64")
     e = experiment(*words)
     outputs = e.problem.surface.predict(e.problem.w0, e.problem.examples[0])
-    assert found("fisher_rao", *words)["fisher_rao"] == pytest.approx(outputs.square().sum(1).mean().item(), rel=1e-10)
+    assert found("fisher_rao", *words)["fisher_rao"] == pytest.approx(
+        outputs.square().sum(1).mean().item(), rel=1e-10
+    )
 
 
 def test_relative_flatness_is_the_sum_over_neuron_pairs_of_dense_blocks(found, experiment):
@@ -245,12 +316,22 @@ def test_relative_flatness_is_the_sum_over_neuron_pairs_of_dense_blocks(found, e
     block = H[first : first + d * m, first : first + d * m].view(d, m, d, m)
     truth = torch.einsum("si,ti,sjtj->", W, W, block)
     row = found("relative_flatness", *NET)
-    assert row["relative_flatness"] == pytest.approx(truth.item(), rel=1e-9) and row["relative_flatness_stderr"] == 0
-    rough = found("relative_flatness", *NET, "measure.relative_flatness.max_products=32", "measure.relative_flatness.rtol=1e-6")
+    assert (
+        row["relative_flatness"] == pytest.approx(truth.item(), rel=1e-9)
+        and row["relative_flatness_stderr"] == 0
+    )
+    rough = found(
+        "relative_flatness",
+        *NET,
+        "measure.relative_flatness.max_products=32",
+        "measure.relative_flatness.rtol=1e-6",
+    )
     assert abs(rough["relative_flatness"] - truth.item()) <= 4 * rough["relative_flatness_stderr"] > 0
 
 
-def test_gauss_newton_equals_the_hessian_where_residuals_vanish_and_the_dense_one_elsewhere(found, experiment):
+def test_gauss_newton_equals_the_hessian_where_residuals_vanish_and_the_dense_one_elsewhere(
+    found, experiment
+):
     words = ("problem=uv", "problem.d=6", "problem.n=4", "problem.k=2")
     e = experiment(*words)
     w = minimum(e)
@@ -268,7 +349,9 @@ def test_gauss_newton_equals_the_hessian_where_residuals_vanish_and_the_dense_on
 def test_gradient_noise_is_the_covariance_of_single_gradients(found, experiment):
     e = experiment(*NET)
     x, y = e.problem.examples
-    single = torch.stack([e.problem.surface.on([(x[i : i + 1], y[i : i + 1])]).grad(e.problem.w0) for i in range(len(y))])
+    single = torch.stack(
+        [e.problem.surface.on([(x[i : i + 1], y[i : i + 1])]).grad(e.problem.w0) for i in range(len(y))]
+    )
     C = torch.cov(single.T, correction=0)
     H, g = dense(e)
     row = found("gradient_noise", *NET, "measure.gradient_noise.probes=200")
@@ -291,7 +374,9 @@ def test_gradient_noise_of_linear_regression_in_closed_form(found, experiment):
     assert abs(row["noise_trace"] - truth) <= 4 * row["noise_trace_stderr"]
 
 
-def test_batch_sharpness_of_the_full_batch_is_the_rayleigh_quotient_and_of_single_examples_their_mean(found, experiment):
+def test_batch_sharpness_of_the_full_batch_is_the_rayleigh_quotient_and_of_single_examples_their_mean(
+    found, experiment
+):
     e = experiment(*NET)
     H, g = dense(e)
     whole = found("batch_sharpness", *NET, "measure.batch_sharpness.batch_size=full")
@@ -302,9 +387,14 @@ def test_batch_sharpness_of_the_full_batch_is_the_rayleigh_quotient_and_of_singl
         one = e.problem.surface.on([(x[i : i + 1], y[i : i + 1])])
         g = one.grad(e.problem.w0)
         ratios.append(float(g @ one.hvp(e.problem.w0, g) / (g @ g)))
-    row = found("batch_sharpness", *NET, "measure.batch_sharpness.batch_size=1", "measure.batch_sharpness.rtol=0.03")
+    row = found(
+        "batch_sharpness", *NET, "measure.batch_sharpness.batch_size=1", "measure.batch_sharpness.rtol=0.03"
+    )
     assert abs(row["batch_sharpness"] - sum(ratios) / len(ratios)) <= 3 * row["batch_sharpness_stderr"]
-    assert row["batch_sharpness_converged"] and 1.96 * row["batch_sharpness_stderr"] <= 0.03 * row["batch_sharpness"]
+    assert (
+        row["batch_sharpness_converged"]
+        and 1.96 * row["batch_sharpness_stderr"] <= 0.03 * row["batch_sharpness"]
+    )
 
 
 def test_batches_without_a_gradient_are_counted_and_left_out(found):
@@ -328,7 +418,9 @@ def test_sam_sharpness_and_edge_of_a_quadratic(found):
 def test_preconditioned_sharpness_is_sharpness_for_gd_and_adam_s_own_after_a_step(found, experiment):
     words = ("problem=quadratic", "problem.eigenvalues=[4.0,1.0]", "problem.start=[0.5,2.0]", "lr=0.1")
     row = found("preconditioned_sharpness", *words)
-    assert row["preconditioned_lambda_1"] == pytest.approx(4) and row["preconditioned_edge"] == pytest.approx(20)
+    assert row["preconditioned_lambda_1"] == pytest.approx(4) and row["preconditioned_edge"] == pytest.approx(
+        20
+    )
     e = experiment(*words, "optimizer=adam")
     state = e.optimizer.init(e.problem.w0)
     assert "preconditioned_lambda_1" not in found("preconditioned_sharpness", *words, "optimizer=adam")
@@ -338,11 +430,18 @@ def test_preconditioned_sharpness_is_sharpness_for_gd_and_adam_s_own_after_a_ste
     P, edge = e.optimizer.preconditioner(state, 0.1)
     truth = (torch.tensor([4.0, 1.0]) / P).max().item()
     row = found("preconditioned_sharpness", *words, "optimizer=adam", w=w, step=3, state=state)
-    assert row["preconditioned_lambda_1"] == pytest.approx(truth, rel=1e-6) and edge == pytest.approx(38 / 0.1)
+    assert row["preconditioned_lambda_1"] == pytest.approx(truth, rel=1e-6) and edge == pytest.approx(
+        38 / 0.1
+    )
 
 
 def test_alignment_on_a_quadratic(found):
-    words = ("problem=quadratic", "problem.eigenvalues=[4.0,1.0,0.5]", "problem.start=[0.3,1.6,0.0]", "measure.alignment.k=2")
+    words = (
+        "problem=quadratic",
+        "problem.eigenvalues=[4.0,1.0,0.5]",
+        "problem.start=[0.3,1.6,0.0]",
+        "measure.alignment.k=2",
+    )
     g = torch.tensor([1.2, 1.6, 0.0])
     row = found("alignment", *words, "measure.alignment.rho=0.1")
     assert row["alignment_1"] == pytest.approx(0.6, abs=1e-6) and row["alignment_share"] == pytest.approx(1)
@@ -353,8 +452,19 @@ def test_alignment_on_a_quadratic(found):
 
 def test_the_distance_from_gradient_flow_is_that_of_the_exponential_and_is_carried_on(experiment):
     lam, lr = torch.tensor([2.0, 0.5], dtype=torch.float64), 0.1
-    quadratic = ("problem=quadratic", "problem.eigenvalues=[2.0,0.5]", "problem.start=[1.0,-1.0]", "method=gd", f"lr={lr}")
-    e, warm = experiment(*quadratic, "measure=[gradient_flow_distance]", "measure.gradient_flow_distance.rtol=1e-10"), {}
+    quadratic = (
+        "problem=quadratic",
+        "problem.eigenvalues=[2.0,0.5]",
+        "problem.start=[1.0,-1.0]",
+        "method=gd",
+        f"lr={lr}",
+    )
+    e, warm = (
+        experiment(
+            *quadratic, "measure=[gradient_flow_distance]", "measure.gradient_flow_distance.rtol=1e-10"
+        ),
+        {},
+    )
     for step in (0, 3, 10):
         w = e.problem.w0 * (1 - lr * lam) ** step
         row, warm = measure(e, w, step, warm, ["gradient_flow_distance"], ())
@@ -363,7 +473,9 @@ def test_the_distance_from_gradient_flow_is_that_of_the_exponential_and_is_carri
         assert row["gradient_flow_distance"] == pytest.approx(right, rel=1e-5)
 
 
-def test_the_distance_from_gradient_flow_is_from_where_a_run_began_and_needs_time_to_run_forwards(sharp, folder):
+def test_the_distance_from_gradient_flow_is_from_where_a_run_began_and_needs_time_to_run_forwards(
+    sharp, folder
+):
     base = ("train", *TINY, "measure=[scores,norms,gradient_flow_distance]", "measure_every=even 3", "lr=0.1")
     assert sharp(*base, "steps=30").code == 0
     first = only_run(folder).name
@@ -374,7 +486,9 @@ def test_the_distance_from_gradient_flow_is_from_where_a_run_began_and_needs_tim
     measured = sharp("measure", second.name, "measure=[norms]", "--step", "20", "--json")
     assert json.loads(measured.out)["init_distance"] == rows[-1]["init_distance"]
     said = sharp(*base, "steps=40", "schedule=cosine", "measure_every=4")
-    assert said.code == 2 and said.err.splitlines()[-1].startswith("sharp: measure=gradient_flow_distance: with this schedule")
+    assert said.code == 2 and said.err.splitlines()[-1].startswith(
+        "sharp: measure=gradient_flow_distance: with this schedule"
+    )
 
 
 def test_the_central_flow_s_measure_needs_a_central_flow(found):
@@ -382,21 +496,41 @@ def test_the_central_flow_s_measure_needs_a_central_flow(found):
         found("central_flow", *TINY)
 
 
-def test_the_least_trace_over_rescalings_is_reached_by_the_best_one_and_rescaling_moves_the_trace_alone(experiment):
-    words = ("problem=teacher", "problem.d=3", "problem.n=90", "problem.width=5", "problem.bias=true", "method=gd")
+def test_the_least_trace_over_rescalings_is_reached_by_the_best_one_and_rescaling_moves_the_trace_alone(
+    experiment,
+):
+    words = (
+        "problem=teacher",
+        "problem.d=3",
+        "problem.n=90",
+        "problem.width=5",
+        "problem.bias=true",
+        "method=gd",
+    )
     plain, scaled = (experiment(*words, f"problem.rescale={r}").problem for r in (1, 50))
     inner, a, b = plain.tensors(plain.w0)
     H = plain.surface.hvp(plain.w0, torch.eye(len(plain.w0), dtype=torch.float64))
-    rows = torch.stack([H[[*range(3 * j, 3 * j + 3), 20 + j]][:, [*range(3 * j, 3 * j + 3), 20 + j]].trace() for j in range(5)])
+    rows = torch.stack(
+        [
+            H[[*range(3 * j, 3 * j + 3), 20 + j]][:, [*range(3 * j, 3 * j + 3), 20 + j]].trace()
+            for j in range(5)
+        ]
+    )
     outer = H.diagonal()[15:20]
     floor = plain.norms(plain.w0)["trace_floor"]
-    assert floor == pytest.approx(float(2 * (rows * outer).sqrt().sum()), rel=1e-10) and floor < float(H.trace())
-    # scaling by c_j multiplies Tr H_aj by c_j^2 and divides Tr H_wj by it: so both are equal; 0/0 is a neuron that is never on
+    assert floor == pytest.approx(float(2 * (rows * outer).sqrt().sum()), rel=1e-10) and floor < float(
+        H.trace()
+    )
+    # scaling by c_j multiplies Tr H_aj by c_j^2 and divides Tr H_wj by it: so both are equal; 0/0 is a neuron
+    # that is never on
     c = (rows / outer).nan_to_num(1.0) ** 0.25
     best = torch.cat([(inner * c[:, None]).flatten(), a / c, b * c])
-    assert float(plain.surface.hvp(best, torch.eye(25, dtype=torch.float64)).trace()) == pytest.approx(floor, rel=1e-9)
+    assert float(plain.surface.hvp(best, torch.eye(25, dtype=torch.float64)).trace()) == pytest.approx(
+        floor, rel=1e-9
+    )
     assert torch.allclose(
-        scaled.surface.predict(scaled.w0, plain.examples[0]), plain.surface.predict(plain.w0, plain.examples[0])
+        scaled.surface.predict(scaled.w0, plain.examples[0]),
+        plain.surface.predict(plain.w0, plain.examples[0]),
     )
     assert scaled.norms(scaled.w0)["trace_floor"] == pytest.approx(floor, rel=1e-10)
 
@@ -412,7 +546,9 @@ def test_norms_by_hand(found, experiment):
     row = found("norms", *NET)
     paths = (W2.abs() @ (W1.abs().sum(1) + b1.abs()) + b2.abs()).sum()
     barron = sum(W2[:, j].abs().sum() * torch.cat([W1[j], b1[j : j + 1]]).norm() for j in range(6))
-    assert row["path_norm"] == pytest.approx(paths.item()) and row["barron_norm"] == pytest.approx(barron.item())
+    assert row["path_norm"] == pytest.approx(paths.item()) and row["barron_norm"] == pytest.approx(
+        barron.item()
+    )
     deep = (TINY[0], "model.widths=[4,3]", "model.activation=identity", "problem.dtype=float64")
     e = experiment(*deep)
     W1, _, W2, _, W3, _ = e.problem.tensors(e.problem.w0)
@@ -434,7 +570,9 @@ def test_the_manifold_of_uv_has_its_rank_its_distance_and_the_slope_of_the_trace
     x, _ = e.problem.examples
     u, v = w.split(6)
     J = torch.cat([2 * x * u, -2 * x * v], 1)
-    pull = 8 * w  # Tr H = 4 |w|^2 on the manifold; off it the residuals' part of the gradient vanishes with them
+    pull = (
+        8 * w
+    )  # Tr H = 4 |w|^2 on the manifold; off it the residuals' part of the gradient vanishes with them
     H, _ = dense(e, w)
     assert H.trace().item() == pytest.approx(4 * w.square().sum().item(), rel=1e-6)
     tangent = pull - J.T @ torch.linalg.solve(J @ J.T, J @ pull)
@@ -479,8 +617,13 @@ def test_a_budget_too_small_says_what_was_reached(found):
 
 def gaussian_surface(seed, n=12):
     rng = torch.Generator().manual_seed(seed)
-    x, y = torch.randn(n, 3, generator=rng, dtype=torch.float64), torch.randn(n, 1, generator=rng, dtype=torch.float64)
-    return LossSurface(lambda w, x: torch.tanh(x @ w.view(3, 2)).sum(1, keepdim=True), half_squared, ((x, y),))
+    x, y = (
+        torch.randn(n, 3, generator=rng, dtype=torch.float64),
+        torch.randn(n, 1, generator=rng, dtype=torch.float64),
+    )
+    return LossSurface(
+        lambda w, x: torch.tanh(x @ w.view(3, 2)).sum(1, keepdim=True), half_squared, ((x, y),)
+    )
 
 
 def test_standard_errors_of_pac_bayes_and_batch_sharpness_cover_the_truth_over_200_seeds(experiment):

@@ -8,6 +8,7 @@ import torch
 from scipy.stats import kstest, t
 
 from sharpcli.errors import Refusal
+from sharpcli.landscape.surface import LossSurface
 from sharpcli.losses.half_squared import half_squared
 from sharpcli.objectives.crop_flip import crop_flip
 from sharpcli.objectives.label_noise import label_noise
@@ -18,7 +19,6 @@ from sharpcli.objectives.trace_penalty import trace_penalty
 from sharpcli.objectives.weight_decay import weight_decay
 from sharpcli.objectives.weight_noise import weight_noise
 from sharpcli.rng import generator
-from sharpcli.surface import LossSurface
 
 X = torch.arange(1.0, 7.0, dtype=torch.float64)[:, None]
 Y = torch.zeros(6, 1, dtype=torch.float64)
@@ -35,7 +35,9 @@ def test_label_noise_takes_two_values_independent_for_each_example():
     y = torch.cat(draws, 1)
     assert set(y.unique().tolist()) == {-0.3, 0.3}
     covariance = y @ y.T / y.shape[1]
-    assert torch.allclose(covariance, 0.09 * torch.eye(6).double(), atol=0.01)  # variance delta^2, no correlation
+    assert torch.allclose(
+        covariance, 0.09 * torch.eye(6).double(), atol=0.01
+    )  # variance delta^2, no correlation
     assert y.mean().abs() < 0.01
 
 
@@ -47,12 +49,19 @@ def test_a_noisy_surface_gives_the_same_gradient_twice_and_the_clean_one_is_unto
 
 def test_langevin_adds_noise_of_its_own_shape_to_the_gradient_and_nothing_to_the_curvature():
     w = torch.tensor([0.5, -2.0], dtype=torch.float64)
-    plain = LossSurface(lambda w, x: x @ w[:, None], half_squared, ((torch.eye(2, dtype=torch.float64), torch.zeros(2, 1)),))
+    plain = LossSurface(
+        lambda w, x: x @ w[:, None], half_squared, ((torch.eye(2, dtype=torch.float64), torch.zeros(2, 1)),)
+    )
     for shape, sizes in (("spherical", [0.3, 0.3]), ("weights", [0.15, 0.6])):
         noisy = [langevin(plain, w, generator(0, "l", s), sigma=0.3, shape=shape) for s in range(3000)]
         xi = torch.stack([surface.grad(w) for surface in noisy]) - plain.grad(w)
-        assert torch.allclose(xi.std(0), torch.tensor(sizes).double(), rtol=0.05) and xi.mean(0).abs().max() < 0.04
-        assert torch.allclose(noisy[0].hvp(w, w), plain.hvp(w, w)) and torch.equal(noisy[0].grad(w), noisy[0].grad(w))
+        assert (
+            torch.allclose(xi.std(0), torch.tensor(sizes).double(), rtol=0.05)
+            and xi.mean(0).abs().max() < 0.04
+        )
+        assert torch.allclose(noisy[0].hvp(w, w), plain.hvp(w, w)) and torch.equal(
+            noisy[0].grad(w), noisy[0].grad(w)
+        )
     with pytest.raises(Refusal, match="at least 0"):
         langevin(plain, w, generator(0, "l", 0), sigma=-1.0, shape="weights")
 
@@ -60,11 +69,16 @@ def test_langevin_adds_noise_of_its_own_shape_to_the_gradient_and_nothing_to_the
 def test_weight_noise_is_the_loss_at_moved_weights_and_costs_half_sigma_squared_times_the_trace():
     moved = [weight_noise(SURFACE, W, generator(0, "m", s), sigma=0.2) for s in range(4000)]
     xi = torch.tensor(
-        [float((surface.grad(W) - SURFACE.grad(W)) / SURFACE.hvp(W, torch.ones(1).double())) for surface in moved]
+        [
+            float((surface.grad(W) - SURFACE.grad(W)) / SURFACE.hvp(W, torch.ones(1).double()))
+            for surface in moved
+        ]
     )
     assert float(xi.std()) == pytest.approx(0.2, rel=0.05) and abs(float(xi.mean())) < 0.02
     rise = sum(float(surface.value(W)) for surface in moved) / len(moved) - float(SURFACE.value(W))
-    assert rise == pytest.approx(0.02 * float(SURFACE.hvp(W, torch.ones(1).double())), rel=0.15)  # sigma^2 / 2 Tr H
+    assert rise == pytest.approx(
+        0.02 * float(SURFACE.hvp(W, torch.ones(1).double())), rel=0.15
+    )  # sigma^2 / 2 Tr H
     with pytest.raises(Refusal, match="at least 0"):
         weight_noise(SURFACE, W, generator(0, "m", 0), sigma=-1.0)
 
@@ -103,7 +117,9 @@ def test_crop_flip_moves_whole_images_and_without_padding_only_flips_them():
 def test_label_noise_of_other_laws_has_their_variance_and_may_be_shared():
     for law, variance in (("uniform", 0.03), ("normal", 0.09)):
         told = {"delta": 0.3, "distribution": law, "shared": False}
-        y = torch.cat([b for s in range(2000) for _, b in label_noise(SURFACE, W, generator(0, "n", s), **told).batches])
+        y = torch.cat(
+            [b for s in range(2000) for _, b in label_noise(SURFACE, W, generator(0, "n", s), **told).batches]
+        )
         assert y.var().item() == pytest.approx(variance, rel=0.05) and y.mean().abs() < 0.01
     shared = label_noise(SURFACE, W, generator(0, "n", 0), delta=0.3, distribution="normal", shared=True)
     assert len(torch.cat([y for _, y in shared.batches]).unique()) == 1
@@ -127,9 +143,13 @@ def test_svag_keeps_the_mean_and_scales_the_covariance_by_l(amplified):
     w = torch.tensor([0.3, -0.7], dtype=torch.float64)
     whole = LossSurface(lambda w, x: (x @ w)[:, None], half_squared, ((x, y),))
     singles = torch.stack([whole.on([(x[i : i + 1], y[i : i + 1])]).grad(w) for i in range(4)])
-    pairs = [(i, j) for i in range(4) for j in range(4)]  # every pair drawn with replacement: the law, exactly
+    pairs = [
+        (i, j) for i in range(4) for j in range(4)
+    ]  # every pair drawn with replacement: the law, exactly
     rng = generator(0, "s", 0)
-    drawn = torch.stack([svag(whole.on([(x[[i, j]], y[[i, j]])]), w, rng, l=amplified).grad(w) for i, j in pairs])
+    drawn = torch.stack(
+        [svag(whole.on([(x[[i, j]], y[[i, j]])]), w, rng, l=amplified).grad(w) for i, j in pairs]
+    )
     assert torch.allclose(drawn.mean(0), singles.mean(0))
     assert torch.allclose(drawn.T.cov(correction=0), amplified * singles.T.cov(correction=0))
     if amplified > 1:  # without its square root the covariance would not be that
@@ -156,11 +176,15 @@ def test_the_sde_of_a_linear_model_is_the_ornstein_uhlenbeck_process():
     # n = 1 and 4,000 outputs w_j x_j: independent dX = -h X dt + sqrt(eta h) delta dW with h = x^2
     m, h, eta, delta, dt, steps = 4000, 0.8, 0.1, 0.5, 0.01, 200
     surface = LossSurface(
-        lambda w, x: w[None] * x, half_squared, ((torch.full((1, m), h**0.5).double(), torch.zeros(1, m).double()),)
+        lambda w, x: w[None] * x,
+        half_squared,
+        ((torch.full((1, m), h**0.5).double(), torch.zeros(1, m).double()),),
     )
     w = torch.ones(m, dtype=torch.float64)
     for step in range(steps):
-        noisy = sde_noise(surface, w, generator(0, "ou", step), sgd_lr=eta, dt=dt, batch=1, delta=delta, sampling=False)
+        noisy = sde_noise(
+            surface, w, generator(0, "ou", step), sgd_lr=eta, dt=dt, batch=1, delta=delta, sampling=False
+        )
         w = w - dt * noisy.grad(w)
     t = dt * steps
     assert w.mean().item() == pytest.approx(math.exp(-h * t), abs=0.01)
@@ -169,7 +193,9 @@ def test_the_sde_of_a_linear_model_is_the_ornstein_uhlenbeck_process():
 
 def test_objectives_refuse_what_is_out_of_range():
     for make in (
-        lambda: sde_noise(SURFACE, W, generator(0, "", 0), sgd_lr=0.0, dt=0.1, batch=1, delta=0.1, sampling=True),
+        lambda: sde_noise(
+            SURFACE, W, generator(0, "", 0), sgd_lr=0.0, dt=0.1, batch=1, delta=0.1, sampling=True
+        ),
         lambda: trace_penalty(SURFACE, W, generator(0, "", 0), strength=-1.0, probes=1),
         lambda: trace_penalty(SURFACE, W, generator(0, "", 0), strength=1.0, probes=0),
         lambda: svag(SURFACE, W, generator(0, "", 0), l=0.5),

@@ -28,11 +28,22 @@ def test_gd_multiplies_each_coordinate_of_a_quadratic_by_one_minus_lr_lambda():
 
 
 @pytest.mark.parametrize(
-    "rule", [GD(), Momentum(0.9, False), Momentum(0.5, False), Momentum(0.9, True), Momentum(0.3, True), Momentum(0.0, False)]
+    "rule",
+    [
+        GD(),
+        Momentum(0.9, False),
+        Momentum(0.5, False),
+        Momentum(0.9, True),
+        Momentum(0.3, True),
+        Momentum(0.0, False),
+    ],
 )
 def test_a_rule_converges_on_a_quadratic_exactly_when_its_curvature_is_below_the_stated_edge(rule):
     edge = rule.edge(0.1)
-    below, above = (run(rule, 0.1, 6000, torch.tensor([edge * f]).double(), torch.ones(1).double()) for f in (0.999, 1.001))
+    below, above = (
+        run(rule, 0.1, 6000, torch.tensor([edge * f]).double(), torch.ones(1).double())
+        for f in (0.999, 1.001)
+    )
     assert below.abs() < 1e-1 and above.abs() > 10
 
 

@@ -9,8 +9,8 @@ from sharpcli.data.arrays import arrays
 from sharpcli.data.cifar10 import cifar10
 from sharpcli.data.digits import digits
 from sharpcli.errors import Refusal
-from sharpcli.problem import Minibatches, chunks
 from sharpcli.problems.plane import valley
+from sharpcli.problems.problem import Minibatches, chunks
 from sharpcli.problems.quadratic import quadratic
 from sharpcli.problems.uv import uv
 
@@ -30,7 +30,9 @@ def test_the_quadratic_has_its_eigenvalues():
 def test_the_valley_s_sharpness_at_a_minimum_is_the_squared_distance_from_the_origin():
     p = valley(0, 1, start=[4.0, 0.25], box=0.0)
     assert p.scores(p.w0)["train_loss"] == 0
-    assert torch.linalg.eigvalsh(hessian(p.surface, p.w0)).tolist() == pytest.approx([0, 16 + 1 / 16], abs=1e-12)
+    assert torch.linalg.eigvalsh(hessian(p.surface, p.w0)).tolist() == pytest.approx(
+        [0, 16 + 1 / 16], abs=1e-12
+    )
 
 
 def test_the_trace_of_uv_on_an_interpolator_is_four_times_the_squared_weights():
@@ -68,7 +70,11 @@ def test_minibatches_are_a_permutation_of_each_epoch_and_a_function_of_seed_and_
 
 def test_digits_are_standardized_per_pixel_over_the_training_images():
     d = digits(train_examples=1500, wrong=0)
-    assert d.x_train.shape == (1500, 1, 8, 8) and d.x_test.shape == (297, 1, 8, 8) and d.y_train.shape == (1500, 10)
+    assert (
+        d.x_train.shape == (1500, 1, 8, 8)
+        and d.x_test.shape == (297, 1, 8, 8)
+        and d.y_train.shape == (1500, 10)
+    )
     assert d.x_train.mean(0).abs().max() < 1e-5
     std = d.x_train.std(0, correction=0)
     assert bool(((std - 1).abs() < 1e-4).logical_or(std == 0).all())

@@ -10,21 +10,39 @@ from conftest import only_run, rows_of
 
 from sharpcli.run import Run
 
-TOY = ("problem=uv", "method=label_noise", "batch_size=1", "steps=600", "measure=[scores]", "measure_every=200", "lr=0.02")
+TOY = (
+    "problem=uv",
+    "method=label_noise",
+    "batch_size=1",
+    "steps=600",
+    "measure=[scores]",
+    "measure_every=200",
+    "lr=0.02",
+)
 
 
 def last_rows(path, count):
-    return [{k: v for k, v in row.items() if k not in ("replica", "seed")} for row in rows_of(path / "metrics.jsonl")[-count:]]
+    return [
+        {k: v for k, v in row.items() if k not in ("replica", "seed")}
+        for row in rows_of(path / "metrics.jsonl")[-count:]
+    ]
 
 
 @pytest.mark.parametrize("is_compiled", ["true", "false"])
 def test_each_replica_is_the_run_of_its_seed_bit_for_bit(sharp, folder, is_compiled):
     words = (*TOY, f"compiled={is_compiled}", "seed=5")
     said = sharp("train", *words, "replicas=3", "threads=2")
-    assert said.code == 0 and "complete, 3 replicas" in said.out and "recovery_error" in said.out and "±" in said.out
+    assert (
+        said.code == 0
+        and "complete, 3 replicas" in said.out
+        and "recovery_error" in said.out
+        and "±" in said.out
+    )
     run = only_run(folder)
     rows = rows_of(run / "metrics.jsonl")
-    assert [(r["step"], r["replica"], r["seed"]) for r in rows] == [(s, i, 5 + i) for s in (0, 200, 400, 600) for i in range(3)]
+    assert [(r["step"], r["replica"], r["seed"]) for r in rows] == [
+        (s, i, 5 + i) for s in (0, 200, 400, 600) for i in range(3)
+    ]
     for i, together in enumerate(last_rows(run, 3)):
         assert sharp("train", *words, f"seed={5 + i}", f"runs_dir=alone{i}").code == 0
         (alone,) = (folder / f"alone{i}").iterdir()
@@ -51,7 +69,15 @@ def test_a_grid_over_settings_and_seeds_in_which_some_diverge(sharp, folder):
 
 
 def test_interrupted_replicas_resume_to_the_same_rows(process, folder):
-    words = (*TOY[:3], "steps=6000", "measure=[scores]", "measure_every=100", "lr=0.02", "compiled=false", "replicas=2")
+    words = (
+        *TOY[:3],
+        "steps=6000",
+        "measure=[scores]",
+        "measure_every=100",
+        "lr=0.02",
+        "compiled=false",
+        "replicas=2",
+    )
     whole = process("train", *words, "runs_dir=whole")
     assert whole.wait() == 0
     part = process("train", *words, "runs_dir=part")

@@ -29,7 +29,9 @@ def test_rows_are_joined_by_step_and_the_newest_number_wins(run):
 def test_numbers_keep_every_digit_and_what_is_not_finite_becomes_null(run):
     run.log({"step": 0, "a": 0.1 + 0.2, "b": float("nan"), "c": float("inf")})
     assert run.logged() == [{"step": 0, "a": 0.30000000000000004, "b": None, "c": None}]
-    json.loads((run.path / "metrics.jsonl").read_text(), parse_constant=lambda c: pytest.fail(f"{c} is no JSON"))
+    json.loads(
+        (run.path / "metrics.jsonl").read_text(), parse_constant=lambda c: pytest.fail(f"{c} is no JSON")
+    )
 
 
 def test_a_truncated_last_line_is_read_up_to_and_never_joined_onto(run):

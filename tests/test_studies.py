@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from sharpcli import studies
-from sharpcli.config import check, compose, options
+from sharpcli.claims import study as studies
+from sharpcli.config.check import check
+from sharpcli.config.words import compose, options
 
 IDS = options("study")
 
@@ -13,7 +14,13 @@ IDS = options("study")
 @pytest.mark.parametrize("word", IDS)
 def test_every_study_is_complete_and_its_runs_compose(word):
     study = studies.read(word)
-    assert study.question.count("?") and len(study.source) > 10 and len(study.convention) > 40 and study.show and study.by
+    assert (
+        study.question.count("?")
+        and len(study.source) > 10
+        and len(study.convention) > 40
+        and study.show
+        and study.by
+    )
     last = "[0-7]$"  # parts that differ in their numbers alone
     kinds = {re.sub(last, "", name): words for name, words in study.runs.items()}
     for words in kinds.values():
@@ -51,7 +58,9 @@ def test_a_study_prints_a_table_in_its_own_order_and_writes_a_figure(sharp, fold
     assert lines[2].startswith("| signs | 0.01 | 0.") and lines[2].endswith("| 1 | 2 |")
     assert lines[3].startswith("| gd | 0.01 | 0.998") and lines[3].endswith("| 1 | 2 |")
     place = folder / "runs/studies/noise"
-    assert (place / "figure.png").stat().st_size > 5000 and (place / "table.md").read_text().splitlines()[0] == lines[0]
+    assert (place / "figure.png").stat().st_size > 5000 and (place / "table.md").read_text().splitlines()[
+        0
+    ] == lines[0]
 
 
 @pytest.mark.parametrize(

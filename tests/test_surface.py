@@ -7,9 +7,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import BatchNorm2d
 
-from sharpcli.compiler import PAYS_AFTER
 from sharpcli.data import Dataset, one_hot
 from sharpcli.errors import Refusal
+from sharpcli.landscape.compiled_products import PAYS_AFTER
+from sharpcli.landscape.distributed import ALONE
+from sharpcli.landscape.surface import LossSurface
 from sharpcli.losses.cross_entropy import cross_entropy
 from sharpcli.losses.half_squared import half_squared
 from sharpcli.models import Patches
@@ -19,8 +21,6 @@ from sharpcli.models.mlp import mlp
 from sharpcli.models.resnet import resnet
 from sharpcli.models.vit import vit
 from sharpcli.problems.network import network
-from sharpcli.ranks import ALONE
-from sharpcli.surface import LossSurface
 
 MODELS = {
     "mlp": lambda s, c: mlp(s, c, widths=[4, 3], activation="tanh"),
@@ -43,7 +43,20 @@ def data(n: int) -> Dataset:
 
 def problem(model, loss=half_squared, chunk=5, batchnorm="batch", budget=2**31, n=13, compile="auto"):
     cpu = torch.device("cpu")
-    return network(1, cpu, chunk, budget, compile, ALONE, None, data(n), model, loss, dtype="float64", batchnorm=batchnorm)
+    return network(
+        1,
+        cpu,
+        chunk,
+        budget,
+        compile,
+        ALONE,
+        None,
+        data(n),
+        model,
+        loss,
+        dtype="float64",
+        batchnorm=batchnorm,
+    )
 
 
 def dense(model, loss, w, batches):
@@ -57,10 +70,16 @@ def dense(model, loss, w, batches):
             parameters[name] = w[start : start + p.numel()].reshape(p.shape)
             start += p.numel()
         total = sum(len(y) for _, y in batches)
-        return sum(loss(torch.func.functional_call(module, parameters, (x,)), y) * len(y) / total for x, y in batches)
+        return sum(
+            loss(torch.func.functional_call(module, parameters, (x,)), y) * len(y) / total for x, y in batches
+        )
 
     with sdpa_kernel(SDPBackend.MATH):
-        return torch.autograd.functional.hessian(value, w), torch.autograd.functional.jacobian(value, w), value(w)
+        return (
+            torch.autograd.functional.hessian(value, w),
+            torch.autograd.functional.jacobian(value, w),
+            value(w),
+        )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -120,7 +139,9 @@ def test_losses_have_the_stated_constants():
     f, y = torch.tensor([[3.0, 0.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     assert half_squared(f, y).item() == pytest.approx((4 + 1) / 2 / 2)
     assert half_squared(f, y).item() == pytest.approx(torch.nn.functional.mse_loss(f, y).item() * 2 / 2)
-    assert cross_entropy(f, y).item() == pytest.approx(torch.nn.functional.cross_entropy(f, y.argmax(1)).item())
+    assert cross_entropy(f, y).item() == pytest.approx(
+        torch.nn.functional.cross_entropy(f, y.argmax(1)).item()
+    )
 
 
 def test_a_network_starts_where_torch_would_and_computes_what_its_module_computes():
@@ -134,7 +155,9 @@ def test_a_network_starts_where_torch_would_and_computes_what_its_module_compute
 
 @pytest.mark.parametrize("name", ["cnn", "resnet_group", "vit", "mixer"])
 def test_models_of_images_refuse_other_inputs(name):
-    with pytest.raises(Refusal, match=rf"model={name.split('_')[0]} takes images .* these inputs are \[8\]: use model=mlp"):
+    with pytest.raises(
+        Refusal, match=rf"model={name.split('_')[0]} takes images .* these inputs are \[8\]: use model=mlp"
+    ):
         MODELS[name]((8,), 3)
 
 
@@ -143,16 +166,22 @@ def test_patches_are_a_convolution_with_stride_and_a_vit_s_blocks_torch_s_own_en
     patches = Patches("vit", (3, 8, 12), 4, 7).double()
     convolution = torch.nn.Conv2d(3, 7, 4, stride=4).double()
     convolution.weight.data, convolution.bias.data = patches.embed.weight.view(7, 3, 4, 4), patches.embed.bias
-    assert patches.tokens == 6 and torch.allclose(patches(x), convolution(x).flatten(2).transpose(1, 2), atol=1e-12)
+    assert patches.tokens == 6 and torch.allclose(
+        patches(x), convolution(x).flatten(2).transpose(1, 2), atol=1e-12
+    )
     net = vit((3, 8, 12), 2, patch=4, width=6, depth=2, heads=3).double()
     for p in net.parameters():  # a norm starts as the identity, whichever it is
         p.data += 0.3 * torch.randn_like(p)
     seen = net[1](net[0](x))
     assert torch.equal(seen, net[0](x) + net[1].position) and net[1].position.shape == (6, 6)
     for block in net[2:4]:
-        torch_s = torch.nn.TransformerEncoderLayer(6, 3, 24, 0.0, "gelu", batch_first=True, norm_first=True).double()
+        torch_s = torch.nn.TransformerEncoderLayer(
+            6, 3, 24, 0.0, "gelu", batch_first=True, norm_first=True
+        ).double()
         ours = [block.attend, block.project, block.network[0], block.network[2], block.norm1, block.norm2]
-        for theirs, mine in zip(torch_s.parameters(), [p for layer in ours for p in layer.parameters()], strict=True):
+        for theirs, mine in zip(
+            torch_s.parameters(), [p for layer in ours for p in layer.parameters()], strict=True
+        ):
             theirs.data = mine.data
         assert torch.allclose(block(seen), torch_s(seen), atol=1e-12)
         seen = block(seen)
@@ -225,11 +254,15 @@ def test_under_population_statistics_an_example_s_output_does_not_depend_on_its_
         p = problem(MODELS["resnet_batch"], batchnorm=policy)
         here = p.at(p.w0)
         assert torch.allclose(here.predict(p.w0, x[:4])[:2], here.predict(p.w0, x[:2]), rtol=1e-9) is same
-    assert p.scores(p.w0)["train_loss"] != problem(MODELS["resnet_batch"], batchnorm="population").scores(p.w0)["train_loss"]
+    assert (
+        p.scores(p.w0)["train_loss"]
+        != problem(MODELS["resnet_batch"], batchnorm="population").scores(p.w0)["train_loss"]
+    )
 
 
 def per_example(p, w):
-    """For each example its outputs' Jacobian [C, D], gradient [D] and Hessian of its loss in the outputs [C, C]."""
+    """For each example its outputs' Jacobian [C, D], gradient [D] and Hessian of its loss in the outputs [C,
+    C]."""
     x, y = p.examples
     out = []
     for i in range(len(y)):
@@ -300,13 +333,17 @@ def test_the_gradients_of_trace_and_lambda_1_are_those_of_finite_differences():
     direction = torch.randn(len(w), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     ends = [torch.linalg.eigvalsh(p.surface.hvp(w + s * h * direction, eye)) for s in (1, -1)]
     for V, change in ((eye, ends[0].sum() - ends[1].sum()), (Q[:, -1:].T, ends[0][-1] - ends[1][-1])):
-        assert float(p.surface.curvature_grad(w, V) @ direction) == pytest.approx(float(change) / (2 * h), rel=1e-5)
+        assert float(p.surface.curvature_grad(w, V) @ direction) == pytest.approx(
+            float(change) / (2 * h), rel=1e-5
+        )
 
 
 def test_value_and_gradient_at_once_are_those_apart():
     p = problem(MODELS["mlp"])
     value, g = p.surface.value_and_grad(p.w0)
-    assert value == pytest.approx(float(p.surface.value(p.w0)), rel=1e-12) and torch.allclose(g, p.surface.grad(p.w0))
+    assert value == pytest.approx(float(p.surface.value(p.w0)), rel=1e-12) and torch.allclose(
+        g, p.surface.grad(p.w0)
+    )
 
 
 def test_a_problem_in_some_parameters_has_the_block_of_the_hessian():
@@ -317,5 +354,7 @@ def test_a_problem_in_some_parameters_has_the_block_of_the_hessian():
     first = sum(shape.numel() for name, shape in p.layout if name not in chosen and name < "3")
     block = slice(first, first + len(part.w0))
     assert part.names == chosen and torch.equal(part.w0, p.w0[block])
-    assert torch.allclose(part.surface.hvp(part.w0, torch.eye(len(part.w0), dtype=torch.float64)), H[block, block], rtol=1e-9)
+    assert torch.allclose(
+        part.surface.hvp(part.w0, torch.eye(len(part.w0), dtype=torch.float64)), H[block, block], rtol=1e-9
+    )
     assert part.scores(part.w0) == p.scores(p.w0)

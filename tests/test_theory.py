@@ -8,8 +8,8 @@ from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 from scipy.optimize import minimize
 
-from sharpcli.advance import advance
-from sharpcli.measure import measure
+from sharpcli.engine.measuring import measure
+from sharpcli.engine.steps import advance
 from sharpcli.theory import convex, thresholds, uv
 
 
@@ -34,7 +34,9 @@ def hessian_trace(x, Z):
 @pytest.mark.parametrize("normal", [False, True])
 def test_phi_is_where_an_ode_solver_takes_gradient_flow(normal):
     u, v, Z, y = instance(0, normal=normal)
-    far = solve_ivp(lambda _, x: -gradient(x, Z, y), (0, 300), np.concatenate([u, v]), rtol=1e-11, atol=1e-13).y[:, -1]
+    far = solve_ivp(
+        lambda _, x: -gradient(x, Z, y), (0, 300), np.concatenate([u, v]), rtol=1e-11, atol=1e-13
+    ).y[:, -1]
     assert np.allclose(np.concatenate(uv.limit(u, v, Z, y)), far, atol=1e-8)
 
 
@@ -104,7 +106,10 @@ def test_basis_pursuit_is_the_limit_of_the_flow_and_has_no_duality_gap():
     found = uv.flow(u, v, Z, y, 12.0)
     assert np.allclose(found[0] ** 2 - found[1] ** 2, w, atol=1e-3)
     weighted, gap = convex.least_l1(Z, y, np.linspace(1, 3, 20))
-    assert abs(gap) < 1e-9 and np.linspace(1, 3, 20) @ np.abs(weighted) <= np.linspace(1, 3, 20) @ np.abs(w) + 1e-12
+    assert (
+        abs(gap) < 1e-9
+        and np.linspace(1, 3, 20) @ np.abs(weighted) <= np.linspace(1, 3, 20) @ np.abs(w) + 1e-12
+    )
     with pytest.raises(ValueError, match="no vector fits"):
         convex.least_l1(np.ones((2, 3)), np.array([1.0, 2.0]))
     y = Z @ np.abs(np.random.default_rng(6).normal(size=20))
@@ -128,7 +133,11 @@ def test_the_least_nuclear_norm_has_no_duality_gap_and_beats_what_descent_finds(
     assert least < np.linalg.norm(flat, "nuc") - 1e-3
     S = (A + A.transpose(0, 2, 1)) / 2
     P, gap = convex.least_nuclear(S, np.tensordot(S, truth @ truth.T, 2), positive=True)
-    assert abs(gap) < 1e-6 and np.linalg.eigvalsh(P)[0] > -1e-7 and np.trace(P) <= np.trace(truth @ truth.T) + 1e-6
+    assert (
+        abs(gap) < 1e-6
+        and np.linalg.eigvalsh(P)[0] > -1e-7
+        and np.trace(P) <= np.trace(truth @ truth.T) + 1e-6
+    )
     with pytest.raises(ValueError, match="no matrix fits"):
         convex.least_nuclear(np.stack([np.eye(2), np.eye(2)]), np.array([1.0, 2.0]))
 
@@ -142,8 +151,13 @@ def test_the_least_trace_is_what_a_constrained_minimizer_finds():
         U, V = x.reshape(2, 3, 3)
         return (np.sum((A @ V) ** 2) + np.sum((A.transpose(0, 2, 1) @ U) ** 2)) / len(y)
 
-    fits = {"type": "eq", "fun": lambda x: np.tensordot(A, x[:9].reshape(3, 3) @ x[9:].reshape(3, 3).T, 2) - y}
-    found = [minimize(trace, rng.normal(size=18), constraints=fits, options={"maxiter": 500}).fun for _ in range(4)]
+    fits = {
+        "type": "eq",
+        "fun": lambda x: np.tensordot(A, x[:9].reshape(3, 3) @ x[9:].reshape(3, 3).T, 2) - y,
+    }
+    found = [
+        minimize(trace, rng.normal(size=18), constraints=fits, options={"maxiter": 500}).fun for _ in range(4)
+    ]
     least, gap = convex.least_trace(A, y)
     assert abs(gap) < 1e-6 and min(found) == pytest.approx(least, rel=1e-4)
 
@@ -165,7 +179,10 @@ def test_the_least_population_trace_is_what_a_constrained_minimizer_finds(depth)
         return sum(np.sum(product(W[i + 1 :]) ** 2) * np.sum(product(W[:i]) ** 2) for i in range(depth))
 
     fits = {"type": "eq", "fun": lambda x: (product(x.reshape(depth, d, d)) - X).ravel()}
-    found = [minimize(trace, rng.normal(size=depth * d * d), constraints=fits, options={"maxiter": 500}) for _ in range(8)]
+    found = [
+        minimize(trace, rng.normal(size=depth * d * d), constraints=fits, options={"maxiter": 500})
+        for _ in range(8)
+    ]
     best = min(one.fun for one in found if one.success)
     assert best == pytest.approx(thresholds.least_population_trace(d, nuclear, depth), rel=1e-3)
     with pytest.raises(ValueError, match="known for 2 and 3"):
@@ -214,7 +231,9 @@ def test_single_examples_are_stable_in_mean_square_up_to_two_over_the_trace():
 
 def test_label_noise_fluctuates_around_the_flow_as_its_closed_form(experiment):
     words = "problem=uv problem.instance=0 problem.start=0.5 method=label_noise batch_size=1 replacement=true lr=0.002"
-    e = experiment(*words.split(), "objective.label_noise.delta=0.5", "measure=[uv_flow]", "steps=200000", "seed=6")
+    e = experiment(
+        *words.split(), "objective.label_noise.delta=0.5", "measure=[uv_flow]", "steps=200000", "seed=6"
+    )
     Z, y = (part.numpy() for part in e.problem.examples)
     w, state, step, shares = e.problem.w0, e.optimizer.init(e.problem.w0), 0, []
     ahead = advance(e)
@@ -245,7 +264,9 @@ def test_gradient_flow_stops_where_the_gradient_falls_to_its_tolerance_and_stays
     again, _ = e.optimizer.step(first * 0.9999, state, e.problem.surface, e.lr)
     assert np.array_equal(again.numpy(), (first * 0.9999).numpy())
     short, _ = e.optimizer.step(e.problem.w0, (), e.problem.surface, 0.5)
-    assert np.allclose(short.numpy(), np.exp(-np.array([2.0, 1.0, 0.3]) * 0.5), rtol=1e-7)  # it was not there yet
+    assert np.allclose(
+        short.numpy(), np.exp(-np.array([2.0, 1.0, 0.3]) * 0.5), rtol=1e-7
+    )  # it was not there yet
 
 
 def flow_to(e, tau, steps):
@@ -257,14 +278,29 @@ def flow_to(e, tau, steps):
 
 @pytest.mark.parametrize("inputs", ["signs", "normal"])
 def test_the_limiting_flow_of_the_trace_is_the_closed_form(experiment, inputs):
-    e = experiment("problem=uv", "problem.d=8", "problem.n=3", f"problem.inputs={inputs}", "method=limiting_flow", "seed=4")
+    e = experiment(
+        "problem=uv",
+        "problem.d=8",
+        "problem.n=3",
+        f"problem.inputs={inputs}",
+        "method=limiting_flow",
+        "seed=4",
+    )
     x, y = (part.numpy() for part in e.problem.examples)
     right = np.concatenate(uv.flow(*np.split(e.problem.w0.numpy(), 2), x, y[:, 0], 1.5))
     assert np.abs(flow_to(e, 1.5, 2).numpy() - right).max() < 1e-7
 
 
 def test_the_limiting_flow_of_lambda_1_is_the_closed_form(experiment):
-    e = experiment("problem=uv", "problem.d=4", "problem.n=2", "problem.k=1", "method=sam_flow", "seed=1", "problem.spread=0.2")
+    e = experiment(
+        "problem=uv",
+        "problem.d=4",
+        "problem.n=2",
+        "problem.k=1",
+        "method=sam_flow",
+        "seed=1",
+        "problem.spread=0.2",
+    )
     x, y = (part.numpy() for part in e.problem.examples)
     right = np.concatenate(uv.sharpest_flow(*np.split(e.problem.w0.numpy(), 2), x, y[:, 0], 0.2))
     assert np.abs(flow_to(e, 0.2, 1).numpy() - right).max() < 5e-3
@@ -273,9 +309,24 @@ def test_the_limiting_flow_of_lambda_1_is_the_closed_form(experiment):
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["problem=uv", "problem.d=5", "problem.n=7", "method=limiting_flow"], "the Jacobian loses rank between tau = 0"),
-        (["problem=uv", "optimizer=sam", "optimizer@optimizer.base=limiting_flow"], "it is no base for another rule"),
-        (["problem=least_squares", "problem.d=5", "problem.n=9", "problem.noise=1", "method=limiting_flow"], "no interpolator"),
+        (
+            ["problem=uv", "problem.d=5", "problem.n=7", "method=limiting_flow"],
+            "the Jacobian loses rank between tau = 0",
+        ),
+        (
+            ["problem=uv", "optimizer=sam", "optimizer@optimizer.base=limiting_flow"],
+            "it is no base for another rule",
+        ),
+        (
+            [
+                "problem=least_squares",
+                "problem.d=5",
+                "problem.n=9",
+                "problem.noise=1",
+                "method=limiting_flow",
+            ],
+            "no interpolator",
+        ),
         (["problem=uv", "method=gradient_flow", "optimizer.rtol=0"], "the first two above 0, tol at least 0"),
         (["problem=uv", "problem.d=5", "problem.n=7", "measure=[uv_flow]"], "take n below d"),
         (["problem=uv", "problem.start=0"], "no coordinate ever moves"),

@@ -11,10 +11,10 @@ import pytest
 import torch
 from conftest import TINY, only_run, rows_of
 
-from sharpcli.measure import measure
+from sharpcli.engine.measuring import measure
+from sharpcli.engine.train import begin
 from sharpcli.optimizers.gd import GD
 from sharpcli.run import Run
-from sharpcli.train import begin
 
 SHORT = (*TINY, "steps=12", "measure_every=3", "checkpoint_every=5")
 
@@ -35,7 +35,9 @@ def test_gd_on_a_quadratic_converges_exactly_when_lr_is_below_two_over_lambda_1(
 
 def test_sam_settles_at_its_radius_on_a_quadratic(sharp, folder):
     run = quadratic(sharp, folder, 0.4, "method=sam", "optimizer.rho=0.1", "steps=2000", "measure_every=2000")
-    assert rows_of(run / "metrics.jsonl")[-1]["distance"] == pytest.approx(0.4 * 0.1 * 2 / (2 - 0.4 * 2), rel=1e-6)
+    assert rows_of(run / "metrics.jsonl")[-1]["distance"] == pytest.approx(
+        0.4 * 0.1 * 2 / (2 - 0.4 * 2), rel=1e-6
+    )
 
 
 def test_divergence_is_a_result_with_exit_code_0_and_standard_json(sharp, folder):
@@ -46,7 +48,10 @@ def test_divergence_is_a_result_with_exit_code_0_and_standard_json(sharp, folder
     assert last["diverged"] is True and run.status == "diverged" and last["step"] < 10000
     for line in (run.path / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda c: pytest.fail(c))
-    assert "already diverged" in sharp("train", "problem=quadratic", "lr=5", "steps=10000", "measure_every=10").out
+    assert (
+        "already diverged"
+        in sharp("train", "problem=quadratic", "lr=5", "steps=10000", "measure_every=10").out
+    )
 
 
 @pytest.mark.parametrize("method", ["gd", "sgd", "momentum", "sam", "label_noise"])
@@ -101,7 +106,11 @@ def test_lambda_1_logged_in_training_is_that_of_a_dense_hessian(experiment):
     H = e.problem.surface.hvp(e.problem.w0, torch.eye(len(e.problem.w0)).double())
     truth = torch.linalg.eigvalsh(H).flip(0)
     assert [row[f"lambda_{i}"] for i in (1, 2, 3)] == pytest.approx(truth[:3].tolist(), rel=1e-6)
-    assert row["sharpness_converged"] is True and row["sharpness_products"] > 3 and row["sharpness_examples"] == 60
+    assert (
+        row["sharpness_converged"] is True
+        and row["sharpness_products"] > 3
+        and row["sharpness_examples"] == 60
+    )
 
 
 def test_the_same_command_again_does_nothing_and_another_label_finds_the_same_run(sharp, folder):
@@ -110,7 +119,9 @@ def test_the_same_command_again_does_nothing_and_another_label_finds_the_same_ru
     said = sharp("train", *SHORT, "threads=1")
     assert said.code == 0 and "already complete" in said.out
     assert "already complete" in sharp("train", *SHORT, "optimizer=gd", "method=sgd", "batch_size=full").out
-    assert {file: file.stat().st_mtime_ns for file in only_run(folder).rglob("*") if file.name != ".lock"} == before
+    assert {
+        file: file.stat().st_mtime_ns for file in only_run(folder).rglob("*") if file.name != ".lock"
+    } == before
 
 
 def test_a_number_measured_later_equals_the_one_logged_bit_for_bit(sharp, folder):
@@ -118,7 +129,9 @@ def test_a_number_measured_later_equals_the_one_logged_bit_for_bit(sharp, folder
     run = Run(only_run(folder))
     assert sharp("measure", run.name).code == 0
     logged, later = rows_of(run.path / "metrics.jsonl"), rows_of(run.path / "measured.jsonl")
-    assert [row["step"] for row in logged] == [0, 3, 6, 9, 12] and len(later) == 3 * 5  # a row for each measure
+    assert [row["step"] for row in logged] == [0, 3, 6, 9, 12] and len(
+        later
+    ) == 3 * 5  # a row for each measure
     for a in logged:
         found = {}
         for b in (row for row in later if row["step"] == a["step"]):
@@ -131,7 +144,15 @@ def test_a_number_measured_later_equals_the_one_logged_bit_for_bit(sharp, folder
 def test_measuring_something_else_adds_columns_and_keeps_the_logged_ones(sharp, folder):
     assert sharp("train", *SHORT).code == 0
     run = Run(only_run(folder))
-    said = sharp("measure", run.path, "--step", "5,12", "measure=[trace]", "measure.trace.max_products=8", "measure_examples=7")
+    said = sharp(
+        "measure",
+        run.path,
+        "--step",
+        "5,12",
+        "measure=[trace]",
+        "measure.trace.max_products=8",
+        "measure_examples=7",
+    )
     assert said.code == 0 and "step 5\n" in said.out and "trace" in said.out and "±" in said.out
     rows = {row["step"]: row for row in run.rows()}
     assert rows[12]["trace_examples"] == 7 and "lambda_1" in rows[12] and "trace" not in rows[0]
@@ -169,7 +190,9 @@ def test_a_run_killed_at_any_moment_resumes_to_the_rows_of_a_whole_one(process, 
     a, b = (next((folder / d).glob("*/metrics.jsonl")) for d in ("whole", "runs"))
     assert rows_of(a) == rows_of(b) and len(rows_of(a)) == 59
     run = Run(b.parent)
-    assert len(run.provenance["resumed"]) == kills and torch.equal(run.load(400)["w"], Run(a.parent).load(400)["w"])
+    assert len(run.provenance["resumed"]) == kills and torch.equal(
+        run.load(400)["w"], Run(a.parent).load(400)["w"]
+    )
 
 
 def test_a_second_process_is_refused_while_the_first_lives_and_ctrl_c_keeps_what_there_is(process, folder):
@@ -180,7 +203,11 @@ def test_a_second_process_is_refused_while_the_first_lives_and_ctrl_c_keeps_what
         time.sleep(0.01)
     second = process("train", *words)
     out, err = second.communicate(timeout=60)
-    assert second.returncode == 2 and "another process is training this run" in err and len(err.splitlines()) == 1
+    assert (
+        second.returncode == 2
+        and "another process is training this run" in err
+        and len(err.splitlines()) == 1
+    )
     first.send_signal(signal.SIGINT)
     out, err = first.communicate(timeout=60)
     assert first.returncode == 2 and "the same command resumes" in err and "Traceback" not in err
@@ -189,7 +216,9 @@ def test_a_second_process_is_refused_while_the_first_lives_and_ctrl_c_keeps_what
 
 
 @pytest.mark.parametrize("at", [6, 7])
-def test_a_run_interrupted_after_its_row_was_logged_resumes_to_the_rows_of_a_whole_one(sharp, folder, monkeypatch, at):
+def test_a_run_interrupted_after_its_row_was_logged_resumes_to_the_rows_of_a_whole_one(
+    sharp, folder, monkeypatch, at
+):
     assert sharp("train", *SHORT, "runs_dir=whole").code == 0
     log, w = Run.log, []
 
@@ -212,7 +241,9 @@ def test_a_run_interrupted_after_its_row_was_logged_resumes_to_the_rows_of_a_who
         monkeypatch.setattr(GD, "step", cut)
     assert "the same command resumes" in sharp("train", *SHORT).err
     assert sharp("train", *SHORT).code == 0
-    assert rows_of(only_run(folder) / "metrics.jsonl") == rows_of(next((folder / "whole").glob("*/metrics.jsonl")))
+    assert rows_of(only_run(folder) / "metrics.jsonl") == rows_of(
+        next((folder / "whole").glob("*/metrics.jsonl"))
+    )
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(sharp, folder):
@@ -263,7 +294,10 @@ def test_a_run_may_start_from_another_s_weights_and_says_whose(sharp, folder):
     }
     for word, words in refusals.items():
         assert words in sharp("train", *SHORT, word).refusal
-    assert "parameters and this model" in sharp("train", *SHORT, f"init_from={first.name}", "model.widths=[7]").refusal
+    assert (
+        "parameters and this model"
+        in sharp("train", *SHORT, f"init_from={first.name}", "model.widths=[7]").refusal
+    )
     assert len(list((folder / "runs").glob("*"))) == 3
 
 
@@ -296,7 +330,11 @@ def test_epochs_and_arrays_and_cross_entropy_with_batch_norm(sharp, folder):
     said = sharp("train", *words, "steps=2 epochs", "measure_every=1 epoch", "schedule=cosine", "lr=0.05")
     assert said.code == 0, said.err
     run = Run(only_run(folder))
-    assert [row["epoch"] for row in run.logged()] == [0, 1, 2] and run.steps == 6 and len(run.config["data"]["sha256"]) == 64
+    assert (
+        [row["epoch"] for row in run.logged()] == [0, 1, 2]
+        and run.steps == 6
+        and len(run.config["data"]["sha256"]) == 64
+    )
     assert run.logged()[0]["lr"] > run.logged()[-1]["lr"]
 
 
@@ -312,7 +350,9 @@ def test_label_noise_recovers_on_uv_where_plain_sgd_does_not(sharp, folder):
         "measure_every=0",
         "measure=[scores]",
     ]
-    assert sharp("train", *toy, "method=label_noise", "objective.label_noise.delta=1", "steps=12000").code == 0
+    assert (
+        sharp("train", *toy, "method=label_noise", "objective.label_noise.delta=1", "steps=12000").code == 0
+    )
     assert sharp("train", *toy, "method=sgd", "steps=3000").code == 0
     errors = {}
     for name in ("label_noise", "sgd"):

@@ -17,7 +17,14 @@ from sharpcli.models.resnet import resnet
 from sharpcli.run import Run
 
 MLP = ("model=mlp", "model.widths=[6]", "data.train_examples=60")
-RESNET = ("model=resnet", "model.depth=8", "model.width=2", "model.groups=1", "data.train_examples=24", "loss=cross_entropy")
+RESNET = (
+    "model=resnet",
+    "model.depth=8",
+    "model.width=2",
+    "model.groups=1",
+    "data.train_examples=24",
+    "loss=cross_entropy",
+)
 
 
 def network(seed=5):
@@ -42,8 +49,12 @@ def test_a_file_of_weights_is_measured_whatever_it_is_wrapped_in(sharp, folder, 
     before = (folder / file).read_bytes()
     row = last_json(sharp("measure", file, *MLP, "measure=[scores,sharpness,trace]", "--json"))
     assert (folder / file).read_bytes() == before and row["sharpness_converged"] and row["trace_stderr"] >= 0
-    x = torch.from_numpy(__import__("sklearn.datasets", fromlist=["load_digits"]).load_digits().images).float()[:60]
-    x = ((x - x.mean(0)) / x.std(0, correction=0).where(x.std(0, correction=0) > 0, torch.tensor(1.0))).view(60, 1, 8, 8)
+    x = torch.from_numpy(
+        __import__("sklearn.datasets", fromlist=["load_digits"]).load_digits().images
+    ).float()[:60]
+    x = ((x - x.mean(0)) / x.std(0, correction=0).where(x.std(0, correction=0) > 0, torch.tensor(1.0))).view(
+        60, 1, 8, 8
+    )
     y = torch.nn.functional.one_hot(
         torch.tensor(__import__("sklearn.datasets", fromlist=["load_digits"]).load_digits().target[:60]), 10
     ).float()
@@ -59,7 +70,11 @@ def test_rows_go_to_a_file_with_what_they_were_computed_on(sharp, folder):
     first, second = map(json.loads, (folder / "out.jsonl").read_text().splitlines())
     assert first["file"] == "w.pt" and first["lambda_1_error"] >= 0 and second["fisher_rao"] > 0
     facts = first["provenance"]
-    assert len(facts["sha256"]) == 64 and facts["config"]["problem"]["batchnorm"] == "stored" and facts["packages"]["torch"]
+    assert (
+        len(facts["sha256"]) == 64
+        and facts["config"]["problem"]["batchnorm"] == "stored"
+        and facts["packages"]["torch"]
+    )
 
 
 def test_a_foreign_network_with_batch_norm_is_measured_with_its_own_statistics_in_eval_mode(sharp, folder):
@@ -85,7 +100,11 @@ def test_a_foreign_network_with_batch_norm_is_measured_with_its_own_statistics_i
 
     d = digits(train_examples=24, wrong=0)
     loss = torch.nn.functional.cross_entropy(net.eval()(d.x_train), d.y_train)
-    assert stored["train_loss"] == pytest.approx(loss.item(), rel=1e-4) != pytest.approx(other["train_loss"], rel=1e-2)
+    assert (
+        stored["train_loss"]
+        == pytest.approx(loss.item(), rel=1e-4)
+        != pytest.approx(other["train_loss"], rel=1e-2)
+    )
 
 
 @pytest.mark.parametrize("name, file", [("torchvision", "w.safetensors"), ("timm", "w.pt")])
@@ -99,14 +118,22 @@ def test_networks_of_torchvision_and_timm_are_built_by_name(sharp, folder, name,
 
         net = get_model("squeezenet1_1", num_classes=10)
         words = ["model=torchvision", "model.name=squeezenet1_1"]
-    save_file(net.state_dict(), folder / file) if file.endswith("tensors") else torch.save(net.state_dict(), folder / file)
+    save_file(net.state_dict(), folder / file) if file.endswith("tensors") else torch.save(
+        net.state_dict(), folder / file
+    )
     import numpy as np
 
     g = np.random.default_rng(0)
     x, y = g.normal(size=(6, 3, 32, 32)), np.arange(6) % 10
     y[-1] = 9
     np.savez(folder / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-    more = ["data=arrays", "data.file=a.npz", "loss=cross_entropy", "measure=[sharpness]", "measure.sharpness.max_products=4"]
+    more = [
+        "data=arrays",
+        "data.file=a.npz",
+        "loss=cross_entropy",
+        "measure=[sharpness]",
+        "measure.sharpness.max_products=4",
+    ]
     row = last_json(sharp("measure", file, *words, *more, "--json"))
     assert abs(row["lambda_1"]) > 0 and row["sharpness_products"] == 4
 
@@ -148,8 +175,12 @@ def test_layers_and_patterns_are_measured_alone_and_do_not_replace_the_network_s
     whole = run.rows()[-1]["lambda_1"]
     said = sharp("measure", run.name, "--step", "4", "measure=[sharpness,trace]", "--by", "layer")
     assert said.code == 0 and [line.split()[0] for line in said.out.splitlines()[1:4]] == ["layer", "1", "3"]
-    row = last_json(sharp("measure", run.name, "--step", "4", "measure=[sharpness]", "--params", "3.*", "--json"))
-    assert row["params"] == "3.*" and row["lambda_1"] < whole * (1 + 1e-3)  # a principal submatrix has no larger one
+    row = last_json(
+        sharp("measure", run.name, "--step", "4", "measure=[sharpness]", "--params", "3.*", "--json")
+    )
+    assert row["params"] == "3.*" and row["lambda_1"] < whole * (
+        1 + 1e-3
+    )  # a principal submatrix has no larger one
     assert Run(run.path).rows()[-1]["lambda_1"] == whole
     late = [json.loads(line) for line in (run.path / "measured.jsonl").read_text().splitlines()]
     assert {row.get("params") for row in late} == {"1", "3", "3.*"}
@@ -174,7 +205,7 @@ def test_ctrl_c_leaves_what_is_finished_on_disk(process, folder):
 
 def test_memory_that_runs_out_is_one_line_that_names_the_chunk_to_try(sharp, folder, monkeypatch):
     torch.save(network().state_dict(), folder / "w.pt")
-    from sharpcli.surface import Linearization
+    from sharpcli.landscape.surface import Linearization
 
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
@@ -185,13 +216,31 @@ def test_memory_that_runs_out_is_one_line_that_names_the_chunk_to_try(sharp, fol
 
 
 def test_two_processes_measure_and_train_as_one_does(sharp, folder):
-    words = [*TINY[1:], "data.train_examples=61", "chunk=40", "method=sgd", "batch_size=16", "steps=6", "measure_every=3"]
+    words = [
+        *TINY[1:],
+        "data.train_examples=61",
+        "chunk=40",
+        "method=sgd",
+        "batch_size=16",
+        "steps=6",
+        "measure_every=3",
+    ]
     words += ["measure=[scores,sharpness,gauss_newton,trace,gradient_noise]", "problem.dtype=float64"]
     assert sharp("train", *words).code == 0
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "sharpcli"]
+    two = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "sharpcli",
+    ]
     for more in (["train", *words, "runs_dir=two"], ["measure", "two", "--step", "6"]):
-        done = subprocess.run([*two, *more], env=env, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [*two, *more], env=env, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        )
         assert done.returncode == 0, done.stderr
     (run,) = (folder / "two").glob("*/provenance.json")
     alone, both = rows_of(only_run(folder) / "metrics.jsonl"), rows_of(run.parent / "metrics.jsonl")

@@ -13,7 +13,8 @@ Standardize = Literal["pixel", "channel", "none"]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Tensors in memory, float32 but for toys: x_train [n, ...], y_train [n, C], x_test [m, ...], y_test [m, C].
+    """Tensors in memory, float32 but for toys: x_train [n, ...], y_train [n, C], x_test [m, ...], y_test [m,
+    C].
 
     Targets are real-valued; for `classes` they are one-hot and a prediction is scored by its largest output.
     """

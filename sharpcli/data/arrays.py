@@ -17,19 +17,23 @@ NAMES = ("x_train", "y_train", "x_test", "y_test")
 def arrays(*, file: str, sha256: str) -> Dataset:
     """x [n, ...] of numbers, as it is; y integer classes [n] (from 0) or real targets [n] or [n, C].
 
-    `sha256` is the content hash of `file`, filled in when the config is checked. Refuses a file without the four
-    arrays, with unequal lengths or shapes, NaN or infinity, or a dtype that is no number.
+    `sha256` is the content hash of `file`, filled in when the config is checked. Refuses a file without the
+    four arrays, with unequal lengths or shapes, NaN or infinity, or a dtype that is no number.
     """
     found = _load(Path(file))
     for split in ("train", "test"):
         x, y = found[f"x_{split}"], found[f"y_{split}"]
         if not len(x) or len(x) != len(y):
-            raise Refusal(f"{file}: x_{split} has {len(x)} examples and y_{split} {len(y)}; give both the same, at least 1")
+            raise Refusal(
+                f"{file}: x_{split} has {len(x)} examples and y_{split} {len(y)}; give both the same, at "
+                f"least 1"
+            )
     for kind in "xy":
         train, test = found[f"{kind}_train"], found[f"{kind}_test"]
         if train.shape[1:] != test.shape[1:] or train.dtype.kind != test.dtype.kind:
             raise Refusal(
-                f"{file}: {kind}_train is {train.dtype} {list(train.shape)} and {kind}_test {test.dtype} {list(test.shape)}; "
+                f"{file}: {kind}_train is {train.dtype} {list(train.shape)} and {kind}_test {test.dtype} "
+                f"{list(test.shape)}; "
                 "they must agree in kind and in all but the first dimension"
             )
     classes = found["y_train"].dtype.kind in "iu"
@@ -37,7 +41,10 @@ def arrays(*, file: str, sha256: str) -> Dataset:
     if classes:
         y_train, y_test = (torch.from_numpy(found[f"y_{s}"].astype(np.int64)) for s in ("train", "test"))
         if y_train.ndim != 1 or min(y_train.min(), y_test.min()) < 0:
-            raise Refusal(f"{file}: integer targets are classes: give y [n] with values from 0, or real targets as float")
+            raise Refusal(
+                f"{file}: integer targets are classes: give y [n] with values from 0, or real targets as "
+                f"float"
+            )
         count = int(max(y_train.max(), y_test.max())) + 1
         y_train, y_test = one_hot(y_train, count), one_hot(y_test, count)
     else:
@@ -62,7 +69,10 @@ def _load(file: Path) -> dict[str, np.ndarray]:
         raise Refusal(f"{file}: not a readable .npz ({problem}); write one with numpy.savez") from None
     for name, values in found.items():
         if values.dtype.kind not in "fiu" or values.ndim == 0:
-            raise Refusal(f"{file}: {name} is {values.dtype} {list(values.shape)}; give an array of numbers (float or integer)")
+            raise Refusal(
+                f"{file}: {name} is {values.dtype} {list(values.shape)}; give an array of numbers (float or "
+                f"integer)"
+            )
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise Refusal(f"{file}: {name} holds NaN or infinity; clean it first")
     return found

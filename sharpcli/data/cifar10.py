@@ -17,9 +17,10 @@ TRAIN, TEST = 50_000, 10_000
 def cifar10(folder: Path, *, train_examples: int, test_examples: int, standardized: Standardize) -> Dataset:
     """The first `train_examples` and `test_examples` images [n, 3, 32, 32].
 
-    `standardized=pixel` subtracts each of the 3,072 means and divides by the standard deviation, both over all 50,000
-    training images; `channel` does so with the three of each colour; `none` leaves [0, 1]. Downloads once into
-    `folder`. Refuses sizes out of range, and files that are missing or damaged where they cannot be downloaded.
+    `standardized=pixel` subtracts each of the 3,072 means and divides by the standard deviation, both over
+    all 50,000 training images; `channel` does so with the three of each colour; `none` leaves [0, 1].
+    Downloads once into `folder`. Refuses sizes out of range, and files that are missing or damaged where they
+    cannot be downloaded.
     """
     for name, size, most in (("train", train_examples, TRAIN), ("test", test_examples, TEST)):
         if not 0 < size <= most:
@@ -57,15 +58,18 @@ def _download(folder: Path, train: bool):  # type: ignore[no-untyped-def]
         return CIFAR10(str(folder), train=train, download=True)
     except Exception as problem:  # urllib, tarfile and torchvision each raise their own
         raise Refusal(
-            f"cifar10: no complete, undamaged copy in {folder / CIFAR10.base_folder} and downloading it failed "
-            f"({type(problem).__name__}: {problem}); put the files there, or name their folder with data_dir= or SHARP_DATA"
+            f"cifar10: no complete, undamaged copy in {folder / CIFAR10.base_folder} and downloading it "
+            f"failed "
+            f"({type(problem).__name__}: {problem}); put the files there, or name their folder with "
+            f"data_dir= or SHARP_DATA"
         ) from None
     finally:
         socket.setdefaulttimeout(patience)
 
 
 def _moments(x: Tensor, standardized: Standardize) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of x / 255, exact: sums of bytes are integers. Never a float copy of all images."""
+    """Mean and standard deviation of x / 255, exact: sums of bytes are integers. Never a float copy of all
+    images."""
     if standardized == "none":
         return torch.zeros(()), torch.ones(())
     total, square = torch.zeros(x.shape[1:]).long(), torch.zeros(x.shape[1:]).long()

@@ -1,4 +1,5 @@
-"""The largest value of a function within a ball or a box: projected gradient ascent with a step that adapts."""
+"""The largest value of a function within a ball or a box: projected gradient ascent with a step that
+adapts."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ SMALLEST = 1e-4  # steps, in radii, below which the ascent has converged
 
 @dataclass(frozen=True)
 class Highest:
-    """The largest `value` found, at `u` [D]; `gradients` spent; whether the last start `converged` before its `steps`."""
+    """The largest `value` found, at `u` [D]; `gradients` spent; whether the last start `converged` before its
+    `steps`."""
 
     value: float
     u: Tensor
@@ -31,8 +33,8 @@ def highest(
     steps: int,
     rtol: float,
 ) -> list[Highest]:
-    """The maxima reached from the boundary in each direction (the box: from its vertex), best first; a direction that is
-    zero is left out."""
+    """The maxima reached from the boundary in each direction (the box: from its vertex), best first; a
+    direction that is zero is left out."""
     found = []
     for d in directions:
         if float(d.norm()) > 0:
@@ -42,14 +44,19 @@ def highest(
 
 
 def ascend(
-    value_and_grad: Callable[[Tensor], tuple[float, Tensor]], start: Tensor, radius: float, norm: Norm, steps: int, rtol: float
+    value_and_grad: Callable[[Tensor], tuple[float, Tensor]],
+    start: Tensor,
+    radius: float,
+    norm: Norm,
+    steps: int,
+    rtol: float,
 ) -> Highest:
     """Maximizes over |u| <= radius from `start` [D].
 
-    The step direction is g / |g| in the ball and sign(g) in the box, of length eta radius; eta doubles after a step that
-    climbed and is cut to a quarter after one that did not. On a convex function a large eta is the generalized power
-    method, which climbs at every step. Converged when a step climbs by less than rtol of what was climbed, or eta has
-    become small. What is found is a lower bound.
+    The step direction is g / |g| in the ball and sign(g) in the box, of length eta radius; eta doubles after
+    a step that climbed and is cut to a quarter after one that did not. On a convex function a large eta is
+    the generalized power method, which climbs at every step. Converged when a step climbs by less than rtol
+    of what was climbed, or eta has become small. What is found is a lower bound.
     """
     u = project(start, radius, norm)
     value, g = value_and_grad(u)

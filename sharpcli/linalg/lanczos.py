@@ -1,14 +1,16 @@
-"""Extreme eigenpairs of a symmetric operator: block Lanczos with full re-orthogonalisation, warm and thick restarts.
+"""Extreme eigenpairs of a symmetric operator: block Lanczos with full re-orthogonalisation, warm and thick
+restarts.
 
-One Krylov decomposition serves both ends of the spectrum and its quadrature. From one start vector this is Lanczos; from
-a block of previous eigenvectors it spends products only where they are still needed. Parlett, The Symmetric Eigenvalue
-Problem (1998), chapters 11 to 13; the decomposition and its restart are those of Stewart 2001, "A Krylov-Schur algorithm".
+One Krylov decomposition serves both ends of the spectrum and its quadrature. From one start vector this is
+Lanczos; from a block of previous eigenvectors it spends products only where they are still needed. Parlett,
+The Symmetric Eigenvalue Problem (1998), chapters 11 to 13; the decomposition and its restart are those of
+Stewart 2001, "A Krylov-Schur algorithm".
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ Tell = Callable[[int, float], object]
 
 CROWD = 0.85  # Ritz values above this share of the largest may overtake it before the next measurement
 PIECE = 8192  # numbers whose products are added in their own precision
-KEEP = 8  # vectors kept for the next measurement, at most, unless more are wanted
+KEPT_VECTORS = 8  # for the next measurement, at most, unless more are wanted
 ROUNDING = 16  # units in the last place of |A| below which no residual is believed
 
 
@@ -27,11 +29,11 @@ ROUNDING = 16  # units in the last place of |A| below which no residual is belie
 class Ritz:
     """Approximate eigenpairs, largest (algebraic) first, and what is known of their error.
 
-    `values` [k] float64; `vectors` [p, D], p > k: the k wanted first, then those that crowd below the largest, as a
-    start for a nearby operator; `residuals` [k] = |A v - theta v|: an eigenvalue lies within; `errors` [k] <=
-    `residuals`: the estimate |R|^2 / gap (see `cluster_errors`); `products` spent by this call; `converged`.
-    `least`, `least_residual`, `least_error`: the same for the smallest eigenvalue, where it was asked for; its vector is
-    then the last of `vectors`.
+    `values` [k] float64; `vectors` [p, D], p > k: the k wanted first, then those that crowd below the
+    largest, as a start for a nearby operator; `residuals` [k] = |A v - theta v|: an eigenvalue lies within;
+    `errors` [k] <= `residuals`: the estimate |R|^2 / gap (see `cluster_errors`); `products` spent by this
+    call; `converged`. `least`, `least_residual`, `least_error`: the same for the smallest eigenvalue, where
+    it was asked for; its vector is then the last of `vectors`.
     """
 
     values: Tensor
@@ -45,10 +47,11 @@ class Ritz:
     least_error: float | None = None
 
     def columns(self, name: str) -> dict[str, float]:
-        """`<name>_1` ..., then their residuals and errors, then those of `<name>_min` where it was asked for."""
+        """`<name>_1` ..., then their residuals and errors, then those of `<name>_min` where it was asked
+        for."""
         out = {f"{name}_{i + 1}": float(x) for i, x in enumerate(self.values)}
-        for word, found in (("residual", self.residuals), ("error", self.errors)):
-            out |= {f"{name}_{i + 1}_{word}": float(x) for i, x in enumerate(found)}
+        for what, values in (("residual", self.residuals), ("error", self.errors)):
+            out |= {f"{name}_{i + 1}_{what}": float(x) for i, x in enumerate(values)}
         if self.least is None or self.least_residual is None or self.least_error is None:
             return out
         last = {f"{name}_min": self.least, f"{name}_min_residual": self.least_residual}
@@ -56,17 +59,18 @@ class Ritz:
 
 
 class Krylov:
-    """A V^T = V^T T + G^T C^T: orthonormal rows V [m, D], and orthonormal rows G [p, D] for what A takes out of their span.
+    """A V^T = V^T T + G^T C^T: orthonormal rows V [m, D], and orthonormal rows G [p, D] for what A takes out
+    of their span.
 
-    A Ritz pair (theta, y) of T, with vector y V, has the residual (y C) G, whose norm is |y C|: no work of length D.
-    Growing by a direction z G takes one product and makes that part of the residual exact. T and C are float64 and on
-    the CPU: they are a few hundred numbers, which decide what comes next.
+    A Ritz pair (theta, y) of T, with vector y V, has the residual (y C) G, whose norm is |y C|: no work of
+    length D. Growing by a direction z G takes one product and makes that part of the residual exact. T and C
+    are float64 and on the CPU: they are a few hundred numbers, which decide what comes next.
     """
 
     def __init__(self, matvec: Matvec, start: Tensor, capacity: int) -> None:
         self.matvec, self.products = matvec, 0
         self.capacity, self.size, self.width = min(capacity, start.shape[-1]), 0, 0
-        self._V = start.new_empty(min(self.capacity, 2 * KEEP), start.shape[-1])
+        self._V = start.new_empty(min(self.capacity, 2 * KEPT_VECTORS), start.shape[-1])
         self._G = start.new_empty(0, start.shape[-1])
         # rows for what is held now: the capacity of a small network is tens of thousands, and T is its square
         self.T = torch.zeros(len(self._V), len(self._V), dtype=torch.float64)
@@ -80,18 +84,19 @@ class Krylov:
         return self._V[: self.size]
 
     def add(self, X: Tensor) -> bool:
-        """Adds what is new in the rows of X, at one product each, to a basis that A does not leave (an empty one, at
-        first); False when there is nothing new or no room."""
+        """Adds what is new in the rows of X, at one product each, to a basis that A does not leave (an empty
+        one, at first); False when there is nothing new or no room."""
         assert not self.width, "what A takes out of the basis comes first"
         before = self.size
         for x in X[: self.capacity - before]:
-            if (found := orthonormal(x, self.V)) is not None:
-                self._push(found)
+            if (unit := orthonormal(x, self.V)) is not None:
+                self._push(unit)
         self._multiply(before)
         return self.size > before
 
     def grow(self, Z: Tensor) -> bool:
-        """Adds the directions Z G, rows Z [q, p], at one product each; False when there is nothing left or no room."""
+        """Adds the directions Z G, rows Z [q, p], at one product each; False when there is nothing left or no
+        room."""
         before, room = self.size, self.capacity - self.size
         if not room or not self.width:
             return False
@@ -117,7 +122,8 @@ class Krylov:
         return Y @ self.C[: self.size]
 
     def restart(self, Y: Tensor, theta: Tensor) -> None:
-        """Shrinks the basis to the Ritz vectors of rows Y; nothing is lost of them, nor of their residuals."""
+        """Shrinks the basis to the Ritz vectors of rows Y; nothing is lost of them, nor of their
+        residuals."""
         C = self.residuals(Y)
         self._V[: len(Y)] = Y.to(self._V) @ self.V
         self.size = len(Y)
@@ -136,8 +142,8 @@ class Krylov:
         self.size += 1
 
     def _multiply(self, before: int) -> None:
-        """The images of the basis vectors from `before` on: their part in V goes to T (that in earlier vectors is there
-        already, by symmetry), what is left to G and C."""
+        """The images of the basis vectors from `before` on: their part in V goes to T (which has that in
+        earlier vectors already, by symmetry), what is left to G and C."""
         if self.size == before:
             return
         images = self.matvec(self._V[before : self.size])
@@ -175,59 +181,128 @@ def extremes(
     fresh: Callable[[], Tensor] | None = None,
     tell: Tell | None = None,
 ) -> Ritz:
-    """The k algebraically largest eigenpairs, and the smallest for `least`, to an estimated error of tol |theta_1|.
+    """The k algebraically largest eigenpairs, and the smallest for `least`, to an estimated error of tol
+    |theta_1|.
 
-    A pair has converged when its error is at most tol |theta_1| and its residual at most `slack` times that: a mixture
-    of eigenvectors that the basis cannot tell apart yet has a small |R|^2 / gap and a large residual. From a random
-    start leave it at 1 (3 was seen to be fooled by 1 %), from a start that holds what crowds at the top 3 was enough. The
-    basis is cut back to its best Ritz vectors when it is full. Stops with `converged` False when this call would exceed
-    `max_products`. `fresh` gives a random row where the space is exhausted and pairs are missing. `tell(products, error)`
-    hears of each step.
+    A pair has converged when its error is at most tol |theta_1| and its residual at most `slack` times that:
+    a mixture of eigenvectors that the basis cannot tell apart yet has a small |R|^2 / gap and a large
+    residual. Use slack=1 from a random start (slack=3 accepted an eigenvalue 1 % off); from warm vectors that
+    span the near-top eigenvalues 3 suffices. The basis is cut back to its best Ritz vectors when it is full.
+    Stops with `converged` False when this call would exceed `max_products`. `fresh` gives a random row where
+    the space is exhausted and pairs are missing. `tell(products, error)` is called at each step.
     """
-    already, before = krylov.products, torch.empty(0, dtype=torch.float64)
+    already, previous = krylov.products, torch.empty(0, dtype=torch.float64)
     while True:
-        theta, Y = krylov.ritz()
-        m, scale = krylov.size, float(theta.abs().max())
-        wanted, allowed = min(k, m), tol * (float(theta[0].abs()) or scale)
-        R = krylov.residuals(Y)
-        floor = ROUNDING * torch.finfo(krylov.V.dtype).eps * scale
-        top = min(m, max(wanted + 1, KEEP))
-        errors, residuals = cluster_errors(theta[:top], R[:top], wanted, floor), _norms(R[:wanted], floor)
-        bad = ((errors > allowed) | (residuals > slack * allowed)).nonzero().flatten().tolist()
-        end = None
-        if least:
-            bottom = min(m, KEEP)
-            low = cluster_errors(-theta.flip(0)[:bottom], R.flip(0)[:bottom], 1, floor)
-            end = float(theta[-1]), float(_norms(R[-1:], floor)[0]), float(low[0])
-            if end[2] > allowed or end[1] > slack * allowed:
-                bad.append(m - 1)
+        now = _assess(krylov, k, tol, slack, least)
         spent = krylov.products - already
         if tell is not None:
-            worst = float(errors.max()) / (allowed / tol) if allowed else 0.0
-            tell(spent, max(worst, 0.0 if end is None else end[2] / (allowed / tol or 1.0)))
-        # a space that the start cannot leave may hide copies of an eigenvalue: a fresh vector must change nothing
-        leaves = float(krylov.C[:m].norm()) if krylov.width else 0.0
-        closed = fresh is not None and m < krylov.V.shape[1] and leaves <= 100 * floor
-        settled = len(before) >= k and torch.allclose(before[:k], theta[:k], rtol=tol, atol=allowed)
-        before = theta
-        if not bad and (settled if closed else wanted == k or m == krylov.V.shape[1]):
+            tell(spent, now.worst)
+        done = _is_done(now, krylov, k, previous, tol, fresh is not None)
+        previous = now.theta
+        if done or spent >= max_products:
             break
-        if spent >= max_products:
-            break
-        if m == krylov.capacity < krylov.V.shape[1]:
-            keep = _kept(theta, max(wanted + 1, m // 2), least)
-            krylov.restart(Y[keep], theta[keep])
+        if krylov.size == krylov.capacity < krylov.V.shape[1]:
+            kept = _survivors(now.theta, max(now.wanted + 1, krylov.size // 2), least)
+            krylov.restart(now.Y[kept], now.theta[kept])
         elif krylov.width:
-            krylov.grow(R[bad[:1]] if bad else torch.eye(krylov.width, dtype=R.dtype)[:1])
+            krylov.grow(now.next_direction(krylov.width))
         elif fresh is None or not krylov.add(fresh()[None]):
             break
-    # One more than wanted, always: the next one down is where an overtaking eigenvalue comes from, and it tells the gap.
-    crowd = int((theta[:top] > CROWD * theta[0].abs()).sum())
-    keep = [*range(max(min(wanted + 1, m), min(crowd, KEEP)))]
-    keep += [m - 1] if least and m - 1 not in keep else []
-    vectors = Y[keep].to(krylov.V) @ krylov.V
-    converged = wanted == k and not bad
-    return Ritz(theta[:wanted], vectors, residuals, errors, krylov.products - already, converged, *(end or ()))
+    return _ritz(now, krylov, k, krylov.products - already)
+
+
+@dataclass(frozen=True)
+class _Smallest:
+    """The smallest Ritz value, its residual and its estimated error."""
+
+    value: float
+    residual: float
+    error: float
+
+
+@dataclass(frozen=True)
+class _Assessment:
+    """What is known of the Ritz pairs of a basis: all values `theta` [m], largest first, with coefficients
+    `Y` [m, m] and residuals `R` [m, p] in the coordinates of G; the `errors` and `residuals` of the
+    `wanted` largest; `allowed`, the error that is asked for, and `floor`, below which no residual is
+    believed; the rows that have not converged; the `worst` relative error; and the `smallest` pair, where
+    it is asked for."""
+
+    theta: Tensor
+    Y: Tensor
+    R: Tensor
+    wanted: int
+    errors: Tensor
+    residuals: Tensor
+    allowed: float
+    floor: float
+    unconverged: list[int]
+    worst: float
+    smallest: _Smallest | None
+
+    def next_direction(self, width: int) -> Tensor:
+        """The residual [1, p] of the first pair that has not converged; any direction where all have."""
+        if self.unconverged:
+            return self.R[self.unconverged[:1]]
+        return torch.eye(width, dtype=self.R.dtype)[:1]
+
+
+def _assess(krylov: Krylov, k: int, tol: float, slack: float, least: bool) -> _Assessment:
+    theta, Y = krylov.ritz()
+    m, scale = krylov.size, float(theta.abs().max())
+    wanted, size = min(k, m), float(theta[0].abs()) or scale
+    allowed, floor = tol * size, ROUNDING * torch.finfo(krylov.V.dtype).eps * scale
+    R = krylov.residuals(Y)
+    top = min(m, max(wanted + 1, KEPT_VECTORS))
+    errors, residuals = cluster_errors(theta[:top], R[:top], wanted, floor), _norms(R[:wanted], floor)
+    unconverged = ((errors > allowed) | (residuals > slack * allowed)).nonzero().flatten().tolist()
+    worst, smallest = float(errors.max()), None
+    if least:
+        bottom = min(m, KEPT_VECTORS)
+        error = float(cluster_errors(-theta.flip(0)[:bottom], R.flip(0)[:bottom], 1, floor)[0])
+        smallest = _Smallest(float(theta[-1]), float(_norms(R[-1:], floor)[0]), error)
+        worst = max(worst, error)
+        if error > allowed or smallest.residual > slack * allowed:
+            unconverged.append(m - 1)
+    relative = worst / size if size else 0.0
+    return _Assessment(
+        theta, Y, R, wanted, errors, residuals, allowed, floor, unconverged, relative, smallest
+    )
+
+
+def _is_done(now: _Assessment, krylov: Krylov, k: int, previous: Tensor, tol: float, can_add: bool) -> bool:
+    """Whether all wanted pairs have converged. A space that the start cannot leave may hide copies of an
+    eigenvalue: in it one more random vector must have changed nothing."""
+    m, D = krylov.V.shape
+    if now.unconverged:
+        return False
+    leaves = float(krylov.C[:m].norm()) if krylov.width else 0.0
+    if can_add and m < D and leaves <= 100 * now.floor:
+        return len(previous) >= k and torch.allclose(previous[:k], now.theta[:k], rtol=tol, atol=now.allowed)
+    return now.wanted == k or m == D
+
+
+def _ritz(now: _Assessment, krylov: Krylov, k: int, products: int) -> Ritz:
+    """The wanted pairs, with the vectors that the next measurement starts from."""
+    m, wanted = krylov.size, now.wanted
+    # One more than wanted, always: the next one down is where an overtaking eigenvalue comes from, and it
+    # tells the gap.
+    top = min(m, max(wanted + 1, KEPT_VECTORS))
+    crowd = int((now.theta[:top] > CROWD * now.theta[0].abs()).sum())
+    kept = [*range(max(min(wanted + 1, m), min(crowd, KEPT_VECTORS)))]
+    if now.smallest is not None and m - 1 not in kept:
+        kept.append(m - 1)
+    return Ritz(
+        values=now.theta[:wanted],
+        vectors=now.Y[kept].to(krylov.V) @ krylov.V,
+        residuals=now.residuals,
+        errors=now.errors,
+        products=products,
+        converged=wanted == k and not now.unconverged,
+        least=None if now.smallest is None else now.smallest.value,
+        least_residual=None if now.smallest is None else now.smallest.residual,
+        least_error=None if now.smallest is None else now.smallest.error,
+    )
 
 
 def largest(matvec: Matvec, start: Tensor, k: int, tol: float, max_products: int, slack: float = 1.0) -> Ritz:
@@ -236,12 +311,13 @@ def largest(matvec: Matvec, start: Tensor, k: int, tol: float, max_products: int
     The smallest eigenvalues are the largest of -A. See `extremes`.
     """
     krylov = Krylov(matvec, start[:max_products], max_products)
-    found = extremes(krylov, k, tol, max(0, max_products - krylov.products), slack=slack)
-    return Ritz(found.values, found.vectors, found.residuals, found.errors, krylov.products, found.converged)
+    ritz = extremes(krylov, k, tol, max(0, max_products - krylov.products), slack=slack)
+    return replace(ritz, products=krylov.products)
 
 
-def _kept(theta: Tensor, count: int, least: bool) -> list[int]:
-    """The Ritz pairs that survive a restart: the largest, and a quarter of the room for the smallest where wanted."""
+def _survivors(theta: Tensor, count: int, least: bool) -> list[int]:
+    """The Ritz pairs that survive a restart: the largest, and a quarter of the room for the smallest where
+    wanted."""
     m = len(theta)
     low = max(1, count // 4) if least else 0
     return [*range(min(count - low, m - low)), *range(m - low, m)]
@@ -267,7 +343,8 @@ def orthonormal(x: Tensor, V: Tensor) -> Tensor | None:
 def dots(A: Tensor, B: Tensor) -> Tensor:
     """A B^T [m, p] in float64, on the CPU, for rows of any length D.
 
-    Added up in float64 over pieces of the rows: over 10^6 numbers a float32 matrix product was seen to lose 3e-5.
+    Added up in float64 over pieces of the rows: over 10^6 numbers a float32 matrix product was seen to lose
+    3e-5.
     """
     m, p, D = len(A), len(B), A.shape[1]
     if not m or not p:
@@ -287,12 +364,13 @@ def norm(x: Tensor) -> float:
 
 
 def cluster_errors(theta: Tensor, R: Tensor, wanted: int, floor: float = 0.0) -> Tensor:
-    """For each wanted Ritz value the smallest of its residual and |R_c|^2 / gap_c over clusters of the c largest.
+    """For each wanted Ritz value the smallest of its residual and |R_c|^2 / gap_c over clusters of the c
+    largest.
 
-    R_c [c, p] are the residuals of the cluster, in any orthonormal coordinates, and the gap reaches to the next Ritz
-    value *outside* it plus half of that one's own residual, its likely distance from an eigenvalue (after Parlett,
-    theorem 11.7.1, for blocks): with several eigenvalues close together, the gap inside the cluster would promise too
-    much. An estimate, no bound. `floor` is what rounding hides of a residual.
+    R_c [c, p] are the residuals of the cluster, in any orthonormal coordinates, and the gap reaches to the
+    next Ritz value *outside* it plus half of that one's own residual, its likely distance from an eigenvalue
+    (after Parlett, theorem 11.7.1, for blocks): with several eigenvalues close together, the gap inside the
+    cluster would promise too much. An estimate, no bound. `floor` is what rounding hides of a residual.
     """
     G = R @ R.T
     r = _norms(R, floor)

@@ -13,21 +13,25 @@ from sharpcli.linalg.lanczos import Krylov
 
 @dataclass(frozen=True)
 class Quadrature:
-    """Tr f(A) / D, as the mean over probes of sum_j weights_j f(nodes_j): both [probes, m] in float64, weights of a
-    probe adding up to 1. Exact for polynomials up to degree 2 m - 1 in each probe."""
+    """Tr f(A) / D, as the mean over probes of sum_j weights_j f(nodes_j): both [probes, m] in float64,
+    weights of a probe adding up to 1. Exact for polynomials up to degree 2 m - 1 in each probe."""
 
     nodes: Tensor
     weights: Tensor
 
     def mean(self, values: Tensor) -> tuple[float, float]:
-        """The mean of f over the spectrum, given `values` f(nodes) [probes, m], and its standard error over probes."""
+        """The mean of f over the spectrum, given `values` f(nodes) [probes, m], and its standard error over
+        probes."""
         each = (self.weights * values).sum(1)
         stderr = float(each.std() / len(each) ** 0.5) if len(each) > 1 else float("nan")
         return float(each.mean()), stderr
 
     def curve(self, grid: Tensor, width: Tensor | float) -> tuple[Tensor, Tensor]:
-        """The density on `grid` [q], every node a Gaussian of standard deviation `width`: mean and standard error."""
-        bells = torch.exp(-0.5 * ((grid[:, None, None] - self.nodes) / width) ** 2) / (width * (2 * torch.pi) ** 0.5)
+        """The density on `grid` [q], every node a Gaussian of standard deviation `width`: mean and standard
+        error."""
+        bells = torch.exp(-0.5 * ((grid[:, None, None] - self.nodes) / width) ** 2) / (
+            width * (2 * torch.pi) ** 0.5
+        )
         each = (bells * self.weights).sum(2)
         return each.mean(1), each.std(1) / each.shape[1] ** 0.5
 

@@ -12,7 +12,8 @@ ROOT = 2**0.5
 
 
 def pairs(k: int) -> list[tuple[int, int]]:
-    """(i, j), i <= j, of the upper triangle by columns: the order of `svec`, in which off-diagonal entries count sqrt 2."""
+    """(i, j), i <= j, of the upper triangle by columns: the order of `svec`, in which off-diagonal entries
+    count sqrt 2."""
     return [(i, j) for j in range(k) for i in range(j + 1)]
 
 
@@ -32,8 +33,8 @@ def smat(x: Tensor, k: int) -> Tensor:
 def least(Q: Tensor, a: Tensor) -> Tensor:
     """argmin 1/2 x.Qx - a.x over x = svec(X) with X positive semidefinite, Q [m, m] positive semidefinite.
 
-    Equivalently the complementarity problem X >= 0, smat(Qx - a) >= 0, <X, smat(Qx - a)> = 0. Raises ValueError where it
-    has no solution.
+    Equivalently the complementarity problem X >= 0, smat(Qx - a) >= 0, <X, smat(Qx - a)> = 0. Raises
+    ValueError where it has no solution.
     """
     m = len(a)
     k = int(((8 * m + 1) ** 0.5 - 1) / 2)

@@ -1,8 +1,9 @@
-"""Traces: Hutchinson 1989; Hutch++ (Meyer et al. 2021, arXiv:2010.09649), its rank chosen as it goes after Persson et al.
-2022, arXiv:2109.10659; XTrace (Epperly, Tropp & Webber 2024, arXiv:2301.07825).
+"""Traces: Hutchinson 1989; Hutch++ (Meyer et al. 2021, arXiv:2010.09649), its rank chosen as it goes after
+Persson et al. 2022, arXiv:2109.10659; XTrace (Epperly, Tropp & Webber 2024, arXiv:2301.07825).
 
-Each returns the estimate, its standard error from independent (XTrace: exchangeable) probes, and the products spent. Each
-stops when the standard error is at most `rtol` times the estimate, or before it would exceed `max_products`.
+Each returns the estimate, its standard error from independent (XTrace: exchangeable) probes, and the products
+spent. Each stops when the standard error is at most `rtol` times the estimate, or before it would exceed
+`max_products`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ FEWEST = 8  # samples without which no standard error is believed
 
 @dataclass(frozen=True)
 class Trace:
-    """`value` +- `stderr`, by `products`; `converged` where the standard error is as small as was asked for."""
+    """`value` +- `stderr`, by `products`; `converged` where the standard error is as small as was asked
+    for."""
 
     value: float
     stderr: float
@@ -33,12 +35,20 @@ class Trace:
 
 
 def estimate(
-    method: Method, matvec: Matvec, like: Tensor, rng: Generator, rtol: float, max_products: int, tell: Tell | None = None
+    method: Method,
+    matvec: Matvec,
+    like: Tensor,
+    rng: Generator,
+    rtol: float,
+    max_products: int,
+    tell: Tell | None = None,
 ) -> Trace:
     """The trace by a method; exact where D products are within `max_products`."""
     if len(like) <= max_products:
         return exact(matvec, like)
-    return {"hutchinson": hutchinson, "hutchpp": hutchpp, "xtrace": xtrace}[method](matvec, like, rng, rtol, max_products, tell)
+    return {"hutchinson": hutchinson, "hutchpp": hutchpp, "xtrace": xtrace}[method](
+        matvec, like, rng, rtol, max_products, tell
+    )
 
 
 def signs(rows: int, like: Tensor, rng: Generator) -> Tensor:
@@ -56,16 +66,22 @@ def exact(matvec: Matvec, like: Tensor) -> Trace:
     return Trace(total, 0.0, len(like), True)
 
 
-def hutchinson(matvec: Matvec, like: Tensor, rng: Generator, rtol: float, max_products: int, tell: Tell | None = None) -> Trace:
-    """The mean of z.Az over vectors z of independent signs: mean Tr A, variance 2 sum_{i != j} A_ij^2 each."""
+def hutchinson(
+    matvec: Matvec, like: Tensor, rng: Generator, rtol: float, max_products: int, tell: Tell | None = None
+) -> Trace:
+    """The mean of z.Az over vectors z of independent signs: mean Tr A, variance 2 sum_{i != j} A_ij^2
+    each."""
     return _sampled(matvec, like, rng, rtol, max_products, 0, 0.0, None, tell)
 
 
-def hutchpp(matvec: Matvec, like: Tensor, rng: Generator, rtol: float, max_products: int, tell: Tell | None = None) -> Trace:
-    """Tr Q A Q^T exactly, for Q [r, D] an orthonormal basis of the range of A S; then Hutchinson on what is left.
+def hutchpp(
+    matvec: Matvec, like: Tensor, rng: Generator, rtol: float, max_products: int, tell: Tell | None = None
+) -> Trace:
+    """Tr Q A Q^T exactly, for Q [r, D] an orthonormal basis of the range of A S; then Hutchinson on what is
+    left.
 
-    r grows by blocks while the two products that a row costs save more than two probes, judged by |A|_F^2, which
-    the sketch itself estimates, less what Q holds of it.
+    r grows by blocks while the two products that a row costs save more than two probes, judged by |A|_F^2,
+    which the sketch itself estimates, less what Q holds of it.
     """
     Q, AQ = like.new_empty(0, len(like)), like.new_empty(0, len(like))
     squares: list[float] = []
@@ -94,12 +110,16 @@ def hutchpp(matvec: Matvec, like: Tensor, rng: Generator, rtol: float, max_produ
     return _sampled(matvec, like, rng, rtol, max_products, spent, inside, outside, tell)
 
 
-def xtrace(matvec: Matvec, like: Tensor, rng: Generator, rtol: float, max_products: int, tell: Tell | None = None) -> Trace:
-    """The mean over i of Tr Q_i A Q_i^T + (the rest of w_i).A(the rest of w_i), Q_i a basis of the range of A on all
-    Gaussian test vectors but w_i, the rest what lies outside Q_i, scaled to its dimension. Two products a vector.
+def xtrace(
+    matvec: Matvec, like: Tensor, rng: Generator, rtol: float, max_products: int, tell: Tell | None = None
+) -> Trace:
+    """The mean over i of Tr Q_i A Q_i^T + (the rest of w_i).A(the rest of w_i), Q_i a basis of the range of A
+    on all Gaussian test vectors but w_i, the rest what lies outside Q_i, scaled to its dimension. Two
+    products a vector.
 
-    The samples share their vectors: their spread over sqrt(m), the published error, was seen to be too small by up to
-    1.5 times, and the jackknife's too large by up to 4. The standard error is the geometric mean of the two.
+    The samples share their vectors: their spread over sqrt(m), the published error, was seen to be too small
+    by up to 1.5 times, and the jackknife's too large by up to 4. The standard error is the geometric mean of
+    the two.
     """
     D, spent = len(like), 0
     Q, AQ, W, AW = (like.new_empty(0, D) for _ in range(4))
@@ -135,20 +155,25 @@ def xtrace(matvec: Matvec, like: Tensor, rng: Generator, rtol: float, max_produc
 
 
 def _jackknife(R: Tensor, H: Tensor, QW: Tensor, AQW: Tensor, WAW: Tensor, WW: Tensor, D: int) -> float:
-    """The standard error of XTrace from its values without each vector in turn (Efron & Stein 1981: never too small on
-    average)."""
+    """The standard error of XTrace from its values without each vector in turn (Efron & Stein 1981: never too
+    small on average)."""
     m, values = len(R), []
     for i in range(m):
         rest = torch.arange(m) != i
         alone = torch.linalg.inv(R)[:, i : i + 1]  # the direction that only w_i gave Q
         P = torch.linalg.svd(alone)[0][:, 1:].T
-        values.append(_samples(R[rest] @ P.T, P @ H @ P.T, P @ QW[:, rest], P @ AQW[:, rest], WAW[rest], WW[rest], D).mean())
+        values.append(
+            _samples(
+                R[rest] @ P.T, P @ H @ P.T, P @ QW[:, rest], P @ AQW[:, rest], WAW[rest], WW[rest], D
+            ).mean()
+        )
     found = torch.stack(values)
     return float(((m - 1) / m * (found - found.mean()).square().sum()).sqrt())
 
 
 def _samples(R: Tensor, H: Tensor, QW: Tensor, AQW: Tensor, WAW: Tensor, WW: Tensor, D: int) -> Tensor:
-    """XTrace's samples [m], from inner products alone: rows of A W = R Q; s_i is the direction that only w_i gave Q."""
+    """XTrace's samples [m], from inner products alone: rows of A W = R Q; s_i is the direction that only w_i
+    gave Q."""
     S = torch.linalg.inv(R)
     S = S / S.norm(dim=0)
     X = QW - S * (S * QW).sum(0)

@@ -4,6 +4,6 @@ from torch import Tensor
 
 
 def half_squared(outputs: Tensor, targets: Tensor) -> Tensor:
-    """(1 / 2n) sum_i |f_i - y_i|^2. With C outputs it is C / 2 times `torch.nn.functional.mse_loss`, and so are its
-    gradient and Hessian; critical step sizes are 2 / C times those of `mse_loss`."""
+    """(1 / 2n) sum_i |f_i - y_i|^2. With C outputs it is C / 2 times `torch.nn.functional.mse_loss`, and so
+    are its gradient and Hessian; critical step sizes are 2 / C times those of `mse_loss`."""
     return (outputs - targets).square().sum() / (2 * len(targets))

@@ -1,5 +1,5 @@
-"""Sharpness in units of the weights: Kwon et al. 2021, arXiv:2102.11600; Andriushchenko et al. 2023, arXiv:2302.07011; filter
-normalization as in Li et al. 2018, arXiv:1712.09913."""
+"""Sharpness in units of the weights: Kwon et al. 2021, arXiv:2102.11600; Andriushchenko et al. 2023,
+arXiv:2302.07011; filter normalization as in Li et al. 2018, arXiv:1712.09913."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sharpcli.curvature import Curvature
 from sharpcli.errors import Refusal
+from sharpcli.landscape.curvature import Curvature
+from sharpcli.landscape.surface import LossSurface
 from sharpcli.linalg import trace as traces
 from sharpcli.linalg.ascent import Norm, highest
-from sharpcli.measures import Estimates, Point
-from sharpcli.surface import LossSurface
+from sharpcli.measures import Estimates, Point, mean_and_stderr
 
 
 def adaptive_sharpness(
@@ -33,21 +33,29 @@ def adaptive_sharpness(
     rtol: float,
     max_products: int,
 ) -> Estimates:
-    """With T = diag(|w|) and v = T u: `adaptive_worst` = max over |u| <= rho (`norm`) of L(w + v) - L(w), by projected
-    ascent from the gradient and `restarts` random points, per batch of `batch` examples (null: all) and then averaged;
-    `adaptive_average` = its mean over u ~ N(0, rho^2 I) or uniform on [-rho, rho]^D; `adaptive_lambda_1` and
-    `adaptive_trace` of T H T.
+    """With T = diag(|w|) and v = T u: `adaptive_worst` = max over |u| <= rho (`norm`) of L(w + v) - L(w), by
+    projected ascent from the gradient and `restarts` random points, per batch of `batch` examples (null: all)
+    and then averaged; `adaptive_average` = its mean over u ~ N(0, rho^2 I) or uniform on [-rho, rho]^D;
+    `adaptive_lambda_1` and `adaptive_trace` of T H T.
 
-    `scale=filter`: T_i is the norm of the weight's row (a neuron's or filter's incoming weights), |w_i| for biases and the
-    last layer; `layer`: the norm of the whole tensor. Where w_i = 0, v_i = 0. `normalize_logits` divides each example's
-    outputs by their standard deviation over classes. The worst case is a lower bound: `adaptive_worst_spread` is the best
-    less the worst of the starts, averaged. Unchanged under rescalings of ReLU neurons (Dinh et al. 2017) for `element`.
-    Refuses rho <= 0, counts below 1, fewer than 2 samples.
+    `scale=filter`: T_i is the norm of the weight's row (a neuron's or filter's incoming weights), |w_i| for
+    biases and the last layer; `layer`: the norm of the whole tensor. Where w_i = 0, v_i = 0.
+    `normalize_logits` divides each example's outputs by their standard deviation over classes. The worst case
+    is a lower bound: `adaptive_worst_spread` is the best less the worst of the starts, averaged. Unchanged
+    under rescalings of ReLU neurons (Dinh et al. 2017) for `element`. Refuses rho <= 0, counts below 1, fewer
+    than 2 samples.
     """
-    if not (rho > 0 and tol > 0 and rtol > 0) or min(restarts, steps, batch or 1) < 1 or samples < 2 or max_products < 8:
+    if (
+        not (rho > 0 and tol > 0 and rtol > 0)
+        or min(restarts, steps, batch or 1) < 1
+        or samples < 2
+        or max_products < 8
+    ):
         raise Refusal(
-            f"measure.adaptive_sharpness: rho={rho}, tol={tol}, rtol={rtol}, restarts={restarts}, steps={steps}, "
-            f"batch={batch}, samples={samples}, max_products={max_products}; the first three above 0, at least 1 restart, "
+            f"measure.adaptive_sharpness: rho={rho}, tol={tol}, rtol={rtol}, restarts={restarts}, "
+            f"steps={steps}, "
+            f"batch={batch}, samples={samples}, max_products={max_products}; the first three above 0, at "
+            f"least 1 restart, "
             "step and example a batch, 2 samples, 8 products"
         )
     T = scales(at, scale)
@@ -62,7 +70,7 @@ def adaptive_sharpness(
         u = torch.empty(len(at.w), dtype=torch.float64)
         u = u.normal_(generator=at.rng) if average == "normal" else u.uniform_(-1, 1, generator=at.rng)
         rises.append(float(surface.value(rho * u.to(at.w))) - loss)
-    found = torch.tensor(rises, dtype=torch.float64)
+    average_rise, average_stderr = mean_and_stderr(rises)
     curvature = Curvature(surface, origin, *at.curvature.key, at.curvature.basis_bytes, at.curvature.tell)
     ritz = curvature.eigenpairs("hessian", 1, tol, max_products, at.warm)
     hvp = curvature.matvec("hessian")
@@ -71,8 +79,8 @@ def adaptive_sharpness(
         "adaptive_worst": worst,
         "adaptive_worst_spread": spread,
         "adaptive_worst_converged": converged,
-        "adaptive_average": float(found.mean()),
-        "adaptive_average_stderr": float(found.std() / samples**0.5),
+        "adaptive_average": average_rise,
+        "adaptive_average_stderr": average_stderr,
         **ritz.columns("adaptive_lambda"),
         "adaptive_trace": trace.value,
         "adaptive_trace_stderr": trace.stderr,
@@ -84,17 +92,18 @@ def adaptive_sharpness(
 def worst_case(
     at: Point, surface: LossSurface, rho: float, norm: Norm, batch: int | None, restarts: int, steps: int
 ) -> tuple[float, float, float, bool]:
-    """The mean over batches of the largest rise, the mean spread over starts, gradients spent (of the whole surface)."""
+    """The mean over batches of the largest rise, the mean spread over starts, gradients spent (of the whole
+    surface)."""
     n, worst, spread, gradients, converged = surface.examples, 0.0, 0.0, 0.0, True
     for part in [surface] if batch is None else pieces(surface, batch):
         origin, weight = torch.zeros_like(at.w), part.examples / n
         before, g = part.value_and_grad(origin)
-        starts = [g, *(torch.randn(len(at.w), generator=at.rng, dtype=torch.float64).to(at.w) for _ in range(restarts))]
-        found = highest(part.value_and_grad, starts, rho, norm, steps, 1e-4)
-        worst += weight * (found[0].value - before)
-        spread += weight * (found[0].value - found[-1].value)
-        gradients += weight * (1 + sum(one.gradients for one in found))
-        converged &= found[0].converged
+        starts = [g, *(at.normal() for _ in range(restarts))]
+        maxima = highest(part.value_and_grad, starts, rho, norm, steps, 1e-4)
+        worst += weight * (maxima[0].value - before)
+        spread += weight * (maxima[0].value - maxima[-1].value)
+        gradients += weight * (1 + sum(maximum.gradients for maximum in maxima))
+        converged &= maxima[0].converged
     return worst, spread, gradients, converged
 
 

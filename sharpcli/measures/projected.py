@@ -1,31 +1,67 @@
-"""What the interpolator scores that gradient flow reaches: noisy weights fluctuate around the manifold, and are judged
-on it."""
+"""Scores at the interpolator that gradient descent reaches from w. Noisy iterates hover around the manifold
+of minimizers; this measures the point underneath."""
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from sharpcli.errors import Refusal
-from sharpcli.flows import descend
-from sharpcli.interpolators import Interpolators
+from sharpcli.landscape.flows import NEAR
+from sharpcli.landscape.interpolators import Interpolators, lambda_1
 from sharpcli.measures import Estimates, Point
+from sharpcli.problems.problem import Problem
+
+ROUNDS = 20  # of descent, after each of which the residuals are looked at
 
 
 def projected(at: Point, *, steps: int, tol: float) -> Estimates:
-    """With w* where gradient descent from w ends (by at most `steps` steps of 1/lambda_1; once residuals are below 1e-3
-    Newton's steps finish it, which from further away would lead to a sharper point): `projected_distance` |w - w*|,
-    `projected_residual` max |r(w*)|, `projected_converged`, `projected_trace` (1/n) |J(w*)|_F^2 (Tr H there, for half
-    squared loss), and each of the problem's scores and norms at w* as `projected_<name>`.
+    """With w* where gradient descent from w ends (by at most `steps` steps of 1/lambda_1; once residuals are
+    below 1e-3 Newton's steps finish it, which from further away would lead to a sharper point):
+    `projected_distance` |w - w*|, `projected_residual` max |r(w*)|, `projected_converged`, `projected_trace`
+    (1/n) |J(w*)|_F^2 (Tr H at w*), and each of the problem's scores and norms at w* as `projected_<name>`.
 
-    For toys and small networks: refuses Jacobians of more than 2e7 entries, and tol <= 0.
+    For toys and small networks: refuses Jacobians of more than 2e7 entries, a loss without interpolators, tol
+    <= 0.
     """
     if not (tol > 0 and steps >= 0):
         raise Refusal(f"measure.projected: steps={steps} tol={tol}; steps at least 0, tol above 0")
-    there = Interpolators(at.surface)
-    w, residual = descend(there, at.w, at.problem.kernel, steps, tol)
+    interpolators = Interpolators(at.surface)
+    w, residual = descend(interpolators, at.w, at.problem, steps, tol)
     values: dict[str, float | bool] = {
         "projected_distance": float((w - at.w).norm()),
         "projected_residual": residual,
         "projected_converged": residual <= tol,
-        "projected_trace": float(there.trace(w).detach()),
+        "projected_trace": float(interpolators.trace(w).detach()),
     }
-    values |= {f"projected_{name}": value for name, value in (at.problem.scores(w) | at.problem.norms(w)).items()}
+    values |= {
+        f"projected_{name}": value for name, value in (at.problem.scores(w) | at.problem.norms(w)).items()
+    }
     return Estimates(values, gradients=float(at.surface.examples))
+
+
+def descend(
+    interpolators: Interpolators, w: Tensor, problem: Problem, steps: int, tol: float
+) -> tuple[Tensor, float]:
+    """About Phi(w), and max |r| at it: by at most `steps` steps of gradient descent of size 1/lambda_1,
+    compiled where the problem is, until the residuals are below 1e-3, then by Newton's. ReLU's kinks make
+    solvers of flows crawl."""
+    surface, toy = interpolators.surface, problem.compiled
+    lr = 1 / max(float(lambda_1(interpolators.jacobian(w), surface.examples)), 1e-12)
+    in_a_round = max(1, steps // ROUNDS)
+    for _ in range(ROUNDS):
+        if float(interpolators.residual(w).abs().max()) <= NEAR:
+            break
+        if toy is not None:
+            from sharpcli.problems.compiled_loop import Steps
+
+            new = w.numpy().copy()
+            Steps(toy, batch_size=len(toy.y)).run(
+                new, np.zeros(len(new)), 0, in_a_round, np.full(in_a_round, lr)
+            )
+            w = torch.from_numpy(new)
+        else:
+            for _ in range(in_a_round):
+                w = w - lr * surface.grad(w)
+    return interpolators.project(w, tol)

@@ -13,21 +13,25 @@ from sharpcli.measures import Estimates, Point
 
 
 def relative_flatness(at: Point, *, layer: str, rtol: float, max_products: int) -> Estimates:
-    """`relative_flatness` = sum_{s,s'} <w_s, w_s'> Tr H_{s,s'} over the rows (neurons) w_s of one weight matrix W [d, m],
-    H_{s,s'} [m, m] the Hessian block of rows s and s'; with A = W Z it is E[A.HA] over Z [m, m] of independent signs.
+    """`relative_flatness` = sum_{s,s'} <w_s, w_s'> Tr H_{s,s'} over the rows (neurons) w_s of one weight
+    matrix W [d, m], H_{s,s'} [m, m] the Hessian block of rows s and s'; with A = W Z it is E[A.HA] over Z [m,
+    m] of independent signs.
 
     `layer` is a parameter's name or a pattern such as `fc.*`; empty is the last matrix, as in the paper. With
     `relative_flatness_stderr`, by Hutchinson to `rtol`. Refuses a layer that is not there, rtol <= 0.
     """
     if not rtol > 0 or max_products < traces.FEWEST:
-        raise Refusal(f"measure.relative_flatness: rtol={rtol} and max_products={max_products}; rtol above 0, at least 8")
+        raise Refusal(
+            f"measure.relative_flatness: rtol={rtol} and max_products={max_products}; rtol above 0, at "
+            f"least 8"
+        )
     names, tensors = at.problem.names, at.problem.tensors(at.w)
-    there = [i for i, t in enumerate(tensors) if t.ndim > 1]
-    picked = [i for i in there if fnmatch.fnmatch(names[i], layer)] if layer else there[-1:]
+    matrices = [i for i, t in enumerate(tensors) if t.ndim > 1]
+    picked = [i for i in matrices if fnmatch.fnmatch(names[i], layer)] if layer else matrices[-1:]
     if len(picked) != 1:
         raise Refusal(
             f"measure.relative_flatness.layer={layer}: {len(picked)} weight matrices; name one of "
-            + (", ".join(names[i] for i in there) or "none: this problem has no layers")
+            + (", ".join(names[i] for i in matrices) or "none: this problem has no layers")
         )
     first = sum(t.numel() for t in tensors[: picked[0]])
     W = tensors[picked[0]].flatten(1)
@@ -40,5 +44,7 @@ def relative_flatness(at: Point, *, layer: str, rtol: float, max_products: int) 
         return (W.T @ HA.view(-1, d, m)).flatten(1)
 
     like = W.new_empty(m * m)
-    found = traces.estimate("hutchinson", conjugated, like, at.rng, rtol, max_products, at.curvature.tell)
-    return Estimates({"relative_flatness": found.value, "relative_flatness_stderr": found.stderr}, found.products)
+    estimate = traces.estimate("hutchinson", conjugated, like, at.rng, rtol, max_products, at.curvature.tell)
+    return Estimates(
+        {"relative_flatness": estimate.value, "relative_flatness_stderr": estimate.stderr}, estimate.products
+    )

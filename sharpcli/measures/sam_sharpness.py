@@ -1,5 +1,5 @@
-"""What SAM sees: the rise of the loss along the gradient (Foret et al. 2021) and SAM's edge of stability (Long & Bartlett
-2024, arXiv:2309.12488)."""
+"""What SAM sees: the rise of the loss along the gradient (Foret et al. 2021) and SAM's edge of stability
+(Long & Bartlett 2024, arXiv:2309.12488)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from sharpcli.measures import Estimates, Point
 
 
 def sam_sharpness(at: Point, *, rho: float) -> Estimates:
-    """`sam_sharpness` = L(w + rho g / |g|) - L(w), and `sam_edge` = (|g| / 2 rho)(sqrt(1 + 8 rho / (lr |g|)) - 1), the
-    curvature above which SAM with step size lr overshoots along g; it tends to 2/lr for rho -> 0 and to 0 with |g|.
+    """`sam_sharpness` = L(w + rho g / |g|) - L(w), and `sam_edge` = (|g| / 2 rho)(sqrt(1 + 8 rho / (lr |g|))
+    - 1), the curvature above which SAM with step size lr overshoots along g; it tends to 2/lr for rho -> 0
+    and to 0 with |g|.
 
     Exact; both 0 where g = 0. Refuses rho <= 0.
     """

@@ -9,9 +9,9 @@ from sharpcli.models import Patches, TokenMean
 
 
 def mixer(shape: tuple[int, ...], outputs: int, *, patch: int, width: int, depth: int) -> nn.Module:
-    """Patches of `patch` x `patch` pixels as tokens of `width` numbers, `depth` blocks of a GELU network over tokens (hidden
-    width/2) and one over channels (hidden 4 width), each after a layer norm and beside a shortcut; layer norm, the mean over
-    tokens, Linear. No dropout.
+    """Patches of `patch` x `patch` pixels as tokens of `width` numbers, `depth` blocks of a GELU network over
+    tokens (hidden width/2) and one over channels (hidden 4 width), each after a layer norm and beside a
+    shortcut; layer norm, the mean over tokens, Linear. No dropout.
 
     Refuses inputs that are no images, and patches that do not tile them.
     """

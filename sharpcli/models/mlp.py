@@ -1,4 +1,5 @@
-"""A fully connected network; two layers of 200 tanh are the fc-tanh of Cohen et al. 2021, arXiv:2103.00065."""
+"""A fully connected network; two layers of 200 tanh are the fc-tanh of Cohen et al. 2021,
+arXiv:2103.00065."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from sharpcli.models import ACTIVATIONS, Activation
 
 
 def mlp(shape: tuple[int, ...], outputs: int, *, widths: list[int], activation: Activation) -> nn.Module:
-    """Flatten, then Linear and activation for each hidden width, then Linear to `outputs`; PyTorch's initialization.
+    """Flatten, then Linear and activation for each hidden width, then Linear to `outputs`; PyTorch's
+    initialization.
 
     Inputs [n, *shape], outputs [n, outputs]. `widths=[]` is a linear model. Refuses a width below 1.
     """

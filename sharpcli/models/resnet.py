@@ -13,18 +13,22 @@ from sharpcli.models import image
 Norm = Literal["group", "batch", "none"]
 
 
-def resnet(shape: tuple[int, ...], outputs: int, *, depth: int, width: int, norm: Norm, groups: int, skip: bool) -> nn.Module:
-    """A 3x3 convolution, three stages of (depth - 2) / 6 blocks with `width`, 2 and 4 times `width` channels, average
-    pooling, Linear. Shortcuts without parameters (He et al., option A); `skip=false` leaves them out.
+def resnet(
+    shape: tuple[int, ...], outputs: int, *, depth: int, width: int, norm: Norm, groups: int, skip: bool
+) -> nn.Module:
+    """A 3x3 convolution, three stages of (depth - 2) / 6 blocks with `width`, 2 and 4 times `width` channels,
+    average pooling, Linear. Shortcuts without parameters (He et al., option A); `skip=false` leaves them out.
 
-    `norm=group` normalizes `groups` groups of channels; `batch` over the batch, by the problem's policy; `none` not at
-    all, with a bias instead. Convolutions start from N(0, 2 / fan_out). Refuses a depth that is not 6 m + 2, inputs
-    that are no images, and groups that do not divide the width.
+    `norm=group` normalizes `groups` groups of channels; `batch` over the batch, by the problem's policy;
+    `none` not at all, with a bias instead. Convolutions start from N(0, 2 / fan_out). Refuses a depth that is
+    not 6 m + 2, inputs that are no images, and groups that do not divide the width.
     """
     if depth < 8 or (depth - 2) % 6:
         raise Refusal(f"model.depth={depth}: a CIFAR ResNet has 6 m + 2 layers; try 8, 14, 20, 32, 44 or 56")
     if width < 1 or groups < 1 or (norm == "group" and width % groups):
-        raise Refusal(f"model.width={width} and model.groups={groups}: both at least 1, and groups must divide width")
+        raise Refusal(
+            f"model.width={width} and model.groups={groups}: both at least 1, and groups must divide width"
+        )
     colours, _, _ = image("resnet", shape)
     layers: list[nn.Module] = [_convolution(colours, width, 1, norm), _norm(norm, groups, width), nn.ReLU()]
     channels = width

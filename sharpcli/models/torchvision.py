@@ -20,5 +20,7 @@ def torchvision(shape: tuple[int, ...], outputs: int, *, name: str) -> nn.Module
     there = list_models(module=torchvision.models)
     if name not in there:
         close = difflib.get_close_matches(name, there, n=3)
-        raise Refusal(f"model.name={name}: torchvision has no such network; close: {', '.join(close) or 'none'}")
+        raise Refusal(
+            f"model.name={name}: torchvision has no such network; close: {', '.join(close) or 'none'}"
+        )
     return get_model(name, weights=None, num_classes=outputs)

@@ -1,4 +1,5 @@
-"""The Vision Transformer (Dosovitskiy et al. 2021, arXiv:2010.11929) with mean pooling (Beyer et al., arXiv:2205.01580)."""
+"""The Vision Transformer (Dosovitskiy et al. 2021, arXiv:2010.11929) with mean pooling (Beyer et al.,
+arXiv:2205.01580)."""
 
 from __future__ import annotations
 
@@ -11,18 +12,26 @@ from sharpcli.models import Patches, TokenMean
 
 
 def vit(shape: tuple[int, ...], outputs: int, *, patch: int, width: int, depth: int, heads: int) -> nn.Module:
-    """Patches of `patch` x `patch` pixels as tokens of `width` numbers, plus a learned position, `depth` blocks of attention
-    (`heads`) and a GELU network of 4 times the width, each after a layer norm and beside a shortcut; layer norm, the mean over
-    tokens, Linear. No dropout, no class token.
+    """Patches of `patch` x `patch` pixels as tokens of `width` numbers, plus a learned position, `depth`
+    blocks of attention (`heads`) and a GELU network of 4 times the width, each after a layer norm and beside
+    a shortcut; layer norm, the mean over tokens, Linear. No dropout, no class token.
 
     Refuses inputs that are no images, patches that do not tile them, and heads that do not divide the width.
     """
     if width < 1 or depth < 1 or heads < 1 or width % heads:
-        raise Refusal(f"model.width={width}, depth={depth}, heads={heads}: at least 1 each, and heads must divide the width")
+        raise Refusal(
+            f"model.width={width}, depth={depth}, heads={heads}: at least 1 each, and heads must divide the "
+            f"width"
+        )
     patches = Patches("vit", shape, patch, width)
     blocks = [_Block(width, heads) for _ in range(depth)]
     return nn.Sequential(
-        patches, _Positions(patches.tokens, width), *blocks, nn.LayerNorm(width), TokenMean(), nn.Linear(width, outputs)
+        patches,
+        _Positions(patches.tokens, width),
+        *blocks,
+        nn.LayerNorm(width),
+        TokenMean(),
+        nn.Linear(width, outputs),
     )
 
 
@@ -41,11 +50,17 @@ class _Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm1, self.attend, self.project = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.norm1, self.attend, self.project = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 3 * width),
+            nn.Linear(width, width),
+        )
         self.norm2 = nn.LayerNorm(width)
         self.network = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in self.attend(self.norm1(x)).chunk(3, 2))
+        q, k, v = (
+            t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in self.attend(self.norm1(x)).chunk(3, 2)
+        )
         x = x + self.project(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         return x + self.network(self.norm2(x))

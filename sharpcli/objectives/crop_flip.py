@@ -7,17 +7,19 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from sharpcli.errors import Refusal
-from sharpcli.surface import LossSurface
+from sharpcli.landscape.surface import LossSurface
 
 
 def crop_flip(surface: LossSurface, w: Tensor, rng: Generator, *, pad: int) -> LossSurface:
-    """Each image [C, H, W] is padded by `pad` zeros, cropped back at a random place and flipped with probability 1/2.
+    """Each image [C, H, W] is padded by `pad` zeros, cropped back at a random place and flipped with
+    probability 1/2.
 
     Refuses inputs that are no images, and pad < 0.
     """
     if pad < 0 or surface.batches[0][0].ndim != 4:
         raise Refusal(
-            f"objective=crop_flip takes images [n, C, H, W] and pad >= 0; got {list(surface.batches[0][0].shape)}, pad={pad}"
+            f"objective=crop_flip takes images [n, C, H, W] and pad >= 0; got "
+            f"{list(surface.batches[0][0].shape)}, pad={pad}"
         )
 
     def moved(x: Tensor) -> Tensor:

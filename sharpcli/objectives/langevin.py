@@ -1,27 +1,26 @@
-"""Gradient noise of a shape that is not the loss's own, to compare with label noise; HaoChen et al. 2021, arXiv:2006.08680."""
+"""Gradient noise of a shape that is not the loss's own, to compare with label noise; HaoChen et al. 2021,
+arXiv:2006.08680."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
+from sharpcli.landscape.surface import LossSurface
 from sharpcli.rng import Stream
-from sharpcli.surface import LossSurface
 
 
 def langevin(
     surface: LossSurface, w: Tensor, rng: Stream, *, sigma: float, shape: Literal["spherical", "weights"]
 ) -> LossSurface:
-    """L(w) + sigma xi.w, so that the gradient is grad L + sigma xi: xi ~ N(0, I) for `spherical`, or xi_i times the size of the
-    weight, |w_i| before the step, for `weights`. Refuses sigma < 0."""
+    """L(w) + sigma xi.w, so that the gradient is grad L + sigma xi: xi ~ N(0, I) for `spherical`, or xi_i
+    times the size of the weight, |w_i| before the step, for `weights`. Refuses sigma < 0."""
     if sigma < 0:
         raise Refusal(f"sigma={sigma}: noise has a size of at least 0")
     xi = sigma * torch.from_numpy(rng.normal(len(w))).to(w)
     if shape == "weights":
         xi = xi * w.abs()
-    before = surface.penalty
-    return replace(surface, penalty=lambda at: xi @ at + (0 if before is None else before(at)))
+    return surface.plus(lambda w: xi @ w)

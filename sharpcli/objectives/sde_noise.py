@@ -1,31 +1,41 @@
-"""The stochastic differential equation of SGD, step by step; Li, Tai & E 2017, arXiv:1511.06251, Li, Malladi & Arora 2021,
-arXiv:2102.12470."""
+"""The stochastic differential equation of SGD, step by step; Li, Tai & E 2017, arXiv:1511.06251, Li, Malladi
+& Arora 2021, arXiv:2102.12470."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
+from sharpcli.landscape.surface import LossSurface
 from sharpcli.rng import Stream
-from sharpcli.surface import LossSurface
 
 
 def sde_noise(
-    surface: LossSurface, w: Tensor, rng: Stream, *, sgd_lr: float, dt: float, batch: int, delta: float, sampling: bool
+    surface: LossSurface,
+    w: Tensor,
+    rng: Stream,
+    *,
+    sgd_lr: float,
+    dt: float,
+    batch: int,
+    delta: float,
+    sampling: bool,
 ) -> LossSurface:
-    """Makes gradient descent with lr = `dt` the Euler-Maruyama scheme of dX = -grad L dt + sqrt(sgd_lr) Sigma^(1/2) dW, of
-    SGD with learning rate `sgd_lr` on half squared loss: L(w) + xi.w with xi = sqrt(sgd_lr / dt) Sigma(w_t)^(1/2) N(0, I).
+    """Makes gradient descent with lr = `dt` the Euler-Maruyama scheme of dX = -grad L dt + sqrt(sgd_lr)
+    Sigma^(1/2) dW, of SGD with learning rate `sgd_lr` on half squared loss: L(w) + xi.w with xi = sqrt(sgd_lr
+    / dt) Sigma(w_t)^(1/2) N(0, I).
 
-    Sigma = (1/batch) [(delta^2/n) sum_i |grad f_i><grad f_i| + Cov_i(r_i grad f_i)]: of label noise of size `delta`, and with
-    `sampling` of drawing the examples, r the residuals. xi = J^T zeta costs a gradient. Refuses sizes that are not above 0.
+    Sigma = (1/batch) [(delta^2/n) sum_i |grad f_i><grad f_i| + Cov_i(r_i grad f_i)]: of label noise of size
+    `delta`, and with `sampling` of drawing the examples, r the residuals. xi = J^T zeta costs a gradient.
+    Refuses sizes that are not above 0.
     """
     if not (sgd_lr > 0 and dt > 0 and delta >= 0) or batch < 1:
-        raise Refusal(f"sgd_lr={sgd_lr} dt={dt} delta={delta} batch={batch}: above 0, above 0, at least 0, at least 1")
+        raise Refusal(
+            f"sgd_lr={sgd_lr} dt={dt} delta={delta} batch={batch}: above 0, above 0, at least 0, at least 1"
+        )
     x, y = surface.joined
-    n, before = len(y), surface.penalty
+    n = len(y)
     at = w.detach().requires_grad_()
     f = surface.predict(at, x)
     zeta = delta * torch.from_numpy(rng.normal(2 * f.numel())[: f.numel()]).to(f).view(f.shape)
@@ -34,4 +44,4 @@ def sde_noise(
         zeta = zeta + (f.detach() - y) * (draws - draws.mean()).view(-1, *[1] * (f.ndim - 1))
     (xi,) = torch.autograd.grad(f, at, zeta)
     xi = (sgd_lr / (dt * n * batch)) ** 0.5 * xi
-    return replace(surface, penalty=lambda u: xi @ u + (0 if before is None else before(u)))
+    return surface.plus(lambda u: xi @ u)

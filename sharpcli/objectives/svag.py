@@ -1,4 +1,5 @@
-"""Stochastic variance-amplified gradient: SGD's noise at a smaller step; Li, Malladi & Arora 2021, arXiv:2102.12470."""
+"""Stochastic variance-amplified gradient: SGD's noise at a smaller step; Li, Malladi & Arora 2021,
+arXiv:2102.12470."""
 
 from __future__ import annotations
 
@@ -7,24 +8,30 @@ from dataclasses import replace
 from torch import Tensor
 
 from sharpcli.errors import Refusal
+from sharpcli.landscape.surface import LossSurface
 from sharpcli.rng import Stream
-from sharpcli.surface import LossSurface
 
 
 def svag(surface: LossSurface, w: Tensor, rng: Stream, *, l: float) -> LossSurface:  # noqa: E741 - the paper's name
-    """(1 + s)/2 L_A + (1 - s)/2 L_B, s = sqrt(2 l - 1), A and B the halves of the step's examples: the gradient keeps its mean
-    and has l times the covariance that half of the examples give. With lr / l and l times as many steps, l -> infinity is
-    the SDE of SGD at lr with half the batch. l = 1 is A alone. Refuses l < 1, and an odd or single batch.
+    """(1 + s)/2 L_A + (1 - s)/2 L_B, s = sqrt(2 l - 1), A and B the halves of the step's examples: the
+    gradient keeps its mean and has l times the covariance that half of the examples give. With lr / l and l
+    times as many steps, l -> infinity is the SDE of SGD at lr with half the batch. l = 1 is A alone. Refuses
+    l < 1, and an odd or single batch.
     """
     x, y = surface.joined
     half = len(y) // 2
     if l < 1 or len(y) != 2 * half:
-        raise Refusal(f"l={l} with {len(y)} examples a step: l at least 1, and an even batch_size that divides the examples")
+        raise Refusal(
+            f"l={l} with {len(y)} examples a step: l at least 1, and an even batch_size that divides the "
+            f"examples"
+        )
     s = (2 * l - 1) ** 0.5
-    predict, loss, before = surface.predict, surface.loss, surface.penalty
+    predict, loss = surface.predict, surface.loss
 
-    def other(at: Tensor) -> Tensor:
-        return (1 - s) / 2 * loss(predict(at, x[half:]), y[half:]) + (0 if before is None else before(at))
+    def of_second_half(w: Tensor) -> Tensor:
+        return (1 - s) / 2 * loss(predict(w, x[half:]), y[half:])
 
-    one = replace(surface, loss=lambda f, y: (1 + s) / 2 * loss(f, y), penalty=other)
-    return one.on([(x[:half], y[:half])])
+    of_first_half = replace(
+        surface, loss=lambda f, y: (1 + s) / 2 * loss(f, y), batches=((x[:half], y[:half]),)
+    )
+    return of_first_half.plus(of_second_half)

@@ -1,28 +1,29 @@
-"""The trace of the Hessian as an explicit regularizer; Damian, Ma & Lee 2021, arXiv:2106.06530, Wei & Schwab 2019."""
+"""The trace of the Hessian as an explicit regularizer; Damian, Ma & Lee 2021, arXiv:2106.06530, Wei & Schwab
+2019."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
 from sharpcli.errors import Refusal
+from sharpcli.landscape.surface import LossSurface
 from sharpcli.rng import Stream
-from sharpcli.surface import LossSurface
 
 
-def trace_penalty(surface: LossSurface, w: Tensor, rng: Stream, *, strength: float, probes: int) -> LossSurface:
-    """L(w) + strength (1/m) sum_i v_i . H(w) v_i, the m = `probes` vectors v_i of signs drawn once a step: an unbiased
-    estimate of L + strength Tr H, whose gradient is a third derivative of L. Refuses strength < 0 and probes < 1."""
+def trace_penalty(
+    surface: LossSurface, w: Tensor, rng: Stream, *, strength: float, probes: int
+) -> LossSurface:
+    """L(w) + strength (1/m) sum_i v_i . H(w) v_i, the m = `probes` vectors v_i of signs drawn once a step: an
+    unbiased estimate of L + strength Tr H, whose gradient is a third derivative of L. Refuses strength < 0
+    and probes < 1."""
     if strength < 0 or probes < 1:
         raise Refusal(f"strength={strength} probes={probes}: a strength of at least 0, and at least 1 probe")
     if strength == 0:
         return surface
     V = torch.from_numpy(rng.signs(probes * len(w))).to(w).view(probes, -1)
     x, y = surface.joined
-    before = surface.penalty
 
     def loss(at: Tensor) -> Tensor:
         return surface.loss(surface.predict(at, x), y)
@@ -30,6 +31,6 @@ def trace_penalty(surface: LossSurface, w: Tensor, rng: Stream, *, strength: flo
     def penalty(at: Tensor) -> Tensor:
         product = vjp(grad(loss), at)[1]
         curved = torch.stack([v @ product(v)[0] for v in V]).mean()
-        return strength * curved + (0 if before is None else before(at))
+        return strength * curved
 
-    return replace(surface, penalty=penalty)
+    return surface.plus(penalty)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Generator, Tensor
 
 from sharpcli.errors import Refusal
-from sharpcli.surface import LossSurface
+from sharpcli.landscape.surface import LossSurface
 
 
 def weight_decay(surface: LossSurface, w: Tensor, rng: Generator, *, strength: float) -> LossSurface:
@@ -17,10 +15,4 @@ def weight_decay(surface: LossSurface, w: Tensor, rng: Generator, *, strength: f
     """
     if strength < 0:
         raise Refusal(f"strength={strength}: weight decay is at least 0")
-    inner = surface.penalty
-
-    def penalty(w: Tensor) -> Tensor:
-        own = 0.5 * strength * w.square().sum()
-        return own if inner is None else inner(w) + own
-
-    return replace(surface, penalty=penalty)
+    return surface.plus(lambda w: 0.5 * strength * w.square().sum())

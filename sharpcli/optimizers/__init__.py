@@ -1,12 +1,25 @@
-"""Update rules. A part is a frozen dataclass with the methods of `Optimizer`."""
+"""Update rules. A part is a frozen dataclass with `init` and `step`; four more methods are optional, and a
+rule that lacks one has nothing to say there.
+
+| method | what it states | without it |
+|---|---|---|
+| `edge(lr)` | the curvature above which the rule diverges on a quadratic | no edge is logged or drawn |
+| `base_edge(lr)` | the edge of the rule that this one wraps, drawn for comparison | none is drawn |
+| `preconditioner(state, lr)` | P [D] that steps are divided by, the edge of P^(-1/2) H P^(-1/2) | P = 1 |
+| `columns(state, lr)` | numbers of its state, added to every row | no column |
+| `compiled()` | its `Rule`, for toys whose steps are compiled | the general path |
+
+The functions below ask a rule, whoever wrote it.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from sharpcli.surface import Grad
+from sharpcli.errors import Refusal
+from sharpcli.landscape.surface import Grad
 
 State = tuple[Tensor, ...]
 
@@ -20,8 +33,88 @@ class Optimizer(Protocol):
     def step(self, w: Tensor, state: State, grad: Grad, lr: float) -> tuple[Tensor, State]:
         """The next weights and state."""
 
-    def edge(self, lr: float) -> float | None:
-        """The curvature above which the rule diverges on a quadratic; None where no one number says so."""
 
-    def preconditioner(self, state: State, lr: float) -> tuple[Tensor, float] | None:
-        """The diagonal P [D] that steps are divided by, and the edge of P^(-1/2) H P^(-1/2); None for P = 1."""
+class Rule(NamedTuple):
+    """A rule that compiled steps know: v <- beta v + g, w <- w - lr v (lr (g + beta v) for Nesterov), with g
+    at w + rho g / |g| for SAM (w + rho g where it is not normalized)."""
+
+    beta: float = 0.0
+    nesterov: bool = False
+    rho: float = 0.0
+    normalized: bool = True
+
+
+def edge(rule: Any, lr: float) -> float | None:
+    """The curvature above which the rule diverges on a quadratic; None where it states none, and for lr =
+    0."""
+    return rule.edge(lr) if _states(rule, "edge") and lr > 0 else None
+
+
+def base_edge(rule: Any, lr: float) -> float | None:
+    """The edge of the rule that this one wraps; None where it states none, and for lr = 0."""
+    return rule.base_edge(lr) if _states(rule, "base_edge") and lr > 0 else None
+
+
+def preconditioner(rule: Any, state: State, lr: float) -> tuple[Tensor, float] | None:
+    """The diagonal P [D] that steps are divided by, and the edge of P^(-1/2) H P^(-1/2); None for P = 1."""
+    return rule.preconditioner(state, lr) if _states(rule, "preconditioner") else None
+
+
+def columns(rule: Any, state: State, lr: float) -> dict[str, float]:
+    """Numbers of the rule's state by the name of their column."""
+    return rule.columns(state, lr) if _states(rule, "columns") else {}
+
+
+def compiled(rule: Any) -> Rule | None:
+    """The rule as compiled steps know it; None where it has no such form."""
+    return rule.compiled() if _states(rule, "compiled") else None
+
+
+def _states(rule: Any, method: str) -> bool:
+    """Whether a rule has this method for its own step: a class that inherits it and writes another step has
+    not."""
+    for owner in type(rule).__mro__:
+        if method in vars(owner):
+            return True
+        if "step" in vars(owner):
+            return False
+    return False
+
+
+def started(rule: Optimizer, w: Tensor) -> State:
+    """The state before the first step. Refuses a part that is no update rule, and a state that no checkpoint
+    can hold."""
+    where = f"optimizer={type(rule).__name__}"
+    if missing := [name for name in ("init", "step") if not callable(getattr(rule, name, None))]:
+        raise Refusal(
+            f"{where}: an update rule has init(w) and step(w, state, grad, lr), and {missing[0]} is "
+            f"missing; write it"
+        )
+    state = rule.init(w)
+    if not isinstance(state, tuple) or not all(isinstance(part, Tensor) for part in state):
+        raise Refusal(
+            f"{where}: init(w) gives a {type(state).__name__}; give a tuple of tensors, () for no state"
+        )
+    return state
+
+
+def stepped(rule: Optimizer, w: Tensor, state: State, grad: Grad, lr: float) -> tuple[Tensor, State]:
+    """The first step of a process: as `rule.step`, and refuses a result that is not (w, state)."""
+    result = rule.step(w, state, grad, lr)
+    good = (
+        isinstance(result, tuple)
+        and len(result) == 2
+        and isinstance(result[0], Tensor)
+        and result[0].shape == w.shape
+    )
+    if (
+        not good
+        or not isinstance(result[1], tuple)
+        or not all(isinstance(part, Tensor) for part in result[1])
+    ):
+        raise Refusal(
+            f"optimizer={type(rule).__name__}: step(w, state, grad, lr) gives (w, state), w of shape "
+            f"{list(w.shape)} and "
+            "state a tuple of tensors; this one gives something else"
+        )
+    return result

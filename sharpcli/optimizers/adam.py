@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
+from sharpcli.landscape.surface import Grad
 from sharpcli.optimizers import State
-from sharpcli.surface import Grad
 
 
 @dataclass(frozen=True)
 class Adam:
-    """m <- beta1 m + (1 - beta1) g, v <- beta2 v + (1 - beta2) g^2, w <- w - lr m^ / (sqrt(v^) + eps), where m^ and v^ are
-    m / (1 - beta1^t) and v / (1 - beta2^t), as in `torch.optim.Adam`. Refuses betas outside [0, 1) and eps <= 0."""
+    """m <- beta1 m + (1 - beta1) g, v <- beta2 v + (1 - beta2) g^2, w <- w - lr m^ / (sqrt(v^) + eps), where
+    m^ and v^ are m / (1 - beta1^t) and v / (1 - beta2^t), as in `torch.optim.Adam`. Its edge is one of the
+    preconditioned sharpness. Refuses betas outside [0, 1) and eps <= 0."""
 
     beta1: float
     beta2: float
@@ -24,7 +25,8 @@ class Adam:
     def __post_init__(self) -> None:
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.eps > 0):
             raise Refusal(
-                f"optimizer.beta1={self.beta1} beta2={self.beta2} eps={self.eps}: betas at least 0 and below 1, eps above 0"
+                f"optimizer.beta1={self.beta1} beta2={self.beta2} eps={self.eps}: betas at least 0 and "
+                f"below 1, eps above 0"
             )
 
     def init(self, w: Tensor) -> State:
@@ -36,13 +38,10 @@ class Adam:
         # m^ / (sqrt(v^) + eps) is m / P
         return w - lr * m / self.preconditioner((m, v, t), lr)[0], (m, v, t)
 
-    def edge(self, lr: float) -> None:
-        """None: the edge is one of the preconditioned sharpness."""
-        return None
-
     def preconditioner(self, state: State, lr: float) -> tuple[Tensor, float]:
-        """P = (1 - beta1^t) (sqrt(v^) + eps), 0 before the first step, and (2 + 2 beta1) / ((1 - beta1) lr): momentum written
-        as an average on a quadratic in the metric of P. Cohen et al. 2022, arXiv:2207.14484, section 2."""
+        """P = (1 - beta1^t) (sqrt(v^) + eps), 0 before the first step, and (2 + 2 beta1) / ((1 - beta1) lr):
+        momentum written as an average on a quadratic in the metric of P. Cohen et al. 2022, arXiv:2207.14484,
+        section 2."""
         _, v, t = state
         corrected = v / (1 - self.beta2**t).clamp_min(torch.finfo(torch.float64).tiny).to(v)
         P = (1 - self.beta1**t).to(v) * (corrected.sqrt() + self.eps)

@@ -1,5 +1,5 @@
-"""The central flow of gradient descent at the edge of stability: Cohen, Damian, Talwalkar, Kolter & Lee 2024, "Understanding
-optimization in deep learning with central flows", arXiv:2410.24206, section 3."""
+"""The central flow of gradient descent at the edge of stability: Cohen, Damian, Talwalkar, Kolter & Lee 2024,
+"Understanding optimization in deep learning with central flows", arXiv:2410.24206, section 3."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import Generator, Tensor
 
 from sharpcli.errors import Refusal
+from sharpcli.landscape.surface import Grad, Linearization, LossSurface, whole_loss
 from sharpcli.linalg.lanczos import largest
 from sharpcli.linalg.semidefinite import least, pairs, smat, svec
 from sharpcli.optimizers import State
-from sharpcli.surface import Grad, Linearization, LossSurface
 
 TOL, PRODUCTS = 1e-4, 300  # of the eigenpairs at the edge
 MARGIN = 0.02  # of 2/lr: eigenvalues so near below the edge may reach it within a piece
@@ -20,17 +20,18 @@ MARGIN = 0.02  # of 2/lr: eigenvalues so near below the edge may reach it within
 
 @dataclass(frozen=True)
 class CentralFlow:
-    """dw/dt = -lr (grad L(w) + 1/2 grad_w <H(w), S>), t in steps: where gradient descent is, averaged over its oscillation of
-    covariance S.
+    """dw/dt = -lr (grad L(w) + 1/2 grad_w <H(w), S>), t in steps: where gradient descent is, averaged over
+    its oscillation of covariance S.
 
-    S >= 0 is the one for which H(w) <= 2/lr stays true and S acts where H(w) = 2/lr alone: with U [k, D] the eigenvectors at
-    the edge, S = U^T X U, X the solution of a complementarity problem of k rows. Off the edge it is gradient flow. One step
-    is time 1, in `pieces` pieces by Euler's method, the constraint being put on the end of each.
+    S >= 0 is the one for which H(w) <= 2/lr stays true and S acts where H(w) = 2/lr alone: with U [k, D] the
+    eigenvectors at the edge, S = U^T X U, X the solution of a complementarity problem of k rows. Off the edge
+    it is gradient flow. One step is time 1, in `pieces` pieces by Euler's method, the constraint being put on
+    the end of each.
 
-    The state is (U, k, tr S), U the k eigenvectors at the edge and what crowds below them: the training loss of gradient
-    descent averages L(w) + tr S / lr. For full-batch gradient descent on small networks. Refuses another rule's gradient, more
-    than `most` eigenvalues at the edge, eigenvalues that are not found, and a loss whose curvature no oscillation lowers (a
-    quadratic beyond its edge).
+    The state is (U, k, tr S), U the k eigenvectors at the edge and what crowds below them: the training loss
+    of gradient descent averages L(w) + tr S / lr. For full-batch gradient descent on small networks. Refuses
+    another rule's gradient, more than `most` eigenvalues at the edge, eigenvalues that are not found, and a
+    loss whose curvature no oscillation lowers (a quadratic beyond its edge).
     """
 
     pieces: int
@@ -45,59 +46,64 @@ class CentralFlow:
         return w.new_zeros(0, len(w)), nothing, nothing
 
     def step(self, w: Tensor, state: State, grad: Grad, lr: float) -> tuple[Tensor, State]:
-        if not isinstance(grad, LossSurface):
-            raise Refusal("optimizer=central_flow needs the training loss itself; it is no base for another rule")
+        surface = whole_loss(grad, "central_flow")
         U, k, total, time = state[0].to(w), int(state[1]), 0.0, lr / self.pieces
         for _ in range(self.pieces):
             if not torch.isfinite(w).all():
                 break
-            here = grad.linearize(w)
-            values, U = self._near(here, U, k, 2 / lr)
+            linearization = surface.linearize(w)
+            values, U = self._near(linearization, U, k, 2 / lr)
             k = len(values)
-            velocity, variance = centered(grad, w, here.grad, values, U[: len(values)], 2 / lr, time)
+            velocity, variance = centered(surface, w, linearization.grad, values, U[:k], 2 / lr, time)
             w, total = w + time * velocity, total + variance / self.pieces
         return w, (U, *torch.tensor([k, total], dtype=torch.float64))
 
-    def _near(self, here: Linearization, U: Tensor, k: int, edge: float) -> tuple[Tensor, Tensor]:
-        """The eigenvalues [k] that may reach the edge within a piece, and their eigenvectors with those that crowd below, from
-        as many as there were before and what is known of them, U."""
+    def _near(self, linearization: Linearization, U: Tensor, k: int, edge: float) -> tuple[Tensor, Tensor]:
+        """The eigenvalues [k] that may reach the edge within a piece, and their eigenvectors with those that
+        crowd below, from as many as there were before and what is known of them, U."""
         k, slack = k + 1, 3.0
         if not len(U):
-            U = torch.randn(2, U.shape[1], generator=Generator().manual_seed(0), dtype=torch.float64).to(here.grad)
+            U = torch.randn(2, U.shape[1], generator=Generator().manual_seed(0), dtype=torch.float64)
+            U = U.to(linearization.grad)
             slack = 1.0
         while True:
-            found = largest(here.hvp, U, min(k, U.shape[1]), TOL, PRODUCTS, slack=slack)
-            count = int((found.values > (1 - MARGIN) * edge).sum())
+            ritz = largest(linearization.hvp, U, min(k, U.shape[1]), TOL, PRODUCTS, slack=slack)
+            count = int((ritz.values > (1 - MARGIN) * edge).sum())
             if count > self.most:
                 raise Refusal(
-                    f"central_flow: {count} eigenvalues are at the edge of stability and optimizer.most={self.most}; "
+                    f"central_flow: {count} eigenvalues are at the edge of stability and "
+                    f"optimizer.most={self.most}; "
                     "raise it, or take a smaller lr"
                 )
-            if not found.converged:
+            if not ritz.converged:
                 raise Refusal(
-                    f"central_flow: the eigenvalues at the edge are not found to {TOL:g} in {PRODUCTS} products; "
+                    f"central_flow: the eigenvalues at the edge are not found to {TOL:g} in {PRODUCTS} "
+                    f"products; "
                     "take problem.dtype=float64, or a smaller network"
                 )
             if count < k or k >= U.shape[1]:
-                return found.values[:count], found.vectors
-            k, U = count + 1, found.vectors
+                return ritz.values[:count], ritz.vectors
+            k, U = count + 1, ritz.vectors
 
     def edge(self, lr: float) -> float:
         """2 / lr, that of the gradient descent it describes."""
         return 2 / lr
 
-    def preconditioner(self, state: State, lr: float) -> None:
-        return None
+    def columns(self, state: State, lr: float) -> dict[str, float]:
+        """`central_variance` = tr S, the predicted mean |w_t - w|^2 of gradient descent around the flow."""
+        return {"central_variance": float(state[2])}
 
 
 def centered(
     surface: LossSurface, w: Tensor, g: Tensor, values: Tensor, U: Tensor, edge: float, time: float
 ) -> tuple[Tensor, float]:
-    """-(grad L + 1/2 grad <H, S>) [D] and tr S at w, given the eigenpairs near the edge, `values` [k] and U [k, D]: after a
-    piece of length `time` the block of H in their span is at most `edge`, and S acts where it is equal.
+    """-(grad L + 1/2 grad <H, S>) [D] and tr S at w, given the eigenpairs near the edge, `values` [k] and U
+    [k, D]: after a piece of length `time` the block of H in their span is at most `edge`, and S acts where it
+    is equal.
 
-    In the orthonormal basis E_b of symmetric matrices, h_b = <U H U^T, E_b> has the gradient G_b [D], and after the piece
-    h + time (-G g - 1/2 G G^T x): the smallest x >= 0 that keeps this below the edge, with complementarity.
+    In the orthonormal basis E_b of symmetric matrices, h_b = <U H U^T, E_b> has the gradient G_b [D], and
+    after the piece h + time (-G g - 1/2 G G^T x): the smallest x >= 0 that keeps this below the edge, with
+    complementarity.
     """
     k = len(values)
     if not k:
@@ -107,7 +113,8 @@ def centered(
         [
             single[i]
             if i == j
-            else 2**0.5 * (surface.curvature_grad(w, (U[i] + U[j])[None] / 2**0.5) - (single[i] + single[j]) / 2)
+            else 2**0.5
+            * (surface.curvature_grad(w, (U[i] + U[j])[None] / 2**0.5) - (single[i] + single[j]) / 2)
             for i, j in pairs(k)
         ]
     )
@@ -117,7 +124,8 @@ def centered(
         x = least((G @ G.T).double().cpu() / 2, push)
     except ValueError as problem:
         raise Refusal(
-            f"central_flow: no oscillation lowers the curvature {float(values[0]):g} to 2/lr = {edge:g} here ({problem}); "
+            f"central_flow: no oscillation lowers the curvature {float(values[0]):g} to 2/lr = {edge:g} "
+            f"here ({problem}); "
             "take a smaller lr"
         ) from None
     return -g - (x.to(G) @ G) / 2, float(smat(x, k).trace())

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sharpcli.optimizers import State
-from sharpcli.surface import Grad
+from sharpcli.landscape.surface import Grad
+from sharpcli.optimizers import Rule, State
 
 
 @dataclass(frozen=True)
@@ -24,5 +24,6 @@ class GD:
         """2 / lr."""
         return 2 / lr
 
-    def preconditioner(self, state: State, lr: float) -> None:
-        return None
+    def compiled(self) -> Rule:
+        """Plain descent."""
+        return Rule()

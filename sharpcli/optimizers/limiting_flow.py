@@ -1,5 +1,6 @@
-"""The limiting flow of a noisy method: Riemannian gradient flow of a regularizer on the manifold of interpolators. Li, Wang &
-Arora 2022, arXiv:2110.06914, theorem 4.6 (label noise: the trace, rate 1/4); Wen, Ma & Li 2023, arXiv:2211.05729 (SAM)."""
+"""The limiting flow of a noisy method: Riemannian gradient flow of a regularizer on the manifold of
+interpolators. Li, Wang & Arora 2022, arXiv:2110.06914, theorem 4.6 (label noise: the trace, rate 1/4); Wen,
+Ma & Li 2023, arXiv:2211.05729 (SAM)."""
 
 from __future__ import annotations
 
@@ -10,10 +11,10 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
-from sharpcli.flows import Solver, integrate, limit
-from sharpcli.interpolators import Interpolators, lambda_1, trace
+from sharpcli.landscape.flows import Solver, integrate, limit
+from sharpcli.landscape.interpolators import Interpolators
+from sharpcli.landscape.surface import Grad, whole_loss
 from sharpcli.optimizers import State
-from sharpcli.surface import Grad, LossSurface
 
 ON = 1e-11  # residuals of points that are on the manifold
 LOST = 1e-7  # the ratio of J's singular values at which the manifold is taken to have lost its dimension
@@ -21,14 +22,15 @@ LOST = 1e-7  # the ratio of J's singular values at which the manifold is taken t
 
 @dataclass(frozen=True)
 class LimitingFlow:
-    """dY/dtau = -rate P(Y) grad R(Y), Y(0) = Phi(w_0) the limit of gradient flow; P projects to the tangent space, the
-    kernel of the outputs' Jacobian J [m, D]. One step is the flow over a time tau of lr, then Newton's steps back to the
-    manifold.
+    """dY/dtau = -rate P(Y) grad R(Y), Y(0) = Phi(w_0) the limit of gradient flow; P projects to the tangent
+    space, the kernel of the outputs' Jacobian J [m, D]. One step is the flow over a time tau of lr, then
+    Newton's steps back to the manifold.
 
-    R = `regularizer`(J, n): `trace` or `lambda_1` of the Hessian, or one's own function of the Jacobian and the number of
-    examples. Rates, for half squared loss: label noise of size delta 1/4 delta^2 with tau = lr^2 steps, SAM 1/2 with tau =
-    lr rho^2 steps. For toys and small networks, full batch. Refuses another rule's gradient (as SAM's base), weights from
-    which no interpolator is reached, and says at which tau J loses rank.
+    R = `regularizer`(J, n): `trace` or `lambda_1` of the Hessian, or one's own function of the Jacobian and
+    the number of examples. Rates, for half squared loss: label noise of size delta 1/4 delta^2 with tau =
+    lr^2 steps, SAM 1/2 with tau = lr rho^2 steps. For toys and small networks, full batch. Refuses another
+    rule's gradient (as SAM's base), weights from which no interpolator is reached, and says at which tau J
+    loses rank.
     """
 
     regularizer: Callable[[Tensor, int], Tensor]
@@ -46,44 +48,28 @@ class LimitingFlow:
         return (torch.tensor([-1.0], dtype=torch.float64),)
 
     def step(self, w: Tensor, state: State, grad: Grad, lr: float) -> tuple[Tensor, State]:
-        if not isinstance(grad, LossSurface):
-            raise Refusal("optimizer=limiting_flow needs the training loss itself; it is no base for another rule")
-        there, tau = Interpolators(grad), float(state[0])
+        interpolators, tau = Interpolators(whole_loss(grad, "limiting_flow")), float(state[0])
         if tau < 0:
-            w, residual = limit(there, w, min(self.rtol, 1e-6), ON)
+            w, residual = limit(interpolators, w, min(self.rtol, 1e-6), ON)
             tau = 0.0
             if not residual <= 1e3 * ON:
                 raise Refusal(
-                    f"limiting_flow: gradient flow from the start reaches no interpolator (largest residual {residual:.1e}); "
+                    f"limiting_flow: gradient flow from the start reaches no interpolator (largest residual "
+                    f"{residual:.1e}); "
                     "take a problem that can be fitted exactly, or another start"
                 )
 
         def field(y: Tensor) -> Tensor:
-            along, ratio = there.slope(y, self.regularizer, LOST)
+            along, ratio = interpolators.slope(y, self.regularizer, LOST)
             if not ratio > LOST:
                 raise Refusal(
-                    f"limiting_flow: the Jacobian loses rank between tau = {tau:g} and {tau + lr:g} (singular values "
-                    f"{ratio:.0e} of the largest): the manifold ends there; stop before, or take more parameters"
+                    f"limiting_flow: the Jacobian loses rank between tau = {tau:g} and {tau + lr:g} "
+                    f"(singular values "
+                    f"{ratio:.0e} of the largest): the manifold ends there; stop before, or take more "
+                    f"parameters"
                 )
             return -self.rate * along
 
         w = integrate(field, w, lr, self.solver, self.rtol, self.atol)
-        w, _ = there.project(w, ON)
+        w, _ = interpolators.project(w, ON)
         return w, (torch.tensor([tau + lr], dtype=torch.float64),)
-
-    def edge(self, lr: float) -> None:
-        """None: a flow is stable at any curvature."""
-        return None
-
-    def preconditioner(self, state: State, lr: float) -> None:
-        return None
-
-
-def trace_of(J: Tensor, n: int) -> Tensor:
-    """Tr H = (1/n) |J|_F^2."""
-    return trace(J, n)
-
-
-def lambda_1_of(J: Tensor, n: int) -> Tensor:
-    """lambda_1 = (1/n) lambda_1(J J^T)."""
-    return lambda_1(J, n)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
-from sharpcli.optimizers import State
-from sharpcli.surface import Grad
+from sharpcli.landscape.surface import Grad
+from sharpcli.optimizers import Rule, State
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,10 @@ class Momentum:
         return w - lr * (g + self.beta * v if self.nesterov else v), (v,)
 
     def edge(self, lr: float) -> float:
-        """2 (1 + beta) / lr; Nesterov's is 2 (1 + beta) / ((1 + 2 beta) lr). Cohen et al. 2021, appendix B."""
+        """2 (1 + beta) / lr; Nesterov's is 2 (1 + beta) / ((1 + 2 beta) lr). Cohen et al. 2021, appendix
+        B."""
         return 2 * (1 + self.beta) / ((1 + 2 * self.beta) * lr if self.nesterov else lr)
 
-    def preconditioner(self, state: State, lr: float) -> None:
-        return None
+    def compiled(self) -> Rule:
+        """Momentum beta, Nesterov's or not."""
+        return Rule(beta=self.beta, nesterov=self.nesterov)

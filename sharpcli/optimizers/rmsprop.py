@@ -8,20 +8,23 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
+from sharpcli.landscape.surface import Grad
 from sharpcli.optimizers import State
-from sharpcli.surface import Grad
 
 
 @dataclass(frozen=True)
 class RMSProp:
-    """v <- beta v + (1 - beta) g^2, w <- w - lr g / (sqrt(v) + eps). Refuses beta outside [0, 1) and eps <= 0."""
+    """v <- beta v + (1 - beta) g^2, w <- w - lr g / (sqrt(v) + eps). Its edge is one of the preconditioned
+    sharpness. Refuses beta outside [0, 1) and eps <= 0."""
 
     beta: float
     eps: float
 
     def __post_init__(self) -> None:
         if not (0 <= self.beta < 1 and self.eps > 0):
-            raise Refusal(f"optimizer.beta={self.beta} eps={self.eps}: beta at least 0 and below 1, eps above 0")
+            raise Refusal(
+                f"optimizer.beta={self.beta} eps={self.eps}: beta at least 0 and below 1, eps above 0"
+            )
 
     def init(self, w: Tensor) -> State:
         return torch.zeros_like(w), torch.zeros((), dtype=torch.float64, device=w.device)
@@ -30,10 +33,6 @@ class RMSProp:
         g, (v, t) = grad(w), state
         v = self.beta * v + (1 - self.beta) * g * g
         return w - lr * g / (v.sqrt() + self.eps), (v, t + 1)
-
-    def edge(self, lr: float) -> None:
-        """None: the edge is one of the preconditioned sharpness."""
-        return None
 
     def preconditioner(self, state: State, lr: float) -> tuple[Tensor, float]:
         """P = sqrt(v) + eps, 0 before the first step, and 2 / lr."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sharpcli.errors import Refusal
-from sharpcli.optimizers import Optimizer, State
-from sharpcli.surface import Grad
+from sharpcli.landscape.surface import Grad
+from sharpcli.optimizers import Optimizer, Rule, State, columns, compiled, edge, preconditioner, started
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class SAM:
             raise Refusal(f"optimizer.rho={self.rho}: the ascent radius is at least 0")
 
     def init(self, w: Tensor) -> State:
-        return self.base.init(w)
+        return started(self.base, w)
 
     def step(self, w: Tensor, state: State, grad: Grad, lr: float) -> tuple[Tensor, State]:
         def sam_grad(w: Tensor) -> Tensor:
@@ -37,9 +37,18 @@ class SAM:
 
         return self.base.step(w, state, sam_grad, lr)
 
-    def edge(self, lr: float) -> None:
-        """None: SAM's own edge moves with |g| (Long & Bartlett 2024) and lies below its base's."""
-        return None
+    def base_edge(self, lr: float) -> float | None:
+        """The base's edge: SAM's own moves with |g| (Long & Bartlett 2024, `measure=sam_sharpness`) and lies
+        below it."""
+        return edge(self.base, lr)
 
     def preconditioner(self, state: State, lr: float) -> tuple[Tensor, float] | None:
-        return self.base.preconditioner(state, lr)
+        return preconditioner(self.base, state, lr)
+
+    def columns(self, state: State, lr: float) -> dict[str, float]:
+        return columns(self.base, state, lr)
+
+    def compiled(self) -> Rule | None:
+        """The base's rule at the ascent point; None for SAM around SAM."""
+        base = compiled(self.base)
+        return None if base is None or base.rho else base._replace(rho=self.rho, normalized=self.normalized)

@@ -1,18 +1,24 @@
 """Plots. A part is a function `(frame, *, ...) -> Figure`, of a frame with one row a run and step.
 
-Columns: those of the runs' rows, and of their configs `run`, `method`, `problem`, `lr`, `seed` and every other setting by
-its dotted name (`optimizer.rho`). Figures are matplotlib's objects; pyplot's state is never touched.
+Columns: those of the runs' rows, and of their configs `run`, `method`, `problem`, `lr`, `seed` and every
+other setting by its dotted name (`optimizer.rho`); `scores` holds the names of the scores that the run's
+problem wants seen. A plot says with `need` which columns it cannot do without. Figures are matplotlib's
+objects; pyplot's state is never touched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sharpcli.errors import Refusal
+
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito 2008
+AXES = ("epoch", "seconds", "step")
 NAMES = {
     "lambda_1": r"sharpness $\lambda_1$",
     "train_loss": "training loss",
@@ -54,13 +60,28 @@ def figure(rows: int = 1) -> tuple[Figure, list[Axes]]:
     return fig, list(axes)
 
 
+def need(frame: pd.DataFrame, column: str, measure: str) -> None:
+    """Refuses runs without a `column`, and says which measure adds it."""
+    if column not in frame or frame[column].isna().all():
+        run = str(frame["run"].iloc[0]).partition("#")[0]
+        raise Refusal(f"{run} has no {column}; sharp measure {run} measure=[{measure}] adds it")
+
+
+def need_axis(frame: pd.DataFrame, x: str) -> None:
+    """Refuses an axis over which nothing can be followed."""
+    if x not in AXES or x not in frame:
+        raise Refusal(f"x={x}: no such column in these runs; possible: {', '.join(AXES)}")
+
+
 def label(frame: pd.DataFrame, by: Sequence[str]) -> str:
     """What tells the runs of `frame` from others: `sam, lr 0.05`."""
-    values = (frame[key].iloc[0] for key in by)
-    return ", ".join(
-        str(v) if key == "method" else f"{key} {v:g}" if isinstance(v, float) else f"{key} {v}"
-        for key, v in zip(by, values, strict=True)
-    )
+    return ", ".join(_setting(key, frame[key].iloc[0]) for key in by)
+
+
+def _setting(key: str, value: Any) -> str:
+    if key == "method":
+        return str(value)
+    return f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
 
 
 def curves(frame: pd.DataFrame, y: str) -> Iterator[tuple[str, str, pd.DataFrame]]:

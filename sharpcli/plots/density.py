@@ -6,15 +6,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sharpcli.plots import PALETTE, figure
+from sharpcli.plots import PALETTE, figure, need
 
 GRID = 2000
 
 
 def density(frame: pd.DataFrame, *, width: float) -> Figure:
-    """phi(lambda) of each run's last measured step: every quadrature node a Gaussian whose standard deviation is `width`
-    times the spectrum's length; the line is the mean over probes, the band one standard error. Above on a linear
-    scale, below on a log scale, where single outliers show; both integrate to 1."""
+    """phi(lambda) of each run's last measured step: every quadrature node a Gaussian whose standard deviation
+    is `width` times the spectrum's length; the line is the mean over probes, the band one standard error.
+    Above on a linear scale, below on a log scale, where single outliers show; both integrate to 1."""
+    need(frame, "density_nodes", "density")
     fig, axes = figure(2)
     rows = frame[frame["density_nodes"].notna()].groupby("run", sort=False).tail(1)
     for i, (_, row) in enumerate(rows.iterrows()):
@@ -26,9 +27,20 @@ def density(frame: pd.DataFrame, *, width: float) -> Figure:
         each = (bells * weights).sum(2)
         mean, stderr = each.mean(1), each.std(1, ddof=1) / np.sqrt(each.shape[1])
         for ax in axes:
-            ax.plot(grid, mean, color=PALETTE[i % len(PALETTE)], linewidth=1.2, label=f"{row['run']}, step {row['step']}")
+            ax.plot(
+                grid,
+                mean,
+                color=PALETTE[i % len(PALETTE)],
+                linewidth=1.2,
+                label=f"{row['run']}, step {row['step']}",
+            )
             ax.fill_between(
-                grid, np.maximum(mean - stderr, 1e-12), mean + stderr, color=PALETTE[i % len(PALETTE)], alpha=0.25, linewidth=0
+                grid,
+                np.maximum(mean - stderr, 1e-12),
+                mean + stderr,
+                color=PALETTE[i % len(PALETTE)],
+                alpha=0.25,
+                linewidth=0,
             )
         lowest = weights[weights > 0].min() / (sigma * np.sqrt(2 * np.pi)) / len(nodes)
         axes[1].set_ylim(bottom=max(lowest, mean.max() * 1e-9))

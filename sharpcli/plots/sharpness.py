@@ -5,12 +5,16 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sharpcli.plots import NAMES, curves, figure
+from sharpcli.plots import NAMES, curves, figure, need, need_axis
 
 
 def sharpness(frame: pd.DataFrame, *, x: str) -> Figure:
-    """Above the training loss; below lambda_1 (and the eigenvalues after it, fainter) and, dashed in each run's colour,
-    the edge: the optimizer's own where it has one, else 2 / lr of gradient descent, dotted."""
+    """Above the training loss; below lambda_1 (and the eigenvalues after it, fainter) and, dashed in each
+    run's colour, the edge of stability that the optimizer states; dotted that of the rule it wraps (SAM's
+    base), for comparison. A rule that states none has no such line."""
+    need(frame, "lambda_1", "sharpness")
+    need(frame, "train_loss", "scores")
+    need_axis(frame, x)
     fig, (above, below) = figure(2)
     for colour, name, rows in curves(frame, "train_loss"):
         above.plot(rows[x], rows["train_loss"], color=colour, label=name, linewidth=1.2)
@@ -21,20 +25,20 @@ def sharpness(frame: pd.DataFrame, *, x: str) -> Figure:
             if f"lambda_{k}" not in rows or rows[f"lambda_{k}"].isna().all():
                 break
             below.plot(rows[x], rows[f"lambda_{k}"], color=colour, linewidth=0.8, alpha=0.4)
-        own = "edge" in rows and rows["edge"].notna().any()
-        edge, style = rows["edge"] if own else 2 / rows["lr"].where(rows["lr"] > 0), "--" if own else ":"
-        below.plot(rows[x], edge, color=colour, linestyle=style, linewidth=1)
-        edges[style] |= set(edge.dropna())
+        for column, style in (("edge", "--"), ("base_edge", ":")):
+            if column in rows and rows[column].notna().any():
+                below.plot(rows[x], rows[column], color=colour, linestyle=style, linewidth=1)
+                edges[style] |= set(rows[column].dropna())
         if len(rows) and diverged(frame, rows):
             below.plot(rows[x].iloc[-1], rows["lambda_1"].iloc[-1], "x", color=colour, label="diverged")
-    words = {
+    names = {
         "--": "edge of stability" + (" 2/lr" if plain_gd(frame) else ""),
-        ":": "2/lr, gradient descent's edge, for comparison",
+        ":": "edge of the base, for comparison",
     }
     for style, values in edges.items():
         if values:
-            known = f" = {min(values):.4g}" if len(values) == 1 else ""
-            below.plot([], [], style, color="0.3", label=words[style] + known, linewidth=1)
+            level = f" = {min(values):.4g}" if len(values) == 1 else ""
+            below.plot([], [], style, color="0.3", label=names[style] + level, linewidth=1)
     above.set(ylabel=NAMES["train_loss"], yscale="log")
     below.set(ylabel=NAMES["lambda_1"] + " of the training loss", xlabel=NAMES.get(x, x))
     below.set_ylim(bottom=min(0, below.get_ylim()[0]))

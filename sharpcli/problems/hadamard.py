@@ -1,5 +1,5 @@
-"""Sparse regression through an elementwise product, f(z) = <u*v, z>, or a square, f(z) = <v*v, z> (HaoChen et al. 2021,
-arXiv:2006.08680)."""
+"""Sparse regression through an elementwise product, f(z) = <u*v, z>, or a square, f(z) = <v*v, z> (HaoChen et
+al. 2021, arXiv:2006.08680)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
-from sharpcli.kernel import Kernel, descend, output, pull
-from sharpcli.problem import Problem
+from sharpcli.problems.compiled import CompiledToy, descend, output, pull
+from sharpcli.problems.problem import Problem
+from sharpcli.problems.regression import layout, normal, regression, signs, sparsest, users_own
 from sharpcli.rng import generator
-from sharpcli.toys import layout, normal, own, regression, signs, sparsest
 
 
 def hadamard(
@@ -26,25 +26,28 @@ def hadamard(
     spread: float,
     instance: int | None,
 ) -> Problem:
-    """f(z) = <u*v, z>, w = (u, v) [2d]; data, start and refusals as for problem=uv, but u and v at the same start s give
-    <s^2, z>: u*v begins at s^2 and not at 0."""
+    """f(z) = <u*v, z>, w = (u, v) [2d]; data, start and refusals as for problem=uv, but u and v at the same
+    start s give <s^2, z>: u*v begins at s^2 and not at 0."""
     x, y, beta = _data(data, d, n, k, seed if instance is None else instance, "hadamard", positive=False)
     d = x.shape[1]
 
-    def found(w: Tensor) -> Tensor:
+    def vector(w: Tensor) -> Tensor:
         u, v = w.split(d)
         return u * v
 
     return regression(
-        lambda w, x: (x @ found(w))[:, None],
+        lambda w, x: (x @ vector(w))[:, None],
         _start(2 * d, start, spread, seed),
         x,
         y,
         chunk,
         layout(u=(d,), v=(d,)),
-        kernel=Kernel(_product, _pull_product, x.numpy(), y[:, 0].numpy()),
-        scores=lambda w: {"recovery_error": float((found(w) - beta.to(w)).square().sum() / beta.square().sum())},
-        norms=lambda w: {"l1_norm": float(found(w).abs().sum())},
+        compiled=CompiledToy(_product, _pull_product, x.numpy(), y[:, 0].numpy()),
+        scores=lambda w: {
+            "recovery_error": float((vector(w) - beta.to(w)).square().sum() / beta.square().sum())
+        },
+        better={"recovery_error": "lower"},
+        norms=lambda w: {"l1_norm": float(vector(w).abs().sum())},
     )
 
 
@@ -60,8 +63,8 @@ def squares(
     spread: float,
     instance: int | None,
 ) -> Problem:
-    """f(z) = <v*v, z>, w = v [d], with a truth of k ones, or for one's own data the least l1 norm without negative entries; on
-    the interpolators, for inputs +-1, Tr H = 4 |v|^2."""
+    """f(z) = <v*v, z>, w = v [d], with a truth of k ones, or for one's own data the least l1 norm without
+    negative entries; on the interpolators, for inputs +-1, Tr H = 4 |v|^2."""
     x, y, beta = _data(data, d, n, k, seed if instance is None else instance, "squares", positive=True)
     d = x.shape[1]
     return regression(
@@ -71,8 +74,11 @@ def squares(
         y,
         chunk,
         layout(v=(d,)),
-        kernel=Kernel(_square, _pull_square, x.numpy(), y[:, 0].numpy(), descend=_descend_square),
-        scores=lambda w: {"recovery_error": float((w.square() - beta.to(w)).square().sum() / beta.square().sum())},
+        compiled=CompiledToy(_square, _pull_square, x.numpy(), y[:, 0].numpy(), descend=_descend_square),
+        scores=lambda w: {
+            "recovery_error": float((w.square() - beta.to(w)).square().sum() / beta.square().sum())
+        },
+        better={"recovery_error": "lower"},
         norms=lambda w: {"l1_norm": float(w.square().sum())},
     )
 
@@ -82,10 +88,12 @@ def _data(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x [n, d], y [n, 1] and the truth [d]: one's own, or drawn."""
     if data is not None:
-        x, y = own(data, 2, name)
+        x, y = users_own(data, 2, name)
         return x, y, sparsest(x, y, name, positive)
     if min(d, n, k) < 1 or k > d or n >= d:
-        raise Refusal(f"problem.d={d} problem.n={n} problem.k={k}: all at least 1, k at most d, and n below d")
+        raise Refusal(
+            f"problem.d={d} problem.n={n} problem.k={k}: all at least 1, k at most d, and n below d"
+        )
     x, beta = signs((n, d), instance, "hadamard-inputs"), torch.zeros(d, dtype=torch.float64)
     truth = torch.ones(k, dtype=torch.float64) if positive else signs((k,), instance, "hadamard-truth")
     beta[torch.randperm(d, generator=generator(instance, "hadamard", 0))[:k]] = truth
@@ -94,7 +102,9 @@ def _data(
 
 def _start(size: int, start: float, spread: float, seed: int) -> Tensor:
     if start == 0 and spread == 0:
-        raise Refusal("problem.start=0: the gradient vanishes there and no coordinate ever moves; take another")
+        raise Refusal(
+            "problem.start=0: the gradient vanishes there and no coordinate ever moves; take another"
+        )
     return start + spread * normal((size,), seed, "start")
 
 

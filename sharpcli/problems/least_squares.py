@@ -7,26 +7,35 @@ from torch import Tensor
 
 from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
-from sharpcli.kernel import Kernel, descend, output, pull
-from sharpcli.problem import Problem
-from sharpcli.toys import layout, normal, own, regression
+from sharpcli.problems.compiled import CompiledToy, descend, output, pull
+from sharpcli.problems.problem import Problem
+from sharpcli.problems.regression import layout, normal, regression, users_own
 
 
 def least_squares(
-    seed: int, chunk: int, data: Dataset | None, *, d: int, n: int, spread: float, noise: float, instance: int | None
+    seed: int,
+    chunk: int,
+    data: Dataset | None,
+    *,
+    d: int,
+    n: int,
+    spread: float,
+    noise: float,
+    instance: int | None,
 ) -> Problem:
-    """L(w) = (1/2n) |A w - b|^2, A [n, d] normal and scaled so that lambda_1 = 1, b = A beta + `noise` N(0, 1); w0 is
-    `spread` times a normal vector of `seed`. With data=table A and b are a file's, as they are.
+    """L(w) = (1/2n) |A w - b|^2, A [n, d] normal and scaled so that lambda_1 = 1, b = A beta + `noise` N(0,
+    1); w0 is `spread` times a normal vector of `seed`. With data=table A and b are a file's, as they are.
 
-    With n < d there are many interpolators; gradient descent reaches w0 + A^+ (b - A w0), and `interpolator_error` is the
-    distance from it, `min_norm_error` from A^+ b, which forgets the start; both relative. Refuses sizes below 1.
+    With n < d there are many interpolators; gradient descent reaches w0 + A^+ (b - A w0), and
+    `interpolator_error` is the distance from it, `min_norm_error` from A^+ b, which forgets the start; both
+    relative. Refuses sizes below 1.
     """
     if min(d, n) < 1:
         raise Refusal(f"problem.d={d} problem.n={n}: both at least 1")
     if data is None:
         A, b = _drawn(d, n, noise, seed if instance is None else instance)
     else:
-        A, right = own(data, 2, "least_squares")
+        A, right = users_own(data, 2, "least_squares")
         b, d = right[:, 0], A.shape[1]
     w0 = spread * normal((d,), seed, "start")
     nearest, least = w0 + torch.linalg.pinv(A) @ (b - A @ w0), torch.linalg.pinv(A) @ b
@@ -37,14 +46,26 @@ def least_squares(
             "min_norm_error": float((w - least.to(w)).norm() / least.norm()),
         }
 
-    kernel = Kernel(_output, _pull, A.numpy(), b.numpy(), descend=_descend)
-    return regression(lambda w, x: (x @ w)[:, None], w0, A, b[:, None], chunk, layout(w=(d,)), kernel=kernel, scores=scores)
+    compiled = CompiledToy(_output, _pull, A.numpy(), b.numpy(), descend=_descend)
+    return regression(
+        lambda w, x: (x @ w)[:, None],
+        w0,
+        A,
+        b[:, None],
+        chunk,
+        layout(w=(d,)),
+        compiled=compiled,
+        scores=scores,
+        better={"interpolator_error": "lower"},
+    )
 
 
 def _drawn(d: int, n: int, noise: float, instance: int) -> tuple[Tensor, Tensor]:
     A = normal((n, d), instance, "least-squares")
     A = A * (n**0.5 / torch.linalg.matrix_norm(A, 2))
-    return A, A @ normal((d,), instance, "least-squares-truth") + noise * normal((n,), instance, "least-squares-noise")
+    return A, A @ normal((d,), instance, "least-squares-truth") + noise * normal(
+        (n,), instance, "least-squares-noise"
+    )
 
 
 @output

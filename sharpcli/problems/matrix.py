@@ -1,5 +1,5 @@
-"""Matrix factorization and sensing of any depth, f(A) = <A, W_L ... W_1>: Gunasekar et al. 2017, arXiv:1705.09280; Ding et
-al. 2024, arXiv:2209.01750; Gatmiry et al. 2023, arXiv:2306.13239."""
+"""Matrix factorization and sensing of any depth, f(A) = <A, W_L ... W_1>: Gunasekar et al. 2017,
+arXiv:1705.09280; Ding et al. 2024, arXiv:2209.01750; Gatmiry et al. 2023, arXiv:2306.13239."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
-from sharpcli.kernel import Kernel, output, pull
-from sharpcli.problem import Problem
-from sharpcli.theory.convex import least_nuclear
-from sharpcli.toys import layout, normal, own, regression
+from sharpcli.problems.compiled import CompiledToy, output, pull
+from sharpcli.problems.problem import Problem
+from sharpcli.problems.regression import layout, normal, regression, users_own
+from sharpcli.theory.convex import least_nuclear, least_trace
 
 Measurements = Literal["normal", "symmetric", "commuting", "entries"]
 
@@ -37,14 +37,17 @@ def matrix(
     """n measurements y_i = <A_i, X*> of a matrix X* [d, d] of `rank` and nuclear norm `nuclear`, seen through
     X = W_L ... W_1, all [d, d]; w is (W_1, ..., W_L) [L d^2].
 
-    The A_i are `normal` with entries N(0, 1), their `symmetric` parts (X* then is positive semidefinite), `commuting` ones
-    Q diag(N(0, 1)) Q^T, or `entries`, all d^2 of them (n is then d^2): plain factorization. The start is `scale` times
-    N(0, 1)/sqrt(d), or times the identity. With data=table the A_i and y are a file's, and X* the matrix of least nuclear norm
-    that fits. `recovery_error` is |X - X*|_F / |X*|_F. Refuses sizes below 1, a rank above d, depth below 2, and a scale of
-    0, which is a saddle.
+    The A_i are `normal` with entries N(0, 1), their `symmetric` parts (X* then is positive semidefinite),
+    `commuting` ones Q diag(N(0, 1)) Q^T, or `entries`, all d^2 of them (n is then d^2): plain factorization.
+    The start is `scale` times N(0, 1)/sqrt(d), or times the identity. With data=table the A_i and y are a
+    file's, and X* the matrix of least nuclear norm that fits. `recovery_error` is |X - X*|_F / |X*|_F.
+    Refuses sizes below 1, a rank above d, depth below 2, and a scale of 0, which is a saddle.
     """
     if min(d, n, rank) < 1 or rank > d or depth < 2:
-        raise Refusal(f"problem.d={d} n={n} rank={rank} depth={depth}: sizes at least 1, rank at most d, depth at least 2")
+        raise Refusal(
+            f"problem.d={d} n={n} rank={rank} depth={depth}: sizes at least 1, rank at most d, depth at "
+            f"least 2"
+        )
     if scale == 0:
         raise Refusal("problem.scale=0: the gradient vanishes there and nothing ever moves; take another")
     if data is None:
@@ -52,14 +55,18 @@ def matrix(
         truth = truth * (nuclear / torch.linalg.matrix_norm(truth, "nuc"))
         y = (A.flatten(1) @ truth.flatten())[:, None]
     else:
-        A, y = own(data, 3, "matrix")
+        A, y = users_own(data, 3, "matrix")
         d = A.shape[1]
         try:
             truth = torch.from_numpy(least_nuclear(A.numpy(), y[:, 0].numpy())[0])
         except ValueError as problem:
             raise Refusal(f"problem=matrix_sensing: {problem}; give labels that some matrix fits") from None
     shape = (depth, d, d)
-    w0 = normal(shape, seed, "start") / d**0.5 if init == "normal" else torch.eye(d, dtype=torch.float64).expand(shape)
+    w0 = (
+        normal(shape, seed, "start") / d**0.5
+        if init == "normal"
+        else torch.eye(d, dtype=torch.float64).expand(shape)
+    )
 
     def product(w: Tensor) -> Tensor:
         X, *others = w.view(shape)
@@ -71,6 +78,21 @@ def matrix(
         X = product(w)
         return {"recovery_error": float((X - truth.to(w)).norm() / truth.norm())}
 
+    def norms(w: Tensor) -> dict[str, float]:
+        return {"nuclear_norm": float(torch.linalg.matrix_norm(product(w), "nuc"))}
+
+    def least_norm(w: Tensor, positive: bool) -> dict[str, float]:
+        """`least_nuclear_norm` of the matrices that fit (of the positive semidefinite ones for `positive`),
+        with the solver's relative duality gap; `nuclear_excess`, this one's relative excess; at depth 2
+        `least_trace`, the least Tr H of an interpolator."""
+        X, gap = least_nuclear(A.numpy(), y[:, 0].numpy(), positive)
+        least = float(torch.linalg.matrix_norm(torch.from_numpy(X), "nuc"))
+        values = {"least_nuclear_norm": least, "least_norm_gap": gap}
+        values["nuclear_excess"] = norms(w)["nuclear_norm"] / least - 1
+        if depth == 2:
+            values["least_trace"], values["least_trace_gap"] = least_trace(A.numpy(), y[:, 0].numpy())
+        return values
+
     return regression(
         lambda w, x: (x @ product(w).flatten())[:, None],
         (scale * w0).flatten(),
@@ -78,9 +100,17 @@ def matrix(
         y,
         chunk,
         layout(**{f"W_{i + 1}": (d, d) for i in range(depth)}),
-        kernel=Kernel(_output, _pull, A.flatten(1).contiguous().numpy(), y[:, 0].numpy(), scratch=(2 * depth - 1) * d * d),
+        compiled=CompiledToy(
+            _output,
+            _pull,
+            A.flatten(1).contiguous().numpy(),
+            y[:, 0].numpy(),
+            scratch=(2 * depth - 1) * d * d,
+        ),
         scores=scores,
-        norms=lambda w: {"nuclear_norm": float(torch.linalg.matrix_norm(product(w), "nuc"))},
+        better={"recovery_error": "lower"},
+        norms=norms,
+        least_norm=least_norm,
     )
 
 
@@ -91,14 +121,17 @@ def _measured(d: int, n: int, rank: int, kind: Measurements, instance: int) -> t
     A = normal((n, d, d), instance, "matrix")
     if kind == "commuting":
         Q = torch.linalg.qr(normal((d, d), instance, "matrix-basis"))[0]
-        return Q @ torch.diag_embed(A[:, 0]) @ Q.T, Q[:, :rank] @ torch.diag(left[:rank, 0].abs()) @ Q[:, :rank].T
+        return Q @ torch.diag_embed(A[:, 0]) @ Q.T, Q[:, :rank] @ torch.diag(left[:rank, 0].abs()) @ Q[
+            :, :rank
+        ].T
     if kind == "symmetric":
         return (A + A.mT) / 2, left @ left.T
     return A, left @ right.T
 
 
-# With B_L = A and B_l = W_{l+1}^T B_{l+1}, f = <B_1, W_1> and grad_{W_l} f = B_l (W_{l-1} ... W_1)^T. The scratch holds B_1
-# ... B_{L-1}, the products W_{l-1} ... W_1, and one gradient; BLAS is twice as fast as loops, at sizes of 8 and 10 too.
+# With B_L = A and B_l = W_{l+1}^T B_{l+1}, f = <B_1, W_1> and grad_{W_l} f = B_l (W_{l-1} ... W_1)^T. The
+# scratch holds B_1 ... B_{L-1}, the products W_{l-1} ... W_1, and one gradient; BLAS is twice as fast as
+# loops, at sizes of 8 and 10 too.
 
 
 @output
@@ -126,7 +159,9 @@ def _pull(w, z, c, s, g):  # type: ignore[no-untyped-def]
     for layer in range(1, depth):
         if layer > 1:
             into = c[products + (layer - 1) * size : products + layer * size]
-            np.dot(w[(layer - 1) * size : layer * size].reshape(d, d), below.reshape(d, d), into.reshape(d, d))
+            np.dot(
+                w[(layer - 1) * size : layer * size].reshape(d, d), below.reshape(d, d), into.reshape(d, d)
+            )
             below = into
         B = z if layer == depth - 1 else c[layer * size : (layer + 1) * size]
         np.dot(B.reshape(d, d), below.reshape(d, d).T, slope.reshape(d, d))

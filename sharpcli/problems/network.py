@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Literal
@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sharpcli.compiler import Compiler, When
-from sharpcli.convolution import Convolutions
 from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
-from sharpcli.problem import Problem, chunks
-from sharpcli.ranks import Ranks
-from sharpcli.structure import structural_norms
-from sharpcli.surface import Batch, LossSurface
+from sharpcli.landscape.compiled_products import CompiledProducts, When
+from sharpcli.landscape.distributed import Processes
+from sharpcli.landscape.surface import Batch, LossSurface
+from sharpcli.problems.convolution import Convolutions
+from sharpcli.problems.minibatches import chunks
+from sharpcli.problems.network_norms import structural_norms
+from sharpcli.problems.problem import Better, Problem
 
 Model = Callable[[tuple[int, ...], int], nn.Module]
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -31,8 +32,8 @@ def network(
     device: torch.device,
     chunk: int,
     graph_budget: int,
-    compile: When,
-    ranks: Ranks,
+    compile_products: When,
+    processes: Processes,
     weights: Mapping[str, Tensor] | None,
     data: Dataset,
     model: Model,
@@ -41,23 +42,37 @@ def network(
     dtype: Literal["float32", "float64"],
     batchnorm: Literal["batch", "population", "stored"],
 ) -> Problem:
-    """w is the concatenation of the module's parameters in PyTorch's order; w0 is what `torch.manual_seed(seed)` and
-    then building the module gives, or the given `weights`, a state dict, with which the module is in eval mode.
+    """w is the concatenation of the module's trainable parameters in PyTorch's order; w0 is what
+    `torch.manual_seed(seed)` and then building the module gives, or the given `weights`, a state dict, with
+    which the module is in eval mode. Parameters with `requires_grad=False` are held at their values: they are
+    `frozen`, and no part of w.
 
-    Batch norm keeps no running statistics in training. `batchnorm=batch` normalizes by whatever is evaluated at once
-    (`chunk` examples when measuring), which makes the loss a function of w; `population` fixes, before scoring or
-    measuring at w, the statistics of the training data at w; `stored` takes the running statistics that came with the
-    weights. Refuses a model whose outputs differ between two passes (dropout): its loss is no function of w; and
-    weights whose names or shapes are not the model's.
+    Batch norm keeps no running statistics in training. `batchnorm=batch` normalizes by whatever is evaluated
+    at once (`chunk` examples when measuring), which makes the loss a function of w; `population` fixes,
+    before scoring or measuring at w, the statistics of the training data at w; `stored` takes the running
+    statistics that came with the weights. Refuses a model without a trainable parameter; one whose outputs
+    differ between two passes (dropout): its loss is no function of w; and weights whose names or shapes are
+    not the model's.
     """
     if batchnorm == "stored" and weights is None:
-        raise Refusal("problem.batchnorm=stored: running statistics come with a file of weights; take batch or population")
+        raise Refusal(
+            "problem.batchnorm=stored: running statistics come with a file of weights; take batch or "
+            "population"
+        )
     place = {"device": device, "dtype": getattr(torch, dtype)}
     x_train, y_train = data.x_train.to(**place), data.y_train.to(**place)
     x_test, y_test = data.x_test.to(**place), data.y_test.to(**place)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = model(tuple(x_train.shape[1:]), y_train.shape[1]).to(**place).requires_grad_(False)
+        module = built(model, tuple(x_train.shape[1:]), y_train.shape[1]).to(**place)
+    trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    frozen = {name: p.detach() for name, p in module.named_parameters() if not p.requires_grad}
+    if not trainable:
+        raise Refusal(
+            f"the model has no trainable parameter ({len(frozen)} frozen by requires_grad=False); leave "
+            f"some of them trainable"
+        )
+    module.requires_grad_(False)
     if weights is not None:
         load(module, weights)
         module.eval()
@@ -65,25 +80,33 @@ def network(
         for norm in batch_norms(module):
             norm.track_running_stats = False
             norm.running_mean = norm.running_var = norm.num_batches_tracked = None
-    w0 = torch.cat([p.detach().flatten() for p in module.parameters()])
-    predict = flat(module)
+    w0 = torch.cat([p.detach().flatten() for p in trainable.values()])
+    predict = flat(module, list(trainable))
     joint = batchnorm == "batch" and bool(batch_norms(module))
     pieces = chunks((x_train, y_train), chunk)
-    surface = LossSurface(predict, loss, pieces, graph_budget=graph_budget, ranks=ranks, joint=joint)
-    surface = replace(surface, compiler=Compiler(compile, predict, loss))
-    _check(predict, w0, x_train, y_train)
+    surface = LossSurface(
+        predict,
+        loss,
+        pieces,
+        graph_budget=graph_budget,
+        processes=processes,
+        joint=joint,
+        compiled=CompiledProducts(compile_products, predict, loss),
+    )
+    _check(predict, loss, w0, x_train, y_train)
 
     def at(w: Tensor) -> LossSurface:
         if batchnorm != "population" or not batch_norms(module):
             return surface
-        return replace(surface, predict=flat(with_population_statistics(module, predict, w, surface.batches)))
+        fixed = with_population_statistics(module, predict, w, surface.batches)
+        return replace(surface, predict=flat(fixed, list(trainable)))
 
     def scores(w: Tensor) -> dict[str, float]:
-        here, out = at(w), {}
+        fixed, out = at(w), {}
         for split, batches in (("train", surface.batches), ("test", chunks((x_test, y_test), chunk))):
             if not batches:  # a file without a test set
                 continue
-            value, right = evaluate(here.on(batches), w)
+            value, right = evaluate(fixed.on(batches), w)
             out[f"{split}_loss"] = value
             if data.classes:
                 out[f"{split}_accuracy"] = right
@@ -92,37 +115,71 @@ def network(
     def error(surface: LossSurface, w: Tensor) -> float:
         return 1 - evaluate(surface, w)[1]
 
-    layout = tuple((name, p.shape) for name, p in module.named_parameters())
-    own = structural_norms(module)
-    return Problem(w0, (x_train, y_train), surface, scores, at, layout, error if data.classes else None, own)
+    better: dict[str, Better] = {"train_loss": "lower", "test_loss": "lower"}
+    if data.classes:
+        better |= {"train_accuracy": "higher", "test_accuracy": "higher"}
+    return Problem(
+        w0=w0,
+        examples=(x_train, y_train),
+        surface=surface,
+        scores=scores,
+        at=at,
+        better=better,
+        layout=tuple((name, p.shape) for name, p in trainable.items()),
+        frozen=frozen,
+        tests=(x_test, y_test) if len(y_test) else None,
+        error=error if data.classes else None,
+        norms=structural_norms(module, list(trainable)),
+    )
+
+
+def built(model: Model, shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """The model for inputs of a shape and a number of outputs. Refuses a part that makes no module."""
+    module = model(shape, outputs)
+    if not isinstance(module, nn.Module):
+        raise Refusal(f"model: (shape, outputs) gives a {type(module).__name__}; give a torch.nn.Module")
+    return module
 
 
 def load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copies a state dict into the module; refuses one whose names or shapes differ, and NaN or infinity, with a list."""
-    there, came = module.state_dict(), dict(weights)
+    """Copies a state dict into the module; refuses one whose names or shapes differ, and NaN or infinity,
+    with a list."""
+    model, came = module.state_dict(), dict(weights)
     statistics = ("running_mean", "running_var", "num_batches_tracked")
-    missing = [key for key in there if key not in came and not key.endswith(statistics)]
-    extra = [key for key in came if key not in there and not key.endswith(statistics)]
+    missing = [key for key in model if key not in came and not key.endswith(statistics)]
+    extra = [key for key in came if key not in model and not key.endswith(statistics)]
     shapes = [
-        f"{key} is {list(came[key].shape)} for {list(there[key].shape)}"
-        for key in there
-        if key in came and came[key].shape != there[key].shape
+        f"{key} is {list(came[key].shape)} for {list(tensor.shape)}"
+        for key, tensor in model.items()
+        if key in came and came[key].shape != tensor.shape
     ]
-    wrong = [(missing, "missing"), (extra, "not in the model"), (shapes, "of another shape")]
-    if any(keys for keys, _ in wrong):
-        said = [f"{len(keys)} {what} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})" for keys, what in wrong if keys]
-        raise Refusal(f"the weights are those of another model: {'; '.join(said)}; choose the model that was trained")
-    if bad := [key for key, value in came.items() if value.is_floating_point() and not bool(value.isfinite().all())]:
-        raise Refusal(f"the weights hold NaN or infinity in {', '.join(bad[:4])}; there is no curvature to measure")
-    if lost := [key for key in there if key not in came and batch_norms(module)]:
-        raise Refusal(f"the weights have no running statistics ({lost[0]}); take problem.batchnorm=batch or population")
+    differences = []
+    for keys, what in ((missing, "missing"), (extra, "not in the model"), (shapes, "of another shape")):
+        more = ", ..." if len(keys) > 4 else ""
+        differences += [f"{len(keys)} {what} ({', '.join(keys[:4])}{more})"] if keys else []
+    if differences:
+        raise Refusal(
+            f"the weights are those of another model: {'; '.join(differences)}; choose the model that was "
+            f"trained"
+        )
+    if bad := [
+        key for key, value in came.items() if value.is_floating_point() and not bool(value.isfinite().all())
+    ]:
+        raise Refusal(
+            f"the weights hold NaN or infinity in {', '.join(bad[:4])}; there is no curvature to measure"
+        )
+    if lost := [key for key in model if key not in came and batch_norms(module)]:
+        raise Refusal(
+            f"the weights have no running statistics ({lost[0]}); take problem.batchnorm=batch or population"
+        )
     module.load_state_dict(came, strict=False)
 
 
-def flat(module: nn.Module) -> Predict:
-    """The module as a function (w [D], x [n, ...]) -> outputs [n, C] of its flat parameters."""
-    names, parameters = zip(*module.named_parameters(), strict=True)
-    sizes, shapes = [p.numel() for p in parameters], [p.shape for p in parameters]
+def flat(module: nn.Module, names: Sequence[str]) -> Predict:
+    """The module as a function (w [D], x [n, ...]) -> outputs [n, C] of the parameters of these names, flat;
+    the others are the module's own."""
+    shapes = [module.get_parameter(name).shape for name in names]
+    sizes = [shape.numel() for shape in shapes]
     convolves = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in module.modules())
 
     def predict(w: Tensor, x: Tensor) -> Tensor:
@@ -135,14 +192,18 @@ def flat(module: nn.Module) -> Predict:
 
 
 def evaluate(surface: LossSurface, w: Tensor) -> tuple[float, float]:
-    """Mean loss, and the share of examples whose largest output is the largest target, over the whole surface."""
+    """Mean loss, and the share of examples whose largest output is the largest target, over the whole
+    surface."""
     total, right = 0.0, 0
     with torch.no_grad():
-        for x, y in surface.mine:
+        for x, y in surface.own_batches:
             outputs = surface.predict(w, x)
             total += float(surface.loss(outputs, y)) * len(y)
             right += int((outputs.argmax(1) == y.argmax(1)).sum())
-    both = surface.ranks.sum(torch.tensor([total, right], dtype=torch.float64, device=w.device)) / surface.examples
+    both = (
+        surface.processes.sum(torch.tensor([total, right], dtype=torch.float64, device=w.device))
+        / surface.examples
+    )
     return float(both[0]), float(both[1])
 
 
@@ -151,13 +212,15 @@ def batch_norms(module: nn.Module) -> list[_BatchNorm]:
     return [m for m in module.modules() if isinstance(m, _BatchNorm)]
 
 
-def with_population_statistics(module: nn.Module, predict: Predict, w: Tensor, batches: tuple[Batch, ...]) -> nn.Module:
-    """A copy of the module whose batch-norm layers use the mean and variance of their inputs over all of `batches` at
-    w, each batch weighted by its size, where the layers below normalize by batch."""
+def with_population_statistics(
+    module: nn.Module, predict: Predict, w: Tensor, batches: tuple[Batch, ...]
+) -> nn.Module:
+    """A copy of the module whose batch-norm layers use the mean and variance of their inputs over all of
+    `batches` at w, each batch weighted by its size, where the layers below normalize by batch."""
     layers = batch_norms(module)
-    moments = [[torch.zeros(m.num_features, dtype=torch.float64, device=w.device) for _ in "12"] for m in layers]
+    moments = [torch.zeros(2, m.num_features, dtype=torch.float64, device=w.device) for m in layers]
 
-    def note(into: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def note(into: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0].double()
             dims = [d for d in range(x.ndim) if d != 1]
@@ -182,15 +245,27 @@ def with_population_statistics(module: nn.Module, predict: Predict, w: Tensor, b
     return fixed
 
 
-def _check(predict: Predict, w: Tensor, x: Tensor, y: Tensor) -> None:
+def _check(
+    predict: Predict, loss: Callable[[Tensor, Tensor], Tensor], w: Tensor, x: Tensor, y: Tensor
+) -> None:
+    """Refuses a model whose outputs do not fit the targets or differ between two passes, and a loss that is
+    no scalar."""
     x, y = x[:8], y[:8]
     with torch.no_grad(), torch.random.fork_rng():
         first, second = predict(w, x), predict(w, x)
     if first.shape != y.shape:
         raise Refusal(
-            f"the model gives outputs {list(first.shape)} for targets {list(y.shape)}; its last layer must fit the data"
+            f"the model gives outputs {list(first.shape)} for targets {list(y.shape)}; its last layer must "
+            f"fit the data"
         )
     if not torch.equal(first, second):
         raise Refusal(
-            "the model's outputs differ between two passes over the same images (dropout?); its loss is no function of w"
+            "the model's outputs differ between two passes over the same images (dropout?); its loss is no "
+            "function of w"
+        )
+    value = loss(first, y)
+    if not isinstance(value, Tensor) or value.ndim:
+        shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise Refusal(
+            f"the loss of outputs {list(first.shape)} is {shape}; give a scalar, the mean over the examples"
         )

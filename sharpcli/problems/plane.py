@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sharpcli.errors import Refusal
-from sharpcli.kernel import Kernel, output, pull
-from sharpcli.problem import Problem
+from sharpcli.problems.compiled import CompiledToy, output, pull
+from sharpcli.problems.problem import Problem
+from sharpcli.problems.regression import layout, regression
 from sharpcli.rng import generator
-from sharpcli.toys import layout, regression
 
 
 def valley(seed: int, chunk: int, *, start: list[float], box: float) -> Problem:
     """L(u, v) = 1/2 (u v - 1)^2; at a minimum lambda_1 = Tr H = u^2 + v^2, least (2) at u = v = +-1.
 
-    The start is [u, v], moved by numbers uniform in [-`box`, `box`] that `seed` draws. The scores hold `u` and `v`.
-    Refuses a start that is not two numbers.
+    The start is [u, v], moved by numbers uniform in [-`box`, `box`] that `seed` draws. The scores hold `u`
+    and `v`. Refuses a start that is not two numbers.
     """
-    return _plane(lambda w: w[0] * w[1], 1.0, Kernel(_uv, _pull_uv, *_target(1.0)), seed, chunk, start, box)
+    return _plane(
+        lambda w: w[0] * w[1], 1.0, CompiledToy(_uv, _pull_uv, *_target(1.0)), seed, chunk, start, box
+    )
 
 
 def quartic(seed: int, chunk: int, *, start: list[float], box: float) -> Problem:
-    """L(u, v) = 1/4 (u^2 v^2 - 1)^2; at a minimum lambda_1 = 2 (u^2 + v^2), at least 4. Its third derivative along the
-    sharpest direction pins gradient descent to 2/lr, which the valley's does not."""
+    """L(u, v) = 1/4 (u^2 v^2 - 1)^2; at a minimum lambda_1 = 2 (u^2 + v^2), at least 4. Its third derivative
+    along the sharpest direction pins gradient descent to 2/lr, which the valley's does not."""
     root = 0.5**0.5
-    kernel = Kernel(_squared, _pull_squared, *_target(root))
-    return _plane(lambda w: root * (w[0] * w[1]).square(), root, kernel, seed, chunk, start, box)
+    compiled = CompiledToy(_squared, _pull_squared, *_target(root))
+    return _plane(lambda w: root * (w[0] * w[1]).square(), root, compiled, seed, chunk, start, box)
 
 
 def two_well(seed: int, chunk: int, *, start: list[float], box: float, tilt: float) -> Problem:
-    """L(u, v) = 1/2 v^2 h(u) with h(u) = 2 + (u^2 - 1)^2 + tilt u: every (u, 0) is a minimum, with Tr H = h(u), which has
-    two wells, the left one deeper for tilt > 0. Flowing down h a start reaches the well on its side of h's local maximum.
+    """L(u, v) = 1/2 v^2 h(u) with h(u) = 2 + (u^2 - 1)^2 + tilt u: every (u, 0) is a minimum, with Tr H =
+    h(u), which has two wells, the left one deeper for tilt > 0. Flowing down h a start reaches the well on
+    its side of h's local maximum.
 
     Refuses |tilt| above 1, where one well is gone or nearly so (8 / (3 sqrt 3) = 1.54 is the limit).
     """
@@ -42,14 +49,23 @@ def two_well(seed: int, chunk: int, *, start: list[float], box: float, tilt: flo
         return w[1] * (2 + (w[0].square() - 1).square() + tilt * w[0]).sqrt()
 
     x, y = _target(0.0)
-    return _plane(f, 0.0, Kernel(_wells, _pull_wells, x + tilt, y), seed, chunk, start, box)
+    return _plane(f, 0.0, CompiledToy(_wells, _pull_wells, x + tilt, y), seed, chunk, start, box)
 
 
-def _target(y: float):  # type: ignore[no-untyped-def]
-    return torch.zeros(1, 1, dtype=torch.float64).numpy(), torch.full((1,), y, dtype=torch.float64).numpy()
+def _target(y: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return np.zeros((1, 1)), np.full(1, y)
 
 
-def _plane(f, y: float, kernel: Kernel, seed: int, chunk: int, start: list[float], box: float) -> Problem:  # type: ignore[no-untyped-def]
+def _plane(
+    f: Callable[[Tensor], Tensor],
+    y: float,
+    compiled: CompiledToy,
+    seed: int,
+    chunk: int,
+    start: list[float],
+    box: float,
+) -> Problem:
+    """Half squared loss of f(w) [scalar] against y, from `start` moved by numbers uniform in [-box, box]."""
     if len(start) != 2:
         raise Refusal(f"problem.start={list(start)}: there are two parameters; give [u, v]")
     w0 = torch.tensor(start, dtype=torch.float64)
@@ -62,8 +78,9 @@ def _plane(f, y: float, kernel: Kernel, seed: int, chunk: int, start: list[float
         target,
         chunk,
         layout(w=(2,)),
-        kernel=kernel,
+        compiled=compiled,
         scores=lambda w: {"u": float(w[0]), "v": float(w[1])},
+        better={"u": "neither", "v": "neither"},
     )
 
 

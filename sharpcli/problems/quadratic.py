@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
-from sharpcli.problem import Problem
-from sharpcli.surface import LossSurface
+from sharpcli.landscape.surface import LossSurface
+from sharpcli.problems.problem import Problem
 
 
 def quadratic(*, eigenvalues: list[float], start: list[float]) -> Problem:
@@ -17,7 +17,8 @@ def quadratic(*, eigenvalues: list[float], start: list[float]) -> Problem:
     """
     if not eigenvalues or len(eigenvalues) != len(start):
         raise Refusal(
-            f"problem.eigenvalues has {len(eigenvalues)} entries and problem.start {len(start)}; give both the same, at least 1"
+            f"problem.eigenvalues has {len(eigenvalues)} entries and problem.start {len(start)}; give both "
+            f"the same, at least 1"
         )
     curvature = torch.tensor(eigenvalues, dtype=torch.float64)
     nothing = torch.zeros(1, 1, dtype=torch.float64)
@@ -30,4 +31,11 @@ def quadratic(*, eigenvalues: list[float], start: list[float]) -> Problem:
     def scores(w: Tensor) -> dict[str, float]:
         return {"train_loss": float(surface.value(w)), "distance": float(w.norm())}
 
-    return Problem(torch.tensor(start, dtype=torch.float64), (nothing, nothing), surface, scores, lambda w: surface)
+    return Problem(
+        w0=torch.tensor(start, dtype=torch.float64),
+        examples=(nothing, nothing),
+        surface=surface,
+        scores=scores,
+        at=lambda w: surface,
+        better={"train_loss": "lower", "distance": "lower"},
+    )

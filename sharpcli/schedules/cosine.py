@@ -6,12 +6,16 @@ from sharpcli.errors import Refusal
 
 
 def cosine(step: int, steps: int, lr: float, *, warmup: float, final: float) -> float:
-    """Rises linearly to lr over the share `warmup` of all steps, then falls as half a cosine to `final` times lr.
+    """Rises linearly to lr over the share `warmup` of all steps, then falls as half a cosine to `final` times
+    lr.
 
     Refuses warmup outside [0, 1) and final outside [0, 1].
     """
     if not 0 <= warmup < 1 or not 0 <= final <= 1:
-        raise Refusal(f"schedule.warmup={warmup} schedule.final={final}: shares of the steps and of lr, from 0, warmup below 1")
+        raise Refusal(
+            f"schedule.warmup={warmup} schedule.final={final}: shares of the steps and of lr, from 0, "
+            f"warmup below 1"
+        )
     rising = warmup * steps
     if step < rising:
         return lr * (step + 1) / (rising + 1)

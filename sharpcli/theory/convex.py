@@ -1,5 +1,5 @@
-"""Solutions of least norm among those that fit the measurements, each with a duality gap: what label noise, tiny initial
-weights and LASSO are compared with."""
+"""Solutions of least norm among those that fit the measurements, each with a duality gap: what label noise,
+tiny initial weights and LASSO are compared with."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Array = NDArray[np.float64]
 
 
 def least_l1(Z: Array, y: Array, weights: Array | None = None, positive: bool = False) -> tuple[Array, float]:
-    """argmin sum_j c_j |w_j| with Z w = y (basis pursuit; c = `weights`, 1 by default), over w >= 0 with `positive`, and the
-    relative duality gap.
+    """argmin sum_j c_j |w_j| with Z w = y (basis pursuit; c = `weights`, 1 by default), over w >= 0 with
+    `positive`, and the relative duality gap.
 
-    A linear program in w = p - q by HiGHS; the dual is max y.l with |Z^T l| <= c (Z^T l <= c with `positive`). Raises
-    ValueError where nothing fits.
+    A linear program in w = p - q by HiGHS; the dual is max y.l with |Z^T l| <= c (Z^T l <= c with
+    `positive`). Raises ValueError where nothing fits.
     """
     d = Z.shape[1]
     c = np.ones(d) if weights is None else weights
@@ -32,11 +32,11 @@ def least_l1(Z: Array, y: Array, weights: Array | None = None, positive: bool = 
 
 
 def least_nuclear(A: Array, y: Array, positive: bool = False) -> tuple[Array, float]:
-    """argmin |X|_* with <A_i, X> = y_i, A [n, p, q], and the relative duality gap; over X >= 0 (then p = q and |X|_* is
-    Tr X) with `positive`.
+    """argmin |X|_* with <A_i, X> = y_i, A [n, p, q], and the relative duality gap; over X >= 0 (then p = q
+    and |X|_* is Tr X) with `positive`.
 
-    The semidefinite program min Tr M / 2 over M = [[W1, X], [X^T, W2]] >= 0, by Clarabel; its dual is max y.l with
-    |sum_i l_i A_i| <= 1 in the operator norm. Raises ValueError where nothing fits.
+    The semidefinite program min Tr M / 2 over M = [[W1, X], [X^T, W2]] >= 0, by Clarabel; its dual is max y.l
+    with |sum_i l_i A_i| <= 1 in the operator norm. Raises ValueError where nothing fits.
     """
     n, p, q = A.shape
     if positive:
@@ -74,10 +74,11 @@ def least_nuclear(A: Array, y: Array, positive: bool = False) -> tuple[Array, fl
 
 
 def least_trace(A: Array, y: Array) -> tuple[float, float]:
-    """min Tr H over the interpolators of <A_i, U V^T>, with half squared mean loss: 2 min |B2^(1/2) X B1^(1/2)|_* over
-    <A_i, X> = y_i, B1 = mean A^T A, B2 = mean A A^T; and the relative duality gap.
+    """min Tr H over the interpolators of <A_i, U V^T>, with half squared mean loss: 2 min |B2^(1/2) X
+    B1^(1/2)|_* over <A_i, X> = y_i, B1 = mean A^T A, B2 = mean A A^T; and the relative duality gap.
 
-    Tr H = (1/n) sum_i |A_i V|^2 + |A_i^T U|^2 = Tr V^T B1 V + Tr U^T B2 U. Ding et al. 2024, arXiv:2209.01750.
+    Tr H = (1/n) sum_i |A_i V|^2 + |A_i^T U|^2 = Tr V^T B1 V + Tr U^T B2 U. Ding et al. 2024,
+    arXiv:2209.01750.
     """
     one, two = (_root(np.einsum(word, A, A) / len(A)) for word in ("nia,nib->ab", "nai,nbi->ab"))
     back_one, back_two = np.linalg.inv(one), np.linalg.inv(two)

@@ -1,0 +1,192 @@
+"""Claims: published statements with the runs that test them, the checks they must pass and the controls that
+must fail."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from sharpcli import CONF
+from sharpcli.claims.evidence import Paths, Trial, about, finish, rows
+from sharpcli.config.build import part
+from sharpcli.config.check import typed
+from sharpcli.config.targets import hyperparameters, resolve
+from sharpcli.config.words import options, suggest
+from sharpcli.errors import Refusal
+from sharpcli.jsonl import writing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HOLDS, FAILS, NOT_HERE = "holds", "fails", "does not hold here"
+UNEXPECTED = "holds, and was not expected to"
+
+
+@dataclass(frozen=True)
+class Tier:
+    """The claims that are checked together: what they run on, in words for a reader and as overrides of every
+    run."""
+
+    machine: str
+    device: tuple[str, ...] = ("device=cpu", "threads=1")
+
+
+TIERS = {
+    "quick": Tier("two cores"),
+    "cpu": Tier("two cores"),
+    "gpu": Tier("one graphics card, by estimate", ("device=cuda",)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim(Trial):
+    """conf/claim/<id>.yaml: a published statement; `check` must hold of the rows of its runs and each
+    `control` must not.
+
+    A `premise` is what must be true for either to mean anything: that runs converged, or fit. With expect:
+    does_not_hold at least one check must fail.
+    """
+
+    statement: str
+    source: str
+    convention: str
+    tier: str
+    seconds: float
+    check: list[dict[str, Any]]
+    control: list[dict[str, Any]]
+    premise: list[dict[str, Any]] = field(default_factory=list)
+    published: str = "-"
+    prediction: str = ""
+    expect: str = "holds"
+    plot: dict[str, Any] | None = None
+
+    @property
+    def device(self) -> list[str]:
+        """The device settings of its tier, as overrides."""
+        return list(TIERS[self.tier].device)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """For each premise, check and control what was asked and measured; the verdict's word, and the evidence's
+    origin."""
+
+    id: str
+    verdict: str
+    premises: list[dict[str, Any]]
+    checks: list[dict[str, Any]]
+    controls: list[dict[str, Any]]
+    seconds: float
+    about: dict[str, Any]
+
+    @property
+    def expected(self) -> bool:
+        """Whether nothing has to be looked into."""
+        return self.verdict in (HOLDS, NOT_HERE)
+
+
+def read(name: str) -> Claim:
+    """The claim of this name. Refuses an unknown name."""
+    if name not in options("claim"):
+        raise Refusal(f"{name}: no such claim; " + suggest(name, options("claim")))
+    return Claim(id=name, **yaml.safe_load((CONF / "claim" / f"{name}.yaml").read_text()))
+
+
+def chosen(names: Sequence[str], tier: str) -> list[Claim]:
+    """The claims of these names, or all of a tier. Refuses an unknown tier, and neither."""
+    if tier and tier not in TIERS:
+        raise Refusal(f"--tier {tier}: " + suggest(tier, list(TIERS)))
+    if not names and not tier:
+        raise Refusal("no claim given; sharp claim check ID... or --tier quick; sharp claim list shows them")
+    claims = [read(name) for name in names or options("claim")]
+    if not names and not (claims := [claim for claim in claims if claim.tier == tier]):
+        raise Refusal(f"--tier {tier}: no claim has this tier yet; sharp claim list shows the tier of each")
+    return claims
+
+
+def check(
+    claims: Sequence[Claim], runs_dir: Path, jobs: int, tell: Callable[[str], Any]
+) -> Iterator[tuple[Claim, Verdict]]:
+    """Runs what is missing of all claims, `jobs` at a time, and yields each claim's verdict as soon as its
+    runs are there."""
+    inside = runs_dir / "claims"
+    for number, paths, seconds in finish(claims, inside, jobs, tell):
+        yield claims[number], judge(claims[number], paths, inside, seconds)
+
+
+def judge(claim: Claim, paths: Paths, inside: Path, seconds: float) -> Verdict:
+    """The verdict from the rows of a claim's runs and tables; written with its figure into claims/<id>/.
+
+    A control fails as it must, and a statement does not hold here, only by numbers: runs without a number
+    show neither.
+    """
+    frame = rows(claim, paths)
+    premises, checks, controls = (
+        [_finding(check, frame, claim) for check in group]
+        for group in (claim.premise, claim.check, claim.control)
+    )
+    controls_fail = all(finding["evidence"] and not finding["holds"] for finding in controls)
+    is_sound = all(finding["holds"] for finding in premises) and controls_fail
+    held = all(finding["holds"] for finding in checks)
+    has_evidence = all(finding["evidence"] for finding in checks)
+    verdict = Verdict(
+        id=claim.id,
+        verdict=_word(claim.expect, held, is_sound, has_evidence),
+        premises=premises,
+        checks=checks,
+        controls=controls,
+        seconds=round(seconds, 1),
+        about=about(paths),
+    )
+    folder = inside / claim.id
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        text = {
+            "statement": claim.statement,
+            "source": claim.source,
+            "published": claim.published,
+            **asdict(verdict),
+        }
+        (folder / "verdict.json").write_text(json.dumps(text, indent=1) + "\n")
+    if claim.plot is not None:
+        figure = part(typed(claim.plot, f"claim {claim.id}: plot", []), [], "plot")(frame)
+        with writing(folder):
+            figure.savefig(folder / "figure.png")
+    return verdict
+
+
+def _word(expect: str, held: bool, is_sound: bool, has_evidence: bool) -> str:
+    if expect == "does_not_hold":
+        if held:
+            return UNEXPECTED
+        return NOT_HERE if is_sound and has_evidence else FAILS
+    return HOLDS if held and is_sound else FAILS
+
+
+def last(name: str, runs_dir: Path) -> dict[str, Any] | None:
+    """The last verdict on a claim as it is in verdict.json; None where the claim was never checked."""
+    file = runs_dir / "claims" / name / "verdict.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def _finding(check: dict[str, Any], frame: pd.DataFrame, claim: Claim) -> dict[str, Any]:
+    """What a check's yaml finds in the rows; `reduce: last`, all parts and no prediction where it does not
+    say."""
+    path = f"sharpcli.claims.checks.{check['kind']}"
+    _, taken, _ = hyperparameters(resolve(path, "check", []))
+    optional: dict[str, Any] = {
+        "reduce": "last",
+        "statistic": "each",
+        "predicted": None,
+        "of": "",
+        "over": [],
+    }
+    values = {key: value for key, value in optional.items() if key in taken}
+    values |= {key: value for key, value in check.items() if key != "kind"}
+    finding = part(typed({"_target_": path, **values}, f"claim {claim.id}: check", []), [], "check")(frame)
+    return {**asdict(finding), "words": finding.text}

@@ -1,0 +1,234 @@
+"""The evidence of claims and studies: runs and tables by the name of a part, made where they are missing, as
+a frame."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from sharpcli.config.build import part
+from sharpcli.config.check import check, typed
+from sharpcli.config.sweep import sweep
+from sharpcli.config.targets import identity
+from sharpcli.config.words import compose
+from sharpcli.errors import Refusal
+from sharpcli.jsonl import writing
+from sharpcli.provenance import commit
+from sharpcli.run import Run, frame_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Paths = list[tuple[str, str]]  # the part's name, and the directory of a run or the file of a table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What is run for a claim or a study.
+
+    `runs` maps a part's name to the overrides of `sharp train`, appended to `base`; a sweep contributes one
+    run for each combination. `tables` maps a name to a function that computes rows without training. A run
+    with the override init_from=<name> starts from the last weights of the run `before[<name>]`, with its own
+    seed. `columns` are named expressions in the columns, where `<name>_first` is the first value of a run for
+    each name in `first`.
+    """
+
+    id: str
+    base: list[str] = field(default_factory=list)
+    runs: dict[str, list[str]] = field(default_factory=dict)
+    before: dict[str, list[str]] = field(default_factory=dict)
+    tables: dict[str, dict[str, Any]] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
+    first: list[str] = field(default_factory=list)
+
+    @property
+    def device(self) -> list[str]:
+        """The device settings of every run, as overrides."""
+        return ["device=cpu", "threads=1"]
+
+    def jobs(self) -> list[tuple[str, list[str]]]:
+        """(part, overrides) of every run."""
+        return [
+            (name, job) for name, own in self.runs.items() for job in sweep([*self.base, *own, *self.device])
+        ]
+
+
+class Made(NamedTuple):
+    """A run or table that a process has made: its path, or why it was refused, and the seconds spent on
+    it."""
+
+    path: str
+    refusal: str
+    seconds: float
+
+
+def finish(
+    trials: Sequence[Trial], inside: Path, jobs: int, tell: Callable[[str], Any]
+) -> Iterator[tuple[int, Paths, float]]:
+    """Runs what is missing of all trials at once, `jobs` at a time, and yields (which trial, its parts'
+    paths, seconds) as soon as all of a trial is there. What is complete is not run again; Ctrl-C leaves every
+    run to be resumed."""
+    waiting: dict[Future[Made], list[tuple[int, str]]] = {}  # what several trials share is made once
+    paths: list[Paths] = [[] for _ in trials]
+    spent, left = [0.0] * len(trials), [0] * len(trials)
+    refused: list[str] = []
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_in_pool)
+    try:
+        submitted: dict[str, Future[Made]] = {}
+        for number, trial in enumerate(trials):
+            work: list[tuple[str, Callable[..., Made], tuple[Any, ...]]] = [
+                *((name, _run, ([*job, f"runs_dir={inside}"], trial.before)) for name, job in trial.jobs()),
+                *(
+                    (name, _table, (str(inside), f"{trial.id}-{name}", table))
+                    for name, table in trial.tables.items()
+                ),
+            ]
+            left[number] = len(work)
+            for name, make, arguments in work:
+                if repr(arguments) not in submitted:
+                    submitted[repr(arguments)] = pool.submit(make, *arguments)
+                waiting.setdefault(submitted[repr(arguments)], []).append((number, name))
+        for future in as_completed(waiting):
+            made = future.result()
+            for number, name in waiting[future]:
+                if made.refusal:
+                    refused.append(f"{trials[number].id}, {name}: {made.refusal}")
+                    continue  # the others are finished before it is reported
+                paths[number].append((name, made.path))
+                spent[number] += made.seconds
+                left[number] -= 1
+                tell(f"{trials[number].id}: {name} done, {left[number]} to go")
+                if not left[number]:
+                    yield number, paths[number], spent[number]
+        if refused:
+            raise Refusal(refused[0])
+        pool.shutdown()
+    except KeyboardInterrupt:
+        for process in list(pool._processes.values()):
+            process.terminate()
+        raise Refusal("interrupted; the same command carries on") from None
+    finally:
+        pool.shutdown(
+            cancel_futures=True
+        )  # waits: what is left over would be joined, and interrupted, at the very end
+
+
+def rows(trial: Trial, paths: Paths) -> pd.DataFrame:
+    """A row for each step of a run (or row of a table), with the trial's name of it as `part`, and the
+    trial's columns; in the trial's order."""
+    order = [*trial.runs, *trial.tables]
+    frame = gather(sorted(paths, key=lambda item: (order.index(item[0]), item[1])))
+    for name in trial.first:
+        frame[f"{name}_first"] = frame.groupby("run")[name].transform("first")
+    for name, value in trial.columns.items():
+        frame[name] = frame.eval(value, engine="python")
+    return frame
+
+
+def gather(paths: Paths) -> pd.DataFrame:
+    """A row for each step of a run (or row of a table), with its part's name as `part`."""
+    import pandas as pd
+
+    frames = []
+    for name, path in paths:
+        if path.endswith(".jsonl"):
+            table = pd.DataFrame([json.loads(line) for line in Path(path).read_text().splitlines()])
+            frames.append(table.assign(run=[f"{name}-{i}" for i in range(len(table))], step=0, part=name))
+        else:
+            frames.append(frame_of([Run(Path(path))]).assign(part=name))
+    frame = pd.concat(frames, ignore_index=True)
+    frame["diverged"] = frame["diverged"].eq(True) if "diverged" in frame else False
+    for name in [
+        str(name) for name, kind in frame.dtypes.items() if kind.kind == "O"
+    ]:  # JSON's None among numbers
+        if frame[name].map(lambda value: value is None or isinstance(value, float | int)).all():
+            frame[name] = frame[name].astype(float)
+    return frame
+
+
+def about(paths: Paths) -> dict[str, Any]:
+    """When and on what: date, commit, machine with the processors and accelerators of the runs, the runs'
+    names and the commits they were made at."""
+    runs = [Run(Path(path)) for _, path in paths if not path.endswith(".jsonl")]
+    devices, made_at = (sorted({run.provenance[key] or "-" for run in runs}) for key in ("device", "commit"))
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": commit(),
+        "machine": ", ".join([f"{platform.machine()}, {os.cpu_count()} cores", *devices]),
+        "made_at": made_at,
+        "runs": [Path(path).name for _, path in paths],
+    }
+
+
+# --- in a process of the pool ---
+
+
+def _in_pool() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def _run(overrides: list[str], before: dict[str, list[str]]) -> Made:
+    """Trains, resumes or skips a run."""
+    from sharpcli.engine.launch import checked_with_source, launch
+
+    began = time.perf_counter()
+    try:
+        overrides = [_started(override, overrides, before) for override in overrides]
+        run = launch(checked_with_source(check(compose(overrides), overrides)), overrides)
+    except Refusal as problem:
+        return Made("", str(problem), 0.0)
+    return Made(str(run.path), "", time.perf_counter() - began)
+
+
+def _started(override: str, overrides: list[str], before: dict[str, list[str]]) -> str:
+    """init_from=<name>, where <name> is a run that comes before, as the path of that run, which is made now
+    if missing."""
+    key, _, name = override.partition("=")
+    if key != "init_from" or name not in before:
+        return override
+    from filelock import FileLock
+
+    shared = [o for o in overrides if o.startswith(("seed=", "runs_dir=", "device=", "threads="))]
+    values = {o.partition("=")[0]: o.partition("=")[2] for o in shared}
+    inside, seed = Path(values["runs_dir"]), values.get("seed", "")
+    with writing(inside):
+        inside.mkdir(parents=True, exist_ok=True)
+        with FileLock(
+            inside / f".{name}-{seed}.lock"
+        ):  # two runs of the same seed need the same run before them
+            made = _run([*before[name], *shared], {})
+    if made.refusal:
+        raise Refusal(f"{name}: {made.refusal}")
+    return f"init_from={made.path}"
+
+
+def _table(inside: str, name: str, table: dict[str, Any]) -> Made:
+    """A table's rows on disk, named by the hash of its settings, computed where they are missing."""
+    began = time.perf_counter()
+    try:
+        checked = typed(table, name, [])
+        digest = hashlib.sha256(yaml.safe_dump(identity(checked)).encode()).hexdigest()[:8]
+        file = Path(inside) / "tables" / f"{name}-{digest}.jsonl"
+        if not file.exists():
+            computed = part(checked, [], name)()
+            with writing(file):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                half = file.with_suffix(".part")
+                half.write_text("".join(json.dumps(row) + "\n" for row in computed))
+                half.replace(file)
+    except Refusal as problem:
+        return Made("", str(problem), 0.0)
+    return Made(str(file), "", time.perf_counter() - began)

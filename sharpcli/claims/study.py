@@ -1,0 +1,113 @@
+"""Studies: open questions with the runs that look into them, a table of the results and a figure; without a
+verdict."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from sharpcli import CONF
+from sharpcli.claims.checks import Reduce, by_run
+from sharpcli.claims.evidence import Trial, about, finish, rows
+from sharpcli.config.build import part
+from sharpcli.config.check import typed
+from sharpcli.config.words import options, suggest
+from sharpcli.errors import Refusal
+from sharpcli.jsonl import writing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Trial):
+    """conf/study/<id>.yaml: a question; `show` are expressions in the columns by their title, with how a
+    run's steps are reduced, and the table has a row for each combination of the settings `by`, the mean over
+    its runs."""
+
+    question: str
+    source: str
+    convention: str
+    seconds: float
+    by: list[str]
+    show: dict[str, dict[str, str]]
+    plot: dict[str, Any]
+
+
+def read(name: str) -> Study:
+    """The study of this name. Refuses an unknown name."""
+    if name not in options("study"):
+        raise Refusal(f"{name}: no such study; " + suggest(name, options("study")))
+    return Study(id=name, **yaml.safe_load((CONF / "study" / f"{name}.yaml").read_text()))
+
+
+def run(study: Study, runs_dir: Path, jobs: int, tell: Callable[[str], Any]) -> list[str]:
+    """Runs what is missing and returns the table, as lines of markdown; it is written with its figure into
+    studies/<id>/."""
+    inside = runs_dir / "studies"
+    lines: list[str] = []
+    for _, paths, seconds in finish([study], inside, jobs, tell):
+        frame = rows(study, paths)
+        origin = about(paths)
+        lines = [
+            *table(study, frame),
+            "",
+            f"{origin['date']}, commit {str(origin['commit'])[:7]}, {origin['machine']}.",
+        ]
+        folder = inside / study.id
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "table.md").write_text("\n".join(lines) + "\n")
+            (folder / "about.json").write_text(
+                json.dumps({**origin, "seconds": round(seconds, 1)}, indent=1) + "\n"
+            )
+            figure = part(typed(study.plot, f"study {study.id}: plot", []), [], "plot")(frame)
+            figure.savefig(folder / "figure.png")
+    return lines
+
+
+def table(study: Study, frame: pd.DataFrame) -> list[str]:
+    """A row for each combination of `by`, in the study's order: mean, and ± one standard deviation over runs;
+    `-` where no run has a number."""
+    import pandas as pd
+
+    settings = frame.groupby("run", sort=False)[study.by].first()
+    columns = {
+        title: by_run(frame, shown["value"], "", _reduce(shown)) for title, shown in study.show.items()
+    }
+    both = pd.concat([settings, pd.DataFrame(columns)], axis=1)
+    out = [
+        f"| {' | '.join([*study.by, *study.show, 'runs'])} |",
+        "|" + "---|" * (len(study.by) + len(study.show) + 1),
+    ]
+    for key, group in both.groupby(study.by, sort=False, dropna=False):
+        cells = [_cell(value) for value in key]
+        for title in study.show:
+            values = group[title].dropna()
+            spread = f" ± {values.std():.1g}" if len(values) > 1 and values.std() > 0 else ""
+            cells.append(f"{values.mean():.4g}{spread}" if len(values) else "-")
+        out.append(f"| {' | '.join([*cells, str(len(group))])} |")
+    return out
+
+
+def _cell(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "-" if math.isnan(value) else f"{value:g}"
+
+
+def _reduce(shown: dict[str, str]) -> Reduce:
+    reduce: Any = shown.get("reduce", "last")
+    return reduce
+
+
+def listing() -> Sequence[tuple[str, ...]]:
+    """The studies and their questions."""
+    studies = [read(name) for name in options("study")]
+    return [("study", "seconds", "question"), *((s.id, f"{s.seconds:g}", s.question) for s in studies)]

@@ -1,0 +1,124 @@
+"""What commands print about claims: a line for each, a page about a claim, the table of all. Sees no
+torch."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sharpcli.claims.claim import TIERS, Claim, Verdict, last, read
+from sharpcli.config.words import options
+
+
+def line(claim: Claim, verdict: Verdict) -> list[str]:
+    """The verdict, and what was asked and measured."""
+    out = [f"{claim.id}: {verdict.verdict.upper()} ({verdict.seconds:.0f} s)"]
+    for kind, findings in (
+        ("premise", verdict.premises),
+        ("check", verdict.checks),
+        ("control", verdict.controls),
+    ):
+        for f in findings:
+            out.append(
+                f"  {kind}: {f['asked']}; measured {f['words']} ({f['runs']} runs): {_outcome(kind, f)}"
+            )
+    return out
+
+
+def _outcome(kind: str, finding: dict[str, Any]) -> str:
+    if kind == "control":
+        outcome = "HOLDS, and must not" if finding["holds"] else "fails, as it must"
+    else:
+        outcome = "holds" if finding["holds"] else "does not hold"
+    return outcome if finding["evidence"] else f"{outcome}, but not every run has a number: it shows nothing"
+
+
+def summary(verdicts: Sequence[Verdict]) -> str:
+    """How many verdicts of which kind."""
+    kinds = sorted({verdict.verdict for verdict in verdicts})
+    return ", ".join(f"{sum(v.verdict == kind for v in verdicts)} {kind}" for kind in kinds)
+
+
+def listing(runs_dir: Path) -> list[tuple[str, ...]]:
+    """A row of cells for each claim, with its last verdict."""
+    rows: list[tuple[str, ...]] = [("claim", "tier", "seconds", "verdict", "statement")]
+    for claim in map(read, options("claim")):
+        verdict = (last(claim.id, runs_dir) or {"verdict": "-"})["verdict"]
+        rows.append((claim.id, claim.tier, f"{claim.seconds:g}", verdict, claim.statement.split(".")[0][:90]))
+    return rows
+
+
+def markdown(runs_dir: Path) -> list[str]:
+    """The claims that have a verdict, as a table for a page."""
+    out = [
+        "| claim | predicted or published | measured | verdict | judged at commit | runs made at |",
+        "|---|---|---|---|---|---|",
+    ]
+    machines: set[str] = set()
+    for name in options("claim"):
+        if (verdict := last(name, runs_dir)) is None:
+            continue
+        first, origin = verdict["checks"][0], verdict["about"]
+        if origin["made_at"] or not machines:  # closed forms run on no device
+            machines.add(f"{origin['date']}, {origin['machine']}.")
+        commits = [short(commit) for commit in origin["made_at"]]
+        cells = (
+            f"`{name}`",
+            first["asked"].replace("|", r"\|"),
+            first["words"],
+            verdict["verdict"],
+            short(origin["commit"]),
+            ", ".join(commits) if len(commits) < 3 else f"{len(commits)} commits",
+        )
+        out.append(f"| {' | '.join(cells)} |")
+    for machine in sorted(machines):
+        out += ["", machine]
+    return out
+
+
+def short(commit: str | None) -> str:
+    """Seven digits of a commit, and whether files differed from it."""
+    if commit is None:
+        return "-"
+    return commit[:7] + ("+dirty" if commit.endswith("+dirty") else "")
+
+
+def about(name: str, runs_dir: Path) -> list[str]:
+    """A page about a claim."""
+    claim = read(name)
+    expected = claim.expect.replace("_", " ")
+    machine = TIERS[claim.tier].machine
+    out = [
+        f"{claim.id} (tier {claim.tier}, about {claim.seconds:g} s on {machine}; expected: {expected})",
+        f"  {claim.statement.strip()}",
+        f"  source: {claim.source}",
+        f"  convention: {claim.convention}",
+        f"  published: {claim.published}",
+        *([f"  prediction: {claim.prediction}"] if claim.prediction else []),
+    ]
+    out += [
+        f"  before, at each seed, {first}: sharp train {shlex.join(own)} (init_from={first} means its last "
+        f"weights)"
+        for first, own in claim.before.items()
+    ]
+    out += [
+        f"  run {part}: sharp train {shlex.join([*claim.base, *own])} -m" for part, own in claim.runs.items()
+    ]
+    out += [f"  table {part}: {table['_target_']}" for part, table in claim.tables.items()]
+    for kind, checks in (
+        ("premise", claim.premise),
+        ("check", claim.check),
+        ("control, must fail", claim.control),
+    ):
+        out += [
+            f"  {kind}: " + ", ".join(f"{key} {value}" for key, value in check.items()) for check in checks
+        ]
+    if verdict := last(name, runs_dir):
+        origin = verdict["about"]
+        out.append(
+            f"  last verdict ({origin['date']}, commit {short(origin['commit'])}): {verdict['verdict']}"
+        )
+        out += [f"    {finding['asked']}: {finding['words']}" for finding in verdict["checks"]]
+    return out

@@ -1,0 +1,298 @@
+"""`sharp measure`: checkpoints of runs, or anybody's file of weights, measured at a point."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from sharpcli.commands.report import complain, layers, table
+from sharpcli.config.check import Checked, check
+from sharpcli.config.settings import LOCAL
+from sharpcli.config.words import compose, refusing
+from sharpcli.errors import Refusal
+from sharpcli.jsonl import Row, append, plain, writing
+from sharpcli.run import Run, find_all
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sharpcli.engine.experiment import Experiment
+    from sharpcli.landscape.distributed import Processes
+
+ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+MAY_CHANGE = ("measure", "measure_examples", "chunk", "graph_gb", "basis_gb", *LOCAL)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure and where to report it: `params`, a pattern of parameter names; `by` layer; `json`
+    instead of a table; `out`, a file of JSON lines in place of a run's own."""
+
+    params: str = ""
+    by: str = ""
+    json: bool = False
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class PointOfRun:
+    """A checkpoint as `sharp measure` needs it: the step, w [D], the warm vectors and the optimizer's
+    state."""
+
+    step: int
+    w: Tensor
+    warm: dict[str, Tensor]
+    state: Any
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run or a file to be measured: its `name`, the `experiment` it belongs to, its `points`, where its
+    rows are kept, and their provenance."""
+
+    name: str
+    experiment: Experiment
+    points: Iterator[PointOfRun]
+    keep: Callable[[Row], None]
+    source: dict[str, Any] = field(default_factory=dict)
+
+
+def measure_all(
+    names: Sequence[str], overrides: Sequence[str], steps: str, runs_dir: Path, options: Options
+) -> None:
+    """Measures every named run or file at the wanted points; overrides that fit no run are refused before the
+    first."""
+    if options.by not in ("", "layer"):
+        raise Refusal(f"--by {options.by}: possible: layer")
+    files = [Path(name) for name in names if Path(name).is_file()]
+    files += [Path(o.split("=", 1)[1]) for o in overrides if o.startswith("weights=")]
+    overrides = [o for o in overrides if not o.startswith("weights=")]
+    for file in [*files, *(Path(name) for name in names if Path(name).suffix in ENDINGS)]:
+        if not file.is_file():
+            raise Refusal(
+                f"{file}: no such file of weights; name a file that torch.save or safetensors wrote"
+            )
+    runs = find_all([name for name in names if not Path(name).is_file()], runs_dir)
+    if files and runs:
+        raise Refusal(f"{files[0]} and {runs[0].name}: measure files of weights and runs in two commands")
+    if files and steps:
+        raise Refusal(f"--step {steps}: a file of weights has no steps")
+    checked = [(run, checked_again(run, overrides), checkpoints(run, steps)) for run in runs]
+    if options.out is not None:
+        with writing(options.out), open(options.out, "ab"):  # before anything is computed
+            pass
+    from sharpcli.engine.experiment import forget_data
+    from sharpcli.landscape.distributed import processes
+
+    forget_data()
+    with processes() as group:
+        for run, config, at in checked:
+            command = ["sharp", "measure", run.name, *(["--step", steps] if steps else []), *overrides]
+            measure_subject(of_run(run, config, at, command, group, options), options, group)
+        for file in files:
+            measure_subject(of_file(file, overrides, group, options), options, group)
+
+
+def of_run(
+    run: Run, checked: Checked, at: Sequence[int], command: Sequence[str], group: Processes, options: Options
+) -> Subject:
+    """The checkpoints of a run; a damaged checkpoint is complained of and left out. Refuses replicas, and
+    data that are not those of the run any more."""
+    if run.provenance.get("replicas", 1) > 1:
+        raise Refusal(
+            f"{run.name} holds {run.provenance['replicas']} replicas: measure them in training, by "
+            f"measure=[...]"
+        )
+    from sharpcli.engine.experiment import build
+    from sharpcli.engine.launch import begun, changes
+    from sharpcli.engine.measuring import restore
+    from sharpcli.provenance import content_hash, provenance
+
+    experiment = begun(build(checked, group), run)
+    source = provenance(experiment.problem.w0.device, command)
+    now = {**experiment.facts, "start": content_hash([experiment.problem.w0]), **source}
+    if changed := changes(run.provenance, now):
+        raise Refusal(
+            f"{run.name}: the {changed[0]} changed since this run was made, and its numbers would be of "
+            f"something else; "
+            "restore the file, or train a new run"
+        )
+    source["measure"] = checked.config["measure"]
+
+    def points() -> Iterator[PointOfRun]:
+        for step in at:
+            try:
+                saved = run.load(step)
+            except (ValueError, OSError, RuntimeError) as problem:
+                complain(f"{run.name}: checkpoint {step} left out: {problem}")
+                continue
+            yield PointOfRun(step, *restore(saved, experiment))
+
+    def keep(row: Row) -> None:
+        if options.out is None:
+            run.add_measured(row)
+        else:
+            append(options.out, {"run": run.name, **row})
+
+    return Subject(str(run.path), experiment, points(), keep, source)
+
+
+def of_file(file: Path, overrides: Sequence[str], group: Processes, options: Options) -> Subject:
+    """Somebody's weights in a network that the overrides describe as for `sharp train`; batch norm as stored,
+    unless the overrides say otherwise."""
+    says_how = any(o.startswith(("problem.batchnorm=", "problem=")) for o in overrides)
+    as_stored = [] if says_how else ["problem.batchnorm=stored"]
+    checked = check(compose([*as_stored, *overrides]), overrides)
+    from sharpcli.commands import state_dict
+    from sharpcli.engine.experiment import build
+    from sharpcli.provenance import provenance
+
+    experiment = build(checked, group, state_dict.read(file))
+    source = provenance(experiment.problem.w0.device, ["sharp", "measure", str(file), *overrides])
+    source |= {"file": str(file), "sha256": state_dict.content(file), "config": checked.config}
+    if experiment.problem.frozen:
+        source["frozen"] = list(experiment.problem.frozen)
+
+    def keep(row: Row) -> None:
+        if options.out is not None:
+            append(options.out, {"file": str(file), **row})
+
+    return Subject(
+        str(file), experiment, iter([PointOfRun(0, experiment.problem.w0, {}, None)]), keep, source
+    )
+
+
+def measure_subject(subject: Subject, options: Options, group: Processes) -> None:
+    """Measures, keeps each measure's row as soon as it is there, and prints a table (or JSON) for each
+    point."""
+    from sharpcli.commands.progress import measuring
+
+    done = 0
+
+    def keep(row: Row) -> None:
+        nonlocal done
+        if group.first:
+            subject.keep(row | {"provenance": subject.source})
+        done += 1
+
+    try:
+        for point in subject.points:
+            rows = []
+            for label, chosen in parts(subject.experiment.problem.names, options):
+                where = " ".join([subject.name, f"step {point.step}", *([label] if label else [])])
+                with measuring() if group.first else nullcontext() as tell:
+                    rows.append(measure_part(subject.experiment, point, label, chosen, keep, tell, where))
+            print_rows(subject.name, rows, options)
+    except KeyboardInterrupt:
+        into = options.out or (Path(subject.name) / "measured.jsonl" if Path(subject.name).is_dir() else None)
+        kept_in = (
+            f"{done} measurements are in {into}" if into else "give -o FILE.jsonl to keep what is finished"
+        )
+        raise Refusal(f"interrupted; {kept_in}") from None
+
+
+def measure_part(
+    experiment: Experiment,
+    point: PointOfRun,
+    label: str,
+    chosen: list[str] | None,
+    keep: Callable[[Row], None],
+    tell: Any,
+    where: str,
+) -> Row:
+    """The whole row of a point, of all parameters or of the `chosen` ones; each measure's part of it is kept
+    at once."""
+    from sharpcli.engine.measuring import each, part_of
+
+    w, warm, state = point.w, point.warm, point.state
+    about: Row = {"step": point.step}
+    if chosen is not None:  # warm vectors of the whole network are of no use to a part of it
+        experiment, warm, state = part_of(experiment, w, chosen), {}, None
+        w, about = experiment.problem.w0, {"step": point.step, "params": label}
+    row = dict(about)
+    report = None if tell is None else lambda name, products, error: tell(f"{where}: {name}", products, error)
+    for _, columns, _ in each(experiment, w, point.step, warm, list(experiment.measures), state, report):
+        keep(about | columns)
+        row |= columns
+    return row
+
+
+def print_rows(name: str, rows: Sequence[Row], options: Options) -> None:
+    """What was measured at a point, on standard output."""
+    if options.json:
+        for row in rows:
+            values = {"of": name, **{key: plain(value) for key, value in row.items()}}
+            print(json.dumps(values, allow_nan=False), flush=True)
+        return
+    only = f"  {rows[0]['params']}" if "params" in rows[0] and not options.by else ""
+    print(f"{name}  step {rows[0]['step']}{only}")
+    print("\n".join(layers(rows) if options.by else table(rows[0])), flush=True)
+
+
+def parts(names: Sequence[str], options: Options) -> list[tuple[str, list[str] | None]]:
+    """What to measure: everything, the parameters of a pattern, or those of each layer (a name up to its last
+    dot)."""
+    if not options.params and not options.by:
+        return [("", None)]
+    chosen = [name for name in names if fnmatch.fnmatch(name, options.params or "*")]
+    if not chosen:
+        raise Refusal(
+            f"--params {options.params}: no parameter is called so; there are {', '.join(names[:8])}, ..."
+        )
+    if not options.by:
+        return [(options.params, chosen)]
+    layer: dict[str, list[str]] = {}
+    for name in chosen:
+        layer.setdefault(name.rpartition(".")[0] or name, []).append(name)
+    return list(layer.items())
+
+
+def checked_again(run: Run, overrides: Sequence[str]) -> Checked:
+    """A run's own config with what measuring may change; code outside the package needs trust, given in this
+    command."""
+    with refusing(overrides):
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    config = OmegaConf.create(run.config)
+    for override in parsed:
+        key = override.get_key_element().lstrip("+~")
+        if key.split(".")[0] not in MAY_CHANGE or override.is_sweep_override():
+            raise Refusal(
+                f"{override.input_line}: measuring cannot change that; possible: {', '.join(MAY_CHANGE)}"
+            )
+        if key == "measure":
+            composed = compose([str(override.input_line)]).measure
+            config.measure = OmegaConf.create(OmegaConf.to_container(composed, resolve=False))
+    for override in parsed:
+        if (key := override.get_key_element().lstrip("+~")) != "measure":
+            OmegaConf.update(config, key, override.value(), force_add=True)
+    if not config.measure:
+        raise Refusal(
+            f"{run.name} measured nothing in training: say what to measure, as in measure=[sharpness,trace]"
+        )
+    return check(config, overrides)
+
+
+def checkpoints(run: Run, steps: str) -> list[int]:
+    """The checkpoints that `--step 400,800` names, all where it is empty."""
+    saved = run.checkpoints()
+    try:
+        asked = [int(step) for step in steps.split(",")] if steps else saved
+    except ValueError:
+        raise Refusal(
+            f"--step {steps}: give whole numbers with commas between, as in --step 400,800"
+        ) from None
+    if missing := [step for step in asked if step not in saved]:
+        raise Refusal(
+            f"--step {missing[0]}: {run.name} has checkpoints at {', '.join(map(str, saved)) or 'no step'}"
+        )
+    if not asked:
+        raise Refusal(f"{run.name} has no checkpoint yet; run it first")
+    return asked

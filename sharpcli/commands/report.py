@@ -1,0 +1,162 @@
+"""What commands print about runs: the end of a run, tables of many, a row as a table, warnings. Sees no
+torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from statistics import mean, median, pstdev
+from typing import Any
+
+from sharpcli.jsonl import Row
+from sharpcli.run import Run, score_names
+
+# the endings of columns that say something of another column: its error, its cost
+ABOUT_A_VALUE = ("_error", "_stderr", "_residual", "_products", "_gradients", "_seconds", "_examples")
+COLUMNS = ("run", "status", "step", "train_loss", "test_accuracy", "lambda_1")
+LAST_QUARTER = 0.25
+
+
+def complain(message: str) -> None:
+    """A warning, one line on standard error."""
+    print(f"sharp: {message}", file=sys.stderr, flush=True)
+
+
+def note(message: str) -> None:
+    """A remark, one line on standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def settled(run: Run) -> list[str]:
+    """The last scores of a run, and `lambda_1 settled at ...` beside the edge of stability that its optimizer
+    states: the median over the last quarter of the steps."""
+    if (replicas := run.provenance.get("replicas", 1)) > 1:
+        return [spread(run, replicas)]
+    last = run.last()
+    if last is None:
+        return []
+    shown = scores(last, score_names(run))
+    out = [f"at step {last['step']}: {shown}"] if shown else []
+    rows = [row for row in run.logged() if row.get("lambda_1") is not None]
+    late = [row["lambda_1"] for row in rows if row["step"] >= (1 - LAST_QUARTER) * run.steps]
+    if not late or last.get("diverged"):
+        return out
+    if len({row["lr"] for row in rows}) > 1:  # under a schedule nothing settles
+        return [*out, f"lambda_1 ended at {late[-1]:.4g}, lr at {rows[-1]['lr']:.4g}"]
+    return [
+        *out,
+        f"lambda_1 settled at {median(late):.4g}{edges(rows[-1])} (median over the last quarter of the "
+        f"steps)",
+    ]
+
+
+def edges(row: Row) -> str:
+    """`, 2/lr = 10`: the edges of stability that a row states, by the formula where they are gradient
+    descent's."""
+    out = ""
+    for key, name in (("edge", "edge of this optimizer"), ("base_edge", "edge of its base")):
+        if (edge := row.get(key)) is not None:
+            out += f", {'2/lr' if key == 'edge' and is_two_over_lr(row) else name} = {edge:.4g}"
+    return out
+
+
+def is_two_over_lr(row: Row) -> bool:
+    """Whether the edge that a row states is gradient descent's, 2/lr."""
+    edge = row.get("edge")
+    return edge is not None and row["lr"] > 0 and abs(edge - 2 / row["lr"]) <= 1e-9 * edge
+
+
+def spread(run: Run, replicas: int) -> str:
+    """The scores at the last step as mean ± standard deviation over the replicas, and how many have
+    diverged."""
+    rows = [row for row in run.logged()[-replicas:] if not row.get("diverged")]
+    diverged = f" ({replicas - len(rows)} diverged)" if len(rows) < replicas else ""
+    out = [f"at step {run.steps}, {replicas} replicas{diverged}"]
+    for name in score_names(run):
+        if values := [row[name] for row in rows if row.get(name) is not None]:
+            out.append(f"{name} {mean(values):.4g} ± {pstdev(values):.1g}")
+    return "  ".join(out)
+
+
+def scores(row: Row, names: Sequence[str]) -> str:
+    """The scores of these names in a row, as text."""
+    return "  ".join(f"{name} {row[name]:.4g}" for name in names if row.get(name) is not None)
+
+
+def listing(runs: Iterable[Run]) -> list[tuple[str, ...]]:
+    """A row of cells for each run, for `sharp ls`; reads one small file and the end of another."""
+    out = []
+    for run in runs:
+        last = run.last() or {}
+        cells = [run.name, run.status_after(last), f"{last.get('step', 0)}/{run.steps}"]
+        out.append((*cells, *(number(last.get(key)) for key in COLUMNS[3:])))
+    return out
+
+
+def number(value: Any) -> str:
+    """A value in four digits; a dash for none."""
+    if value is None:
+        return "-"
+    return str(value).lower() if isinstance(value, bool | str) else f"{value:.4g}"
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int = 2) -> list[str]:
+    """Rows of cells as lines of columns: the first `left` columns to the left, the others, numbers, to the
+    right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def table(row: Row) -> list[str]:
+    """A measured row as lines: each value with its error, then what its measure spent."""
+    rows: list[tuple[str, ...]] = [("", "value", "error", "residual")]
+    for key, value in row.items():
+        if key in ("step", "params", "of") or key.endswith(ABOUT_A_VALUE) or isinstance(value, list):
+            continue
+        error, residual = _error(row, key), row.get(f"{key}_residual")
+        cells = (key, _six_digits(value), "" if error is None else f"± {error:.2g}")
+        rows.append((*cells, "" if residual is None else f"{residual:.1g}"))
+    if not any(cells[3] for cells in rows[1:]):
+        rows = [cells[:3] for cells in rows]
+    spent: list[tuple[str, ...]] = [("", "products", "gradients", "seconds", "examples")]
+    for key in row:
+        if key.endswith("_seconds"):
+            name = key.removesuffix("_seconds")
+            costs = (
+                number(row.get(f"{name}_{what}")) for what in ("products", "gradients", "seconds", "examples")
+            )
+            spent.append((name, *costs))
+    costs_table = ["", *aligned(spent, 1)] if len(spent) > 1 else []
+    return [f"  {line}" for line in [*aligned(rows), *costs_table]]
+
+
+def layers(rows: Sequence[Row]) -> list[str]:
+    """One line for each row's `params`, the values with their errors as columns."""
+    keys = [
+        key
+        for key, value in rows[0].items()
+        if key not in ("step", "params")
+        and not key.endswith((*ABOUT_A_VALUE, "_converged"))
+        and not isinstance(value, list)
+    ]
+    out = [("layer", *keys)]
+    for row in rows:
+        errors = [_error(row, key) for key in keys]
+        values = [number(row.get(key)) for key in keys]
+        cells = [v if e is None else f"{v} ± {e:.1g}" for v, e in zip(values, errors, strict=True)]
+        out.append((row["params"], *cells))
+    return [f"  {line}" for line in aligned(out, 1)]
+
+
+def _error(row: Row, key: str) -> float | None:
+    return row.get(f"{key}_error", row.get(f"{key}_stderr"))
+
+
+def _six_digits(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else number(value)

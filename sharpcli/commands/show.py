@@ -1,0 +1,159 @@
+"""`sharp show`: a run, the options of a group, or an option with its settings; read from files, without
+importing torch."""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import yaml
+
+from sharpcli import CONF
+from sharpcli.commands.report import aligned
+from sharpcli.errors import Refusal
+from sharpcli.run import Run, find
+
+PACKAGE = Path(__file__).parents[1]
+SETTING = re.compile(r"^(?P<indent> *)(?P<key>[\w.@/-]+):(?: +(?P<value>[^#]*?))?(?:\s+# (?P<comment>.*))?$")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value of an option's yaml: its dotted name on the command line, its default, and the comment beside
+    it."""
+
+    name: str
+    default: str
+    comment: str
+
+
+def show(word: str, option: str | None, runs_dir: Path) -> str:
+    """What `sharp show WORD [OPTION]` prints. Refuses what is neither a group nor a run, and an option that a
+    group has not."""
+    groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+    if word in groups and not Path(word, "provenance.json").exists():
+        return about_group(word) if option is None else about_option(word, option)
+    close = get_close_matches(word, groups, n=1)
+    if close or option is not None:
+        meant = f"did you mean {close[0]}? " if close else ""
+        raise Refusal(f"{word}: no such group; {meant}possible: {', '.join(groups)}, or the name of a run")
+    return about_run(find(word, runs_dir))
+
+
+def about_group(group: str) -> str:
+    """The options of a config group, each with a sentence: the comment at the head of its yaml, or the first
+    sentence of the docstring of its target."""
+    rows = []
+    for file in sorted((CONF / group).glob("*.yaml")):
+        text = file.read_text()
+        rows.append((file.stem, head(text) or first_sentence(docstring(target(text))) or statement(text)))
+    more = f"sharp show {group} {rows[0][0]} explains an option and its settings" if rows else ""
+    return "\n".join([*aligned(rows), "", more]) if rows else f"{group}: no options"
+
+
+def about_option(group: str, option: str) -> str:
+    """An option of a group: what it is, then each setting with its default and meaning."""
+    file = CONF / group / f"{option}.yaml"
+    if not file.exists():
+        possible = sorted(f.stem for f in (CONF / group).glob("*.yaml"))
+        close = get_close_matches(option, possible, n=1)
+        meant = f"did you mean {close[0]}? " if close else ""
+        raise Refusal(f"{group}={option}: no such {group}; {meant}possible: {', '.join(possible)}")
+    text = file.read_text()
+    path = target(text)
+    several = f"{group}=[{option}]" if group in ("measure", "objective") else f"{group}={option}"
+    out = [several, *textwrap.wrap(head(text), 100), ""]
+    if explanation := docstring(path):
+        out += [explanation, ""]
+    if path:
+        out += [f"source: {path}", ""]
+    rows = [
+        ("setting", "default", "meaning"),
+        *((s.name, s.default, s.comment) for s in settings(text, group)),
+    ]
+    return "\n".join(out + (aligned(rows, 3) if len(rows) > 1 else ["it has no settings"])).rstrip()
+
+
+def settings(text: str, group: str) -> Iterator[Setting]:
+    """The settings of an option's yaml, in its order."""
+    is_global = "@package _global_" in text
+    path: list[tuple[int, str]] = [] if is_global else [(-1, group)]
+    skipped = -1  # the indentation of a defaults list, whose entries are no settings
+    for line in text.splitlines():
+        match = SETTING.match(line)
+        if match is None:
+            continue
+        indent, key, value = len(match["indent"]), match["key"], (match["value"] or "").strip()
+        path = [(i, k) for i, k in path if i < indent]
+        if 0 <= skipped < indent:
+            continue
+        skipped = indent if key == "defaults" else -1
+        path.append((indent, key))
+        if (
+            value
+            and key != "defaults"
+            and not (key == "_target_" and len(path) <= 2 + (group in ("measure", "objective")))
+        ):
+            yield Setting(".".join(k for _, k in path), value, match["comment"] or "")
+
+
+def head(text: str) -> str:
+    """The comment at the head of a yaml, as a sentence."""
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        if "@package" not in line:
+            lines.append(line.removeprefix("#").strip())
+    return " ".join(lines)
+
+
+def target(text: str) -> str:
+    """The path of the function or class that a yaml names first; empty where it names none of this
+    package."""
+    match = re.search(r"_target_: (sharpcli\.\S+)", text)
+    return match[1] if match else ""
+
+
+def statement(text: str) -> str:
+    """The statement of a claim, or the question of a study."""
+    values = yaml.safe_load(text)
+    return first_sentence(str(values.get("statement") or values.get("question") or ""))
+
+
+def docstring(path: str) -> str:
+    """The docstring of a function or class of this package, read and not imported; empty where there is
+    none."""
+    if not path:
+        return ""
+    module, _, name = path.partition(".")[2].rpartition(".")
+    file = PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
+            return ast.get_docstring(node) or ""
+    return ""
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a text, on one line."""
+    paragraph = " ".join(text.split("\n\n", maxsplit=1)[0].split())
+    return re.split(r"(?<=[.:;]) (?=[A-Z`])", paragraph)[0]
+
+
+def about_run(run: Run) -> str:
+    """Everything about a run, as yaml."""
+    rows = run.rows()
+    about = {
+        "run": str(run.path),
+        "status": run.status,
+        "config": run.config,
+        "provenance": run.provenance,
+        "last row": rows[-1] if rows else None,
+        "checkpoints": ", ".join(map(str, run.checkpoints())),
+    }
+    return yaml.safe_dump(about, sort_keys=False, allow_unicode=True).rstrip()

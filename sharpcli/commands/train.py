@@ -1,0 +1,118 @@
+"""`sharp train`: from the arguments of the command line to runs, with everything of Hydra's in between."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from sharpcli import CONF
+from sharpcli.commands.report import complain, note, settled
+from sharpcli.config.check import check
+from sharpcli.config.sweep import sweep
+from sharpcli.config.words import compose, refusing
+from sharpcli.errors import Refusal
+from sharpcli.jsonl import writing
+from sharpcli.run import Run
+
+
+def main(words: Sequence[str]) -> None:
+    """Runs Hydra on the words of the command line: flags in any place, refusals instead of Hydra's own
+    reports."""
+    arguments, flags = parse(words)
+    overrides = list(arguments.overrides)
+    if arguments.config_dir and not Path(arguments.config_dir).is_dir():
+        raise Refusal(
+            f"--config-dir {arguments.config_dir}: no such directory; name one that holds groups, as conf/ "
+            f"does"
+        )
+    if arguments.multirun:
+        rehearse(overrides, arguments.config_dir)
+    elif not (arguments.help or arguments.hydra_help or arguments.shell_completion or arguments.info):
+        compose(overrides, arguments.config_dir)  # says what is wrong with an override before Hydra does
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, instead of printing and exiting with 1
+    sys.argv = [sys.argv[0], *flags, *overrides]
+    try:
+        with refusing(overrides):
+            job()
+    except (ValueError, AssertionError) as problem:
+        if HydraConfig.initialized():  # a job was running: the fault is ours, and wants a traceback
+            raise
+        raise Refusal(f"{problem}") from None
+
+
+def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Hydra's own arguments, from words in any order, and the flags among them as words again."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise Refusal(f"sharp train: {message}; sharp train --help shows what is possible")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    arguments = parser.parse_intermixed_args(list(words))
+    flags: list[str] = []
+    for action in parser._actions:
+        value = getattr(arguments, action.dest, None)
+        if not action.option_strings or value in (None, False):
+            continue
+        flags.append(action.option_strings[0])
+        if value is not True:
+            flags.append(str(value))
+    return arguments, flags
+
+
+def rehearse(overrides: Sequence[str], config_dir: str | None) -> None:
+    """Checks and builds every job of a sweep, so that one bad job stops it before the first has started.
+
+    The jobs of Hydra's basic sweeper are known beforehand; another sweeper chooses its own as it goes, and
+    each is then checked as it starts.
+    """
+    from sharpcli.engine.experiment import build, forget_data
+    from sharpcli.engine.launch import checked_with_source
+
+    forget_data()
+    jobs = sweep(overrides, config_dir)
+    for number, of_job in enumerate(jobs, 1):
+        try:
+            build(checked_with_source(check(compose(of_job, config_dir), of_job)))
+        except Refusal as problem:
+            which = f"job {number} of {len(jobs)} ({' '.join(of_job)}): " if len(jobs) > 1 else ""
+            raise Refusal(f"{which}{problem}; nothing was started") from None
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def job(cfg: DictConfig) -> float | None:
+    """One run: trains it, carries it on, or says that it is complete. Returns its training loss, for
+    sweepers."""
+    hydra_config = HydraConfig.get()
+    overrides = list(hydra_config.overrides.task)
+    of_sweep = hydra_config.mode == RunMode.MULTIRUN
+    if of_sweep:
+        print(f"[job {hydra_config.job.num}] {' '.join(overrides)}", file=sys.stderr, flush=True)
+    checked = check(cfg, overrides)
+    from sharpcli.commands.progress import progress
+    from sharpcli.engine.experiment import forget_data
+    from sharpcli.engine.launch import Console, checked_with_source, launch
+
+    if not of_sweep:
+        forget_data()
+    console = Console(progress=progress, complain=complain, note=note, announce=announce)
+    last = launch(checked_with_source(checked), overrides, console).last()
+    return None if last is None else last.get("train_loss")
+
+
+def announce(run: Run, how: str) -> None:
+    """The end of a run, on standard output: its directory, and its last numbers."""
+    with writing(run.path):
+        print(f"{run.path}: {how}")
+    for line in settled(run):
+        print(line)

@@ -1,0 +1,6 @@
+"""From the arguments of the command line to checked settings to objects: the only door from names to objects.
+
+`words` composes arguments into a config, `settings` holds the typed settings, `check` makes plain checked
+values of them, `targets` finds the function or class that a value names, `build` makes objects, and `former`
+reads older run directories.
+"""

@@ -1,0 +1,296 @@
+"""From a config to plain checked values: each of its type and in its range, every part's keys exactly its
+target's."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sharpcli import CONF
+from sharpcli.config import former
+from sharpcli.config.settings import GROUPS, LOCAL, NAMES, Plain, Settings
+from sharpcli.config.targets import hyperparameters, identity, resolve
+from sharpcli.config.words import explain, options, refusing, suggest
+from sharpcli.due import is_count, length, spelled
+from sharpcli.errors import Refusal
+
+SEEDS = (
+    "give a number of seeds from 1, or a mapping from settings to lists, as in replicas={lr:[0.1,0.2],seed:8}"
+)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """`config`, plain values that decide the numbers; `local`, those that do not; `contents`, the SHA-256 of
+    the files that the config names, by setting (`data.file`)."""
+
+    config: dict[str, Any]
+    local: dict[str, Any]
+    contents: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """8 hex digits of what decides the numbers: a part by its name, a file by its content; not the
+        method's label."""
+        config = {key: identity(value) for key, value in self.config.items() if key != "method"}
+        for setting, content in self.contents.items():
+            group, key = setting.split(".")
+            config[group] = config[group] | {key: content}
+        return former.digest(config)
+
+    def name_with(self, *contents: str) -> str:
+        """The name of a run of this config on other data than the run that has `name`: with a hash of the
+        `contents`."""
+        return f"{self.name}-{former.digest({'contents': list(contents)})}"
+
+    @property
+    def contents_key(self) -> str:
+        """The contents in one string: what was loaded is loaded again only where a file has not changed."""
+        return former.digest(self.contents)
+
+    @property
+    def former_hash(self) -> str:
+        """The hash that the same run had in a directory of format 1."""
+        return former.hash_1(self.config, self.contents)
+
+    @property
+    def name(self) -> str:
+        """<method>-<problem>-lr<lr>-seed<seed>-<hash>, the run's directory."""
+        problem = self.config["problem"]["_target_"].rsplit(".", 1)[-1]
+        return (
+            f"{self.config['method']}-{problem}-lr{self.config['lr']:g}-seed{self.config['seed']}-{self.hash}"
+        )
+
+
+def check(cfg: DictConfig | Mapping[str, Any], overrides: Sequence[str] = ()) -> Checked:
+    """Every value resolved, of its type and in its range, or a refusal; nothing is built. `overrides` are the
+    arguments that `cfg` was composed of, for the refusal's wording."""
+    values = _plain(cfg, overrides)
+    _check_ranges(values)
+    for key, parse in PARSE.items():
+        if values[key] is not None:
+            values[key] = parse(values[key], key)
+    contents = _check_parts(values, overrides)
+    values["method"] = label(values)
+    local = {key: values.pop(key) for key in LOCAL}
+    return Checked({key: value for key, value in values.items() if value is not None}, local, contents)
+
+
+def _plain(cfg: DictConfig | Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The settings in their own types, interpolations resolved."""
+    if unknown := [str(key) for key in cfg if key not in (*NAMES, "hydra")]:
+        raise Refusal(f"{unknown[0]}: no such setting; " + suggest(unknown[0], NAMES))
+    with refusing(overrides):
+        merged = OmegaConf.merge(OmegaConf.structured(Settings), cfg)
+        values: Any = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    return values
+
+
+def _check_ranges(values: Mapping[str, Any]) -> None:
+    for f in fields(Plain):
+        value, above, least = values[f.name], f.metadata.get("above"), f.metadata.get("least")
+        if above is not None and not (math.isfinite(value) and value > above):
+            raise Refusal(f"{f.name}={value}: give a finite number above {above}")
+        if least is not None and value is not None and value < least:
+            raise Refusal(f"{f.name}={value}: give a whole number of at least {least}")
+
+
+def _batch_size(value: Any, key: str) -> int | str:
+    if value != "full" and not (is_count(value) and value > 0):
+        raise Refusal(f"{key}={value}: give a whole number of at least 1, or full")
+    return value
+
+
+def _device(value: str, key: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise Refusal(f"{key}={value}: possible: auto, cpu, cuda, cuda:N, mps")
+    return value
+
+
+def _when_to_compile(value: str, key: str) -> str:
+    if value.lower() not in ("auto", "true", "false"):
+        raise Refusal(f"{key}={value}: possible: auto, true, false")
+    return value.lower()
+
+
+def _replicas(value: Any, key: str) -> Any:
+    """A number of seeds, or a mapping from settings to the lists of their values; `seed` may be a number
+    there too."""
+    if not (isinstance(value, Mapping) and value) and not (is_count(value) and value > 0):
+        raise Refusal(f"{key}={value}: {SEEDS}")
+    for setting, listed in value.items() if isinstance(value, Mapping) else ():
+        if setting == "seed" and is_count(listed) and listed > 0:
+            continue
+        if not isinstance(listed, list) or not listed or len(listed) != len(set(map(str, listed))):
+            raise Refusal(f"{key}.{setting}={listed}: {SEEDS}")
+        if setting == "seed" and not all(isinstance(v, int) and not isinstance(v, bool) for v in listed):
+            raise Refusal(f"{key}.seed={listed}: seeds are whole numbers; {SEEDS}")
+    return value
+
+
+PARSE: dict[str, Callable[[Any, str], Any]] = {
+    "measure_every": spelled,
+    "steps": length,
+    "checkpoint_every": length,
+    "batch_size": _batch_size,
+    "device": _device,
+    "compile_products": _when_to_compile,
+    "replicas": _replicas,
+}
+
+
+def _check_parts(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, str]:
+    """Replaces each part by its checked values; returns the contents of the files that they name."""
+    trust, contents = values["trust"], dict[str, str]()
+    for name, group in GROUPS.items():
+        if group.several:
+            chosen = values[name] or {}
+            kept = {
+                key: part
+                for key, part in chosen.items()
+                if not _switched_off(part, f"{name}.{key}", overrides)
+            }
+            values[name] = {key: typed(part, f"{name}.{key}", trust) for key, part in kept.items()}
+        elif values[name]:
+            values[name] = typed(values[name], name, trust)
+            contents |= _contents(values[name], name, trust)
+        elif not group.of_problem:
+            raise Refusal(f"{name} is missing: give {name}=..., possible: {', '.join(options(name))}")
+    return contents
+
+
+def typed(part: Any, where: str, trust: Sequence[str]) -> dict[str, Any]:
+    """A part's values in the types that its target's annotations state, its keys being exactly the
+    target's."""
+    if not isinstance(part, Mapping) or "_target_" not in part:
+        raise Refusal(f"{where}={part}: a part is chosen by its name, or given as a mapping with a _target_")
+    target = resolve(part["_target_"], where, trust)
+    hints, needed, taken = hyperparameters(target)
+    given = {key: value for key, value in part.items() if key != "_target_"}
+    every = {"every": spelled(given.pop("every"), f"{where}.every")} if "every" in given else {}
+    if extra := [key for key in given if key not in taken]:
+        possible = ", ".join(taken) or "nothing"
+        raise Refusal(
+            f"{where}.{extra[0]}={given[extra[0]]}: {target.__name__} does not take it; possible: {possible}"
+        )
+    if missing := [key for key in needed if key not in given]:
+        setting = f"{where}.{missing[0]}"
+        raise Refusal(f"{setting} is missing: {target.__name__} needs it; give {setting}=...")
+    out: dict[str, Any] = {"_target_": part["_target_"], **every}
+    defaults = inspect.signature(target).parameters
+    for key in (
+        taken
+    ):  # a default of a user's own part is written down too: the config is the whole truth about a run
+        value, setting = given.get(key, defaults[key].default), f"{where}.{key}"
+        if key not in given and not isinstance(value, int | float | str | list | None):
+            continue  # an object that yaml cannot hold
+        if isinstance(value, Mapping) and "_target_" in value:
+            out[key] = typed(value, setting, trust)
+        else:
+            out[key] = _coerced(value, hints.get(key, Any), setting)
+    return out
+
+
+def _coerced(value: Any, hint: Any, setting: str) -> Any:
+    """A value in the type that an annotation states: plain, finite, and one of a `Literal`'s words."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise Refusal(
+                f"{setting}={value}: " + suggest(str(value), [str(word) for word in get_args(hint)])
+            )
+        return value
+    if hint is Path:
+        return str(Path(value).absolute())
+    try:
+        schema = OmegaConf.structured(make_dataclass("Part", [("value", hint)]))
+    except OmegaConfBaseException:
+        schema = OmegaConf.create(
+            {"value": None}
+        )  # an annotation that OmegaConf does not know: a part of its own
+    try:
+        merged: Any = OmegaConf.to_container(OmegaConf.merge(schema, {"value": value}))
+    except OmegaConfBaseException as problem:
+        if get_origin(hint) is list and not isinstance(value, list):
+            raise Refusal(f"{setting}={value}: give a list, as in {setting}=[{value}]") from None
+        raise Refusal(re.sub(r"^value(?=[=\[])", setting, explain(problem, ()))) from None
+    out = merged["value"]
+    for number in out if isinstance(out, list) else [out]:
+        if isinstance(number, float) and not math.isfinite(number):
+            raise Refusal(f"{setting}={number}: give a finite number")
+    return out
+
+
+def _switched_off(part: Any, where: str, overrides: Sequence[str]) -> bool:
+    """Whether these are an experiment's values for a part that another argument, such as method=sgd, has
+    switched off."""
+    mentioned = any(override.lstrip("+~").startswith(where) for override in overrides)
+    return isinstance(part, Mapping) and "_target_" not in part and not mentioned
+
+
+def _contents(part: Mapping[str, Any], where: str, trust: Sequence[str]) -> dict[str, str]:
+    """The SHA-256 of each file that a part names: its parameters annotated as `Path` count by content, not by
+    place."""
+    hints, _, taken = hyperparameters(resolve(part["_target_"], where, trust))
+    out = {}
+    for key in taken:
+        if hints.get(key) is Path and part.get(key) is not None and not Path(part[key]).is_dir():
+            try:
+                out[f"{where}.{key}"] = hashlib.sha256(Path(part[key]).read_bytes()).hexdigest()
+            except OSError as problem:
+                raise Refusal(
+                    f"{where}.{key}={part[key]}: cannot be read ({problem.strerror}); name an existing file"
+                ) from None
+    return out
+
+
+def label(values: Mapping[str, Any]) -> str:
+    """The preset's name where rule, objectives and batch size are the preset's; `custom` where one of them is
+    not."""
+    file = CONF / "method" / f"{values['method']}.yaml"
+    if not file.exists():
+        return values["method"]
+    preset = yaml.safe_load(file.read_text())
+    chosen = {
+        group.removeprefix("override /"): option
+        for line in preset["defaults"]
+        for group, option in line.items()
+    }
+    rule = _option("optimizer", chosen["optimizer"]) | preset.get("optimizer", {})
+    objectives: dict[str, Any] = {}
+    for option in chosen["objective"]:
+        objectives |= _option("objective", option)
+    is_full = values["batch_size"] == "full"
+    same = (
+        _targets(rule, values["optimizer"])
+        and objectives.keys() == values["objective"].keys()
+        and all(_targets(part, values["objective"][key]) for key, part in objectives.items())
+        and ("batch_size" not in preset or (preset["batch_size"] == "full") == is_full)
+    )
+    return values["method"] if same else "custom"
+
+
+def _option(group: str, name: str) -> dict[str, Any]:
+    return yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+
+
+def _targets(wanted: Mapping[str, Any], given: Any) -> bool:
+    """Whether every `_target_` that a preset states is the given part's; what it states by a defaults list is
+    free."""
+    if not isinstance(given, Mapping):
+        return False
+    return all(
+        _targets(value, given.get(key))
+        if isinstance(value, Mapping)
+        else key != "_target_" or value == given.get(key)
+        for key, value in wanted.items()
+    )

@@ -1,0 +1,70 @@
+"""Configs as earlier versions of sharp wrote them: read as today's, and found by the hash that they had.
+
+Format 1 (sharp 0.1) hashed the module path of every part and the content of a file under `data.sha256`;
+format 2 hashes the part's name (`targets.identity`), so that moving a module renames no run. Imports nothing
+but the standard library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+RENAMED = {
+    "compiled": "compile_toys",
+    "compile": "compile_products",
+}  # settings: the name in format 1, and now
+MOVED = {  # targets: the path in format 1, and now
+    "sharpcli.objectives.label_noise.label_noise": "sharpcli.objectives.label_noise.LabelNoise",
+    "sharpcli.optimizers.limiting_flow.trace_of": "sharpcli.landscape.interpolators.trace",
+    "sharpcli.optimizers.limiting_flow.lambda_1_of": "sharpcli.landscape.interpolators.lambda_1",
+}
+SCORES = (  # of the problems of format 1, whose runs do not say which they are
+    "train_loss",
+    "test_loss",
+    "train_accuracy",
+    "test_accuracy",
+    "recovery_error",
+    "test_error",
+    "interpolator_error",
+    "distance",
+)
+DROPPED = ("sha256",)  # of a data part: the content's hash is the identity of a parameter that is a Path
+
+
+def updated(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config of any format as one of today's."""
+    out = {RENAMED.get(key, key): _moved(value, MOVED) for key, value in config.items()}
+    if isinstance(out.get("data"), Mapping) and _is_ours(out["data"]):
+        out["data"] = {key: value for key, value in out["data"].items() if key not in DROPPED}
+    return out
+
+
+def hash_1(config: Mapping[str, Any], contents: Mapping[str, str]) -> str:
+    """The 8 hex digits that format 1 gave today's `config`, whose files have the `contents` (SHA-256 by
+    `data.file`)."""
+    names = {now: before for before, now in RENAMED.items()}
+    paths = {now: before for before, now in MOVED.items()}
+    before = {names.get(key, key): _moved(value, paths) for key, value in config.items() if key != "method"}
+    if contents and before.get("data"):
+        data = {key: value for key, value in before["data"].items() if f"data.{key}" not in contents}
+        before["data"] = data | {"sha256": next(iter(contents.values()))}
+    return digest(before)
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """8 hex digits of plain values."""
+    import yaml
+
+    return hashlib.sha256(yaml.safe_dump(dict(values), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _is_ours(part: Mapping[str, Any]) -> bool:
+    return str(part.get("_target_", "")).startswith("sharpcli.")
+
+
+def _moved(value: Any, paths: Mapping[str, str]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _moved(v, paths) for key, v in value.items()}
+    return paths.get(value, value) if isinstance(value, str) else value

@@ -1,0 +1,90 @@
+"""The function or class that a `_target_` names: looked up, asked for its parameters, and known by its own
+name."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from sharpcli.errors import Refusal
+
+PACKAGE = "sharpcli"
+Target = Callable[..., Any]
+
+
+def resolve(path: str, where: str, trust: Sequence[str]) -> Target:
+    """The function or class that `path` names, for the setting `where`. Refuses code outside this package and
+    the trusted ones, also where it is only reached through a module of theirs."""
+    module, _, name = str(path).rpartition(".")
+    roots = (PACKAGE, *trust)
+    untrusted = Refusal(
+        f"{where}._target_={path}: code outside {PACKAGE}; if you trust it, say so: "
+        f"trust=[{str(path).split('.')[0]}]"
+    )
+    if not _inside(module, roots):
+        raise untrusted
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        target = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as problem:
+        raise Refusal(f"{where}._target_={path}: not found ({problem})") from None
+    if not _inside(getattr(target, "__module__", "") or "", roots):
+        raise untrusted
+    if not callable(target):
+        raise Refusal(f"{where}._target_={path}: neither a function nor a class")
+    return target
+
+
+def _inside(module: str, roots: Sequence[str]) -> bool:
+    return any(module == root or module.startswith(root + ".") for root in roots)
+
+
+def hyperparameters(target: Target) -> tuple[dict[str, Any], list[str], list[str]]:
+    """The annotations of what yaml says to a target, the names that it must give, and all that it may give: a
+    function's keyword-only parameters, or a class's own; those with a default may be left out. The parts of
+    this package have none."""
+    parameters = inspect.signature(target).parameters.values()
+    if inspect.isclass(target):
+        taken = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    else:
+        taken = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    needed = [p.name for p in taken if p.default is p.empty]
+    return _hints(target), needed, [p.name for p in taken]
+
+
+def positional(target: Target) -> list[str]:
+    """The names of what the lab supplies to a part."""
+    parameters = inspect.signature(target).parameters.values()
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def optional(target: Target) -> list[str]:
+    """Those of the supplied parameters that a part can do without: they may be None."""
+    hints = _hints(target)
+    return [name for name in positional(target) if type(None) in get_args(hints.get(name))]
+
+
+def _hints(target: Target) -> dict[str, Any]:
+    has_own_init = inspect.isclass(target) and not is_dataclass(target)
+    try:
+        return get_type_hints(target.__init__ if has_own_init else target)
+    except (NameError, TypeError):  # annotations of names that only a type checker imports
+        return {}
+
+
+def identity(value: Any) -> Any:
+    """A part's values as they name a run: a part of this package by its own name instead of its module's
+    path, so that moving its module renames no run; a part outside it by its whole path."""
+    if isinstance(value, Mapping):
+        return {key: _name(v) if key == "_target_" else identity(v) for key, v in value.items()}
+    return [identity(v) for v in value] if isinstance(value, list) else value
+
+
+def _name(path: str) -> str:
+    return path.rsplit(".", 1)[-1] if _inside(path, (PACKAGE,)) else path

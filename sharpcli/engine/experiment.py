@@ -1,0 +1,253 @@
+"""A checked config as objects: everything that the loop and `sharp measure` need, built and tried once."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpcli.config.build import maker, part
+from sharpcli.config.check import Checked
+from sharpcli.config.settings import OF_PROBLEM
+from sharpcli.config.targets import optional, positional, resolve
+from sharpcli.data import Dataset
+from sharpcli.due import Times, in_steps, times
+from sharpcli.engine.malloc import keep_freed_memory
+from sharpcli.errors import Refusal
+from sharpcli.landscape.distributed import ALONE, Processes
+from sharpcli.landscape.surface import LossSurface
+from sharpcli.measures import Estimates, Point
+from sharpcli.optimizers import Optimizer, State, started
+from sharpcli.problems.minibatches import Minibatches, chunks
+from sharpcli.problems.problem import Problem
+from sharpcli.provenance import content_hash
+from sharpcli.rng import generator
+from sharpcli.schedules import Schedule
+
+Measure = Callable[[Point], Estimates]
+Objective = Callable[[LossSurface, Tensor, Any], LossSurface]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a config means. `due` says at which steps each measure is due; `compile_toys`, that toys may run
+    compiled; `init` [D] is where training begins, None for a file of weights."""
+
+    seed: int
+    lr: float
+    steps: int
+    chunk: int
+    measure_examples: int | None
+    basis_bytes: int
+    problem: Problem
+    minibatches: Minibatches
+    optimizer: Optimizer
+    objectives: dict[str, Objective]
+    schedule: Schedule
+    measures: dict[str, Measure]
+    due: dict[str, Times]
+    compile_toys: bool
+    init: Tensor | None
+    processes: Processes = ALONE
+
+    def surface_at(self, w: Tensor) -> LossSurface:
+        """The surface that curvature is measured on at w: the first `measure_examples`, without
+        augmentation."""
+        whole = self.problem.at(w)
+        x, y = self.problem.examples
+        m = self.measure_examples
+        return whole if m is None or m >= len(y) else whole.on(chunks((x[:m], y[:m]), self.chunk))
+
+    @property
+    def data_hash(self) -> str:
+        """16 hex digits of the training examples, by which a run knows its data again."""
+        return content_hash(self.problem.examples)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a run's provenance says of its problem."""
+        problem = self.problem
+        facts = {
+            "dtype": str(problem.w0.dtype),
+            "parameters": len(problem.w0),
+            "examples": len(problem.examples[1]),
+        }
+        facts |= {"data": self.data_hash, "scores": dict(problem.better)}
+        if problem.tests is not None:
+            facts["test_data"] = content_hash(problem.tests)
+        if problem.frozen:
+            facts |= {"frozen": list(problem.frozen), "frozen_values": content_hash(problem.frozen.values())}
+        return facts
+
+
+def build(
+    checked: Checked, processes: Processes = ALONE, weights: Mapping[str, Tensor] | None = None
+) -> Experiment:
+    """Builds every part and tries each once, so that a value out of range is refused before anything is
+    written.
+
+    `weights` are a state dict to be measured, in place of a start to be trained from."""
+    keep_freed_memory()
+    config, local = checked.config, checked.local
+    trust, seed = local["trust"], config["seed"]
+    if local["threads"]:
+        torch.set_num_threads(local["threads"])
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    problem = _problem(checked, {"processes": processes, "weights": weights})
+    n = len(problem.examples[1])
+    size = n if config["batch_size"] == "full" else min(config["batch_size"], n)
+    batches = Minibatches(problem.examples, size, seed, config["replacement"])
+    steps = in_steps(config["steps"], batches.per_epoch)
+    experiment = Experiment(
+        seed=seed,
+        lr=config["lr"],
+        steps=steps,
+        chunk=config["chunk"],
+        measure_examples=config.get("measure_examples"),
+        basis_bytes=int(config["basis_gb"] * 1e9),
+        problem=problem,
+        minibatches=batches,
+        optimizer=part(config["optimizer"], trust, "optimizer"),
+        objectives={
+            key: part(value, trust, f"objective.{key}") for key, value in config["objective"].items()
+        },
+        schedule=Schedule(part(config["schedule"], trust, "schedule"), steps, config["lr"]),
+        measures={key: part(value, trust, f"measure.{key}") for key, value in config["measure"].items()},
+        due={
+            key: times(value.get("every", config["measure_every"]), batches.per_epoch, steps)
+            for key, value in config["measure"].items()
+        },
+        compile_toys=config["compile_toys"],
+        init=problem.w0 if weights is None else None,
+        processes=processes,
+    )
+    _rehearse(experiment)
+    return experiment
+
+
+def device(word: str) -> torch.device:
+    """The device a word names; `auto` is CUDA on a machine that has it, else the CPU. Refuses a device that
+    this machine does not have."""
+    if word == "auto":
+        word = "cuda" if torch.cuda.is_available() else "cpu"
+    has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not has[word.split(":")[0]]:
+        possible = ", ".join(name for name, is_here in has.items() if is_here)
+        raise Refusal(f"device={word}: not on this machine; possible: {possible}")
+    return torch.device(word)
+
+
+def _problem(checked: Checked, supply: dict[str, Any]) -> Problem:
+    """The problem, handed what it names of the lab's supplies and of the groups `OF_PROBLEM`."""
+    config, local, trust = checked.config, checked.local, checked.local["trust"]
+    supply |= {
+        "seed": config["seed"],
+        "device": device(local["device"]),
+        "chunk": config["chunk"],
+        "graph_budget": int(config["graph_gb"] * 1e9),
+        "compile_products": local["compile_products"],
+    }
+    target = resolve(config["problem"]["_target_"], "problem", trust)
+    takes, can_do_without = positional(target), optional(target)
+    name = config["problem"]["_target_"].rsplit(".", 1)[-1]
+    if supply["weights"] is not None and "weights" not in takes:
+        raise Refusal(f"problem={name} takes no file of weights; use problem=network")
+    for group in OF_PROBLEM:
+        values = config.get(group)
+        if values and group not in takes:
+            raise Refusal(f"problem={name} takes no {group}: leave {group}= out, or use problem=network")
+        if not values and group in takes and group not in can_do_without:
+            raise Refusal(f"problem={name} needs {group}=...: {group} is missing")
+        if group in takes:
+            supply[group] = maker(values, trust, group) if values else None
+    if supply.get("data") is not None:
+        supply["data"] = _data(
+            json.dumps(config["data"]), local["data_dir"], tuple(trust), checked.contents_key
+        )
+    problem = part(config["problem"], trust, "problem")(**supply)
+    if not isinstance(problem, Problem):
+        raise Refusal(
+            f"problem={name}: gives a {type(problem).__name__}; give a sharpcli.problems.problem.Problem"
+        )
+    return problem
+
+
+@functools.lru_cache(maxsize=1)  # the jobs of a sweep mostly share their data
+def _data(values: str, folder: str, trust: tuple[str, ...], contents: str) -> Dataset:
+    data = maker(json.loads(values), trust, "data")(folder=Path(folder))
+    if not isinstance(data, Dataset):
+        raise Refusal(f"data: gives a {type(data).__name__}; give a sharpcli.data.Dataset")
+    return data
+
+
+def forget_data() -> None:
+    """Loads data anew from here on: a command reads its files once, and the next command reads them again."""
+    _data.cache_clear()
+
+
+class _Reached(Exception):
+    """A measure got as far as its surface or its problem: its own checks are behind it."""
+
+
+class _Untouchable:
+    def __getattr__(self, name: str) -> Any:
+        raise _Reached
+
+
+def _without_functions(thing: Any) -> Any:
+    """The problem, or its closed forms, whose functions raise `_Reached`: what it supplies can be asked, at
+    no cost."""
+
+    def reached(*_: Any) -> Any:
+        raise _Reached
+
+    values = {f.name: getattr(thing, f.name) for f in fields(thing)}
+    return replace(thing, **{name: reached for name, value in values.items() if callable(value)})
+
+
+def _rehearse(experiment: Experiment) -> None:
+    """Runs what each part checks of its own values, at no cost, and refuses a part that gives what it must
+    not."""
+    w, rng = experiment.problem.w0, generator(0, "rehearsal", 0)
+    lr = experiment.schedule(0)
+    if not isinstance(lr, int | float) or not math.isfinite(lr):
+        raise Refusal(f"schedule: gives {lr!r} for step 0; give a finite number")
+    x, y = experiment.problem.examples
+    for name, objective in experiment.objectives.items():
+        shown = objective(experiment.problem.surface.on([(x[:2], y[:2])]), w, rng)
+        if not isinstance(shown, LossSurface):
+            raise Refusal(
+                f"objective.{name}: gives a {type(shown).__name__}; give the surface with its change"
+            )
+    untouchable: Any = _Untouchable()
+    problem = _without_functions(experiment.problem)
+    flows = None if problem.flows is None else _without_functions(problem.flows)
+    state: State | None = None if experiment.init is None else started(experiment.optimizer, w)
+    point = Point(
+        w=w,
+        surface=untouchable,
+        curvature=untouchable,
+        rng=rng,
+        warm=w[None],
+        problem=replace(problem, surface=untouchable, flows=flows),
+        lr=experiment.lr,
+        optimizer=experiment.optimizer,
+        state=state,
+        init=experiment.init,
+    )
+    for measure in experiment.measures.values():
+        with contextlib.suppress(_Reached):
+            measure(point)
+
+
+def with_start(experiment: Experiment, w: Tensor) -> Experiment:
+    """The same experiment, begun at w."""
+    return replace(experiment, init=w)

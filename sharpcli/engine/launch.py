@@ -1,0 +1,233 @@
+"""From a checked config to a finished run: a new run is begun, an unfinished run resumed, a finished run left
+alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpcli.config.check import Checked
+from sharpcli.due import in_steps, times
+from sharpcli.engine import replicas
+from sharpcli.engine.experiment import Experiment, build, with_start
+from sharpcli.engine.measuring import enough_memory
+from sharpcli.engine.train import Lane, Position, begin, resume, train
+from sharpcli.errors import Refusal
+from sharpcli.jsonl import Row
+from sharpcli.landscape.distributed import Processes, processes
+from sharpcli.provenance import content_hash, provenance
+from sharpcli.run import Run, find
+
+Tell = Callable[[int, Row | None], Any]
+
+
+@contextmanager
+def _no_progress(steps: int, step: int, scores: Sequence[str]) -> Iterator[Tell]:
+    yield lambda step, row: None
+
+
+@dataclass(frozen=True)
+class Console:
+    """What a user sees of a run: `progress(steps, step, scores)` while it lasts, `complain` for a warning,
+    `note` for a remark, and `announce(run, how)` at its end. By default nothing."""
+
+    progress: Callable[[int, int, Sequence[str]], AbstractContextManager[Tell]] = _no_progress
+    complain: Callable[[str], Any] = lambda message: None
+    note: Callable[[str], Any] = lambda message: None
+    announce: Callable[[Run, str], Any] = lambda run, how: None
+
+
+QUIET = Console()
+
+
+def launch(checked: Checked, arguments: Sequence[str] = (), console: Console = QUIET) -> Run:
+    """Trains, resumes or skips the run of a checked config, and announces its end; `arguments` are those of
+    the command."""
+    with processes() as group:
+        if not group.first:
+            console = QUIET
+        lanes = _lanes(checked, group)
+        first = lanes[0].experiment
+        source = provenance(first.problem.w0.device, ["sharp", "train", *arguments])
+        source |= {"processes": group.size} if group.size > 1 else {}
+        run, is_new = _find_or_create(checked, lanes, source, group, console)
+        if not is_new and run.status != "unfinished":
+            console.announce(run, f"already {run.status}, nothing to do")
+            return run
+        with run.lock():
+            position = (
+                Position(0, lanes) if is_new else resume(run, lanes, console.complain) or Position(0, lanes)
+            )
+            group.wait()  # all have read before the first process writes
+            if not is_new:
+                _note_resuming(run, position, source, group, console)
+            threads = checked.local["threads"] or torch.get_num_threads()
+            try:
+                with (
+                    console.progress(first.steps, position.step, list(first.problem.better)) as tell,
+                    enough_memory(first),
+                ):
+                    last = train(run, position, checkpoint_period(checked, first), tell, threads)
+            except KeyboardInterrupt:
+                raise Refusal(
+                    f"interrupted at step {position.step}; the same command resumes {run.path}"
+                ) from None
+        console.announce(run, _ending(lanes, last))
+        return run
+
+
+def _ending(lanes: Sequence[Lane], last: Row) -> str:
+    if lanes[0].label is not None:
+        return f"complete, {len(lanes)} replicas"
+    return f"diverged at step {last['step']}" if last.get("diverged") else "complete"
+
+
+def _lanes(checked: Checked, group: Processes) -> list[Lane]:
+    """The trajectories of a run at their start: one, or a labelled one for each of its replicas."""
+    if checked.config["replicas"] == 1:
+        experiment = build(checked, group)
+        start = start_weights(checked, experiment)
+        return [begin(experiment if start is None else with_start(experiment, start))]
+    if group.size > 1 or checked.config.get("init_from"):
+        raise Refusal(
+            "replicas= trains from the problem's own start in one process: leave torchrun and init_from= out"
+        )
+    return [begin(experiment, label) for label, experiment in replicas.experiments(checked)]
+
+
+def _find_or_create(
+    checked: Checked, lanes: Sequence[Lane], source: dict[str, Any], group: Processes, console: Console
+) -> tuple[Run, bool]:
+    """The run of this config on these data, and whether it is new. A run of the same config on other data is
+    another run, and the new run's name says which data it has."""
+    first = lanes[0].experiment
+    facts = {"steps": first.steps, **first.facts, "start": content_hash([first.problem.w0])}
+    facts |= {"replicas": len(lanes)} if lanes[0].label is not None else {}
+    candidates = runs_of(checked, facts["data"])
+    same = next((run for run in candidates if not changes(run.provenance, {**facts, **source})), None)
+    path = same.path if same is not None else Path(checked.local["runs_dir"]) / checked.name
+    if same is None and candidates:
+        other = candidates[-1]
+        what = changes(other.provenance, {**facts, **source})[0]
+        console.note(f"the {what} changed since {other.name}: this is a new run")
+        path = path.parent / checked.name_with(facts["data"], facts["start"], facts.get("test_data", ""))
+    group.wait()  # all have looked before the first process writes
+    if same is None and group.first:
+        Run.create(path, checked.config, {**facts, **source})
+    group.wait()
+    return Run(path, writes=group.first), same is None
+
+
+def runs_of(checked: Checked, data: str = "") -> list[Run]:
+    """The runs of this config, by its hash and by the hash that format 1 gave it, on whatever data; by name,
+    those whose name says their data last."""
+    runs_dir = Path(checked.local["runs_dir"])
+    files = [
+        *runs_dir.glob(f"*-{checked.hash}/provenance.json"),
+        *runs_dir.glob(f"*-{checked.former_hash}/provenance.json"),
+    ]
+    files += sorted(runs_dir.glob(f"*-{checked.hash}-*/provenance.json"))
+    return [Run(file.parent) for file in files]
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What a run was made of and is no longer: its data, its test data, and, on the same device and version
+    of torch, its first and its frozen weights (a user's model may read them from a file). What is not
+    recorded is not compared."""
+    names = {"data": "training data", "test_data": "test data"}
+    if not differences(before, now, ("device", "threads")):
+        names |= {"start": "first weights", "frozen_values": "frozen weights"}
+    return [what for key, what in names.items() if key in before and before[key] != now.get(key)]
+
+
+def _note_resuming(
+    run: Run, position: Position, source: dict[str, Any], group: Processes, console: Console
+) -> None:
+    if others := differences(run.provenance, source):
+        console.complain(
+            f"{run.name}: resumed with another {', '.join(others)}: the last digits may differ from a whole "
+            f"run's"
+        )
+    if group.first:
+        run.resumed(step=position.step, **source)
+    console.note(f"resuming {run.path} at step {position.step}")
+
+
+def differences(
+    before: dict[str, Any], now: dict[str, Any], facts: Sequence[str] = ("device", "threads", "tf32")
+) -> list[str]:
+    """What the last bits depend on and is not as it was."""
+    names = [key for key in facts if before.get(key) != now.get(key)]
+    return names + [key for key in ("torch",) if before["packages"].get(key) != now["packages"][key]]
+
+
+def checked_with_source(checked: Checked) -> Checked:
+    """`init_from` as <hash>@<step>, so that the name says which weights and not where they lay; the path in
+    `local`."""
+    if not checked.config.get("init_from"):
+        return checked
+    word, _, step = checked.config["init_from"].partition("@")
+    run = find(word, Path(checked.local["runs_dir"]))
+    saved = run.checkpoints()
+    if not saved or (step and not (step.isdigit() and int(step) in saved)):
+        steps = ", ".join(map(str, saved)) or "none"
+        raise Refusal(f"init_from={word}@{step}: {run.name} has checkpoints at steps {steps}")
+    at = int(step) if step else saved[-1]
+    local = checked.local | {"source": (str(run.path), at)}
+    return replace(checked, config=checked.config | {"init_from": f"{run.hash}@{at}"}, local=local)
+
+
+def start_weights(checked: Checked, experiment: Experiment) -> Tensor | None:
+    """The weights that `init_from` names, or None. Refuses weights of another model, also where it is its
+    frozen ones that differ."""
+    if "source" not in checked.local:
+        return None
+    path, step = checked.local["source"]
+    source = Run(Path(path))
+    try:
+        w = source.load(step)["w"]
+    except (ValueError, OSError, RuntimeError, KeyError) as problem:
+        raise Refusal(f"init_from: {problem} in {path}; choose another step") from None
+    size = len(experiment.problem.w0)
+    if len(w) != size:
+        raise Refusal(f"init_from: {path} has {len(w)} parameters and this model {size}; use the same model")
+    facts = experiment.facts
+    if source.provenance.get("frozen_values") != facts.get("frozen_values"):
+        raise Refusal(
+            f"init_from: the frozen parameters of {path} have other values than this model's, or are others; "
+            "use the same model and seed"
+        )
+    return w
+
+
+def begun(experiment: Experiment, run: Run) -> Experiment:
+    """The same experiment with `init` the weights at which the run began, where those were another run's."""
+    if not run.config.get("init_from") or 0 not in run.checkpoints():
+        return experiment
+    try:
+        return with_start(experiment, run.load(0)["w"].to(experiment.problem.w0))
+    except (ValueError, OSError, RuntimeError) as problem:
+        raise Refusal(
+            f"{run.name}: its first weights are lost ({problem}); start it again in another runs_dir"
+        ) from None
+
+
+def checkpoint_period(checked: Checked, experiment: Experiment) -> int:
+    """`checkpoint_every` in steps; by default a tenth of the run at steps that are measured, and for
+    replicas, whose runs are short, the whole run."""
+    if checked.local["checkpoint_every"] is not None:
+        return in_steps(checked.local["checkpoint_every"], experiment.minibatches.per_epoch) or max(
+            experiment.steps, 1
+        )
+    if checked.config["replicas"] != 1:
+        return max(experiment.steps, 1)
+    measured = (
+        times(checked.config["measure_every"], experiment.minibatches.per_epoch, experiment.steps).every or 1
+    )
+    return max(1, round(experiment.steps / 10 / measured)) * measured

@@ -1,0 +1,124 @@
+"""Measuring at a point: for the training loop, and for `sharp measure` on checkpoints of runs and files of
+weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpcli.engine.experiment import Experiment
+from sharpcli.errors import Refusal
+from sharpcli.jsonl import Row
+from sharpcli.landscape.curvature import Curvature
+from sharpcli.measures import Estimates, Point
+from sharpcli.optimizers import State
+from sharpcli.rng import generator
+
+Warm = dict[str, Tensor]
+Tell = Callable[[str, int, float], Any]
+
+
+def measure(
+    experiment: Experiment,
+    w: Tensor,
+    step: int,
+    warm: Mapping[str, Tensor],
+    names: Iterable[str],
+    state: State | None = None,
+) -> tuple[Row, Warm]:
+    """The row of the named measures at w, and what each leaves for the next measurement."""
+    row: Row = {}
+    after = dict(warm)
+    for _, columns, left in each(experiment, w, step, warm, names, state):
+        row |= columns
+        after |= left
+    return row, after
+
+
+def each(
+    experiment: Experiment,
+    w: Tensor,
+    step: int,
+    warm: Mapping[str, Tensor],
+    names: Iterable[str],
+    state: State | None = None,
+    tell: Tell | None = None,
+) -> Iterator[tuple[str, Row, Warm]]:
+    """The named measures at w in turn, on one shared curvature: name, columns, warm vectors.
+
+    A measure adds its values, and if it spends any `<name>_products`, `<name>_gradients`, `<name>_seconds`
+    and `<name>_examples`. Its generator is keyed by (seed, name, step): measuring moves no other draw.
+    `tell(name, products, error)` is called during long solves. A device that runs out of memory is a refusal
+    that says what to try.
+    """
+    surface = experiment.surface_at(w)
+    curvature = Curvature(surface, w, experiment.seed, step, experiment.basis_bytes)
+    lr = experiment.schedule(min(step, max(experiment.steps - 1, 0)))
+    for name in names:
+        began = time.perf_counter()
+        if tell is not None:
+            tell(name, 0, float("nan"))
+            curvature.tell = lambda products, error, name=name: tell(name, products, error)
+        point = Point(
+            w=w,
+            surface=surface,
+            curvature=curvature,
+            rng=generator(experiment.seed, name, step),
+            warm=warm.get(name),
+            problem=experiment.problem,
+            lr=lr,
+            optimizer=experiment.optimizer,
+            state=state,
+            init=experiment.init,
+            step=step,
+        )
+        with enough_memory(experiment):
+            estimates = experiment.measures[name](point)
+        if not isinstance(estimates, Estimates):
+            kind = type(estimates).__name__
+            raise Refusal(
+                f"measure.{name}: gives a {kind}; give a sharpcli.measures.Estimates, as in "
+                f"Estimates({{'x': 1.0}})"
+            )
+        row = dict(estimates.values)
+        if estimates.products is not None or estimates.gradients:
+            row[f"{name}_products"] = round(estimates.products or 0, 3)
+            row |= {f"{name}_gradients": round(estimates.gradients, 2)} if estimates.gradients else {}
+            row[f"{name}_examples"] = surface.examples
+            row[f"{name}_seconds"] = round(time.perf_counter() - began, 4)
+        yield name, row, {} if estimates.warm is None else {name: estimates.warm}
+
+
+@contextmanager
+def enough_memory(experiment: Experiment) -> Iterator[None]:
+    """Turns memory that runs out into one line that says which smaller chunk or graph to try."""
+    try:
+        yield
+    except RuntimeError as problem:  # torch.OutOfMemoryError is one; the CPU's allocator raises a plain one
+        if not isinstance(problem, torch.OutOfMemoryError) and "allocate memory" not in str(problem):
+            raise
+        graph_gb = experiment.problem.surface.graph_budget / 1e9
+        largest = max(len(y) for _, y in experiment.problem.surface.batches)
+        raise Refusal(
+            f"out of memory at {largest} examples at once and graphs of up to {graph_gb:g} GB on "
+            f"{experiment.problem.w0.device}; try chunk={max(1, largest // 4)} graph_gb={graph_gb / 4:g}, or "
+            f"basis_gb={experiment.basis_bytes / 4e9:g}"
+        ) from None
+
+
+def restore(saved: Mapping[str, Any], experiment: Experiment) -> tuple[Tensor, Warm, State]:
+    """The weights, the warm vectors and the optimizer's state of a checkpoint, on the experiment's device."""
+    w0 = experiment.problem.w0
+    warm = {name: vectors.to(w0) for name, vectors in saved["warm"].items()}
+    return saved["w"].to(w0), warm, tuple(part.to(w0.device) for part in saved["state"])
+
+
+def part_of(experiment: Experiment, w: Tensor, chosen: Iterable[str]) -> Experiment:
+    """The same experiment in some parameters alone, the others held at w."""
+    return replace(experiment, problem=experiment.problem.only(w, list(chosen)), init=None)

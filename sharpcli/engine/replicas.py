@@ -1,0 +1,70 @@
+"""Many runs as one: seeds, or a grid of settings, side by side in one process and one directory, a lane for
+each."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from sharpcli.config.check import Checked, check
+from sharpcli.engine.experiment import Experiment, build
+from sharpcli.engine.train import Label
+from sharpcli.errors import Refusal
+
+FIXED = ("steps", "measure_every", "replicas")  # settings of the run, in which its replicas cannot differ
+
+
+def labels(config: dict[str, Any]) -> list[Label]:
+    """What tells the replicas apart: seeds from the run's own where `replicas` is a number, else every
+    combination of a mapping from settings to lists (`seed` may be a number of seeds)."""
+    wanted, seed = config["replicas"], config["seed"]
+    if isinstance(wanted, int):
+        return [{"seed": seed + i} for i in range(wanted)]
+    grid = {
+        key: list(range(seed, seed + values)) if isinstance(values, int) else values
+        for key, values in wanted.items()
+    }
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def experiments(checked: Checked) -> list[tuple[Label, Experiment]]:
+    """Each replica's objects. Refuses what a single run would refuse, settings that the run does not have,
+    and replicas of different sizes or times of measurement."""
+    out: list[tuple[Label, Experiment]] = []
+    checked_once: dict[
+        str, Checked
+    ] = {}  # by all but the seed: checking a config costs more than building it
+    for label in labels(checked.config):
+        settings = {key: value for key, value in label.items() if key != "seed"}
+        if str(settings) not in checked_once:
+            checked_once[str(settings)] = _with(checked, settings)
+        config = checked_once[str(settings)]
+        seed = label.get("seed", checked.config["seed"])
+        experiment = build(replace(config, config=config.config | {"seed": seed}))
+        first_label, first = out[0] if out else (label, experiment)
+        size, size_of_first = len(experiment.problem.w0), len(first.problem.w0)
+        if size != size_of_first:
+            raise Refusal(f"replicas: with {label} there are {size} parameters, not {size_of_first}")
+        if (experiment.steps, experiment.due) != (first.steps, first.due):
+            raise Refusal(
+                f"replicas: with {label} other steps are due than with {first_label}; count in steps, not "
+                f"in epochs"
+            )
+        out.append((label, experiment))
+    return out
+
+
+def _with(checked: Checked, settings: Label) -> Checked:
+    """The config of a replica: the run's own with these settings."""
+    config = OmegaConf.create({**checked.config, **checked.local, "replicas": 1})
+    for key, value in settings.items():
+        if key in FIXED or OmegaConf.select(config, key) is None:
+            raise Refusal(
+                f"replicas.{key}: no setting of this run that replicas may differ in; try lr, seed, "
+                f"optimizer.rho"
+            )
+        OmegaConf.update(config, key, value)
+    return check(config)

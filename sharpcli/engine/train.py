@@ -1,0 +1,244 @@
+"""The one training loop: checkpoint, measure, step; for one trajectory, or for the lanes of a run with
+replicas."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpcli.due import Times
+from sharpcli.engine.experiment import Experiment
+from sharpcli.engine.measuring import Warm, measure, restore
+from sharpcli.engine.steps import COMPILED_AT_ONCE, Advance, advance
+from sharpcli.jsonl import Row
+from sharpcli.optimizers import State, base_edge, columns, edge, started
+from sharpcli.run import Run
+
+NEVER = Times()
+LARGEST_LOSS = 3.4e38  # beyond float32's numbers a training loss has diverged, and no plot has a scale for it
+CRASH_COSTS = (
+    60.0  # write a checkpoint at least this often (seconds), keeping only the latest of these extra ones
+)
+Label = Mapping[str, Any]
+
+
+@dataclass
+class Lane:
+    """One trajectory of a run: its experiment, and where it is: all that resuming needs.
+
+    `label` is what tells it apart from the other lanes of a run with replicas; None in a run of one
+    trajectory. A lane that has `diverged` is moved no more.
+    """
+
+    experiment: Experiment
+    w: Tensor
+    state: State
+    warm: Warm
+    step: int = 0
+    label: Label | None = None
+    diverged: bool = False
+
+
+@dataclass
+class Position:
+    """Where a run is: the step that all its lanes have reached, and the seconds spent by earlier
+    processes."""
+
+    step: int
+    lanes: list[Lane]
+    seconds: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds spent on this run by all processes."""
+        return self.seconds + time.perf_counter() - self.started
+
+    def copy(self) -> Position:
+        """The position as it is now: a step replaces a lane's tensors and never writes into them."""
+        return replace(self, lanes=[copy(lane) for lane in self.lanes])
+
+
+def train(
+    run: Run,
+    position: Position,
+    checkpoint_every: int,
+    tell: Callable[[int, Row | None], Any] = lambda step, row: None,
+    threads: int = 1,
+) -> Row:
+    """Trains from `position` to the last step and returns the last row logged.
+
+    At a step: a checkpoint where it is due (with the warm vectors as they are *before* measuring, so that
+    measuring it again gives the same numbers), the measures that are due, a row for each lane, then the
+    update; where steps are compiled, all up to the next at which something is due, `threads` lanes at the
+    same time. The last step is measured and kept always. Weights or a training loss that are not finite end a
+    run of one lane as diverged, which is a result; among several lanes, that lane says so in its rows from
+    then on. On Ctrl-C the position at which the step began is written first, so that resuming measures that
+    step again and logs it once.
+    """
+    first = position.lanes[0].experiment
+    moves = [advance(lane.experiment) for lane in position.lanes]
+    several, last_step = position.lanes[0].label is not None, first.steps
+    at_once = COMPILED_AT_ONCE if several else moves[0].at_once
+    saved_at, extra = time.perf_counter(), None
+    offset = began_offset = run.offset
+    began = position.copy()
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            while True:
+                began, began_offset = position.copy(), offset
+                due = position.step % checkpoint_every == 0 or position.step == last_step
+                if due or time.perf_counter() - saved_at > CRASH_COSTS:
+                    save(run, position, offset)
+                    if extra is not None and extra != position.step:
+                        run.drop(extra)
+                    saved_at, extra = time.perf_counter(), None if due else position.step
+                rows = rows_at(position)
+                if rows:
+                    run.log(*rows)
+                    offset = run.offset
+                tell(position.step, rows[0] if rows else None)
+                if rows and (position.step >= last_step or _is_over(position)):
+                    return rows[-1]
+                checkpoint = (position.step // checkpoint_every + 1) * checkpoint_every
+                stop = min(last_step, checkpoint, next_due(first, position.step), position.step + at_once)
+                moving = [
+                    (lane, move)
+                    for lane, move in zip(position.lanes, moves, strict=True)
+                    if not lane.diverged
+                ]
+                if len(moving) == 1:
+                    _move(*moving[0], stop)
+                else:
+                    for done in [pool.submit(_move, lane, move, stop) for lane, move in moving]:
+                        done.result()
+                position.step = stop if several else position.lanes[0].step
+    except KeyboardInterrupt:
+        save(run, began, began_offset)
+        raise
+
+
+def _move(lane: Lane, move: Advance, stop: int) -> None:
+    """Moves a lane to `stop`, or to the step at which its weights are no longer finite."""
+    while lane.step < stop:
+        lane.w, lane.state, lane.step = move(lane.w, lane.state, lane.step, stop)
+        if lane.step < stop and not bool(torch.isfinite(lane.w.sum())):
+            return
+
+
+def _is_over(position: Position) -> bool:
+    """Whether a run of one trajectory has diverged. Replicas go on to the last step, so that each has its row
+    there."""
+    return position.lanes[0].label is None and position.lanes[0].diverged
+
+
+def _due(experiment: Experiment, step: int) -> bool:
+    """Whether there is a row at this step: a measure is due, or it is the last."""
+    return step == experiment.steps or any(times.due(step) for times in experiment.due.values())
+
+
+def next_due(experiment: Experiment, step: int) -> int:
+    """The next step at which a measure is due, the last step at the latest."""
+    following = (times.after(step) for times in experiment.due.values())
+    return min([experiment.steps, *(at for at in following if at is not None)])
+
+
+def rows_at(position: Position) -> list[Row]:
+    """A row for each lane at this step; none where nothing is due."""
+    rows = []
+    first = position.lanes[0].experiment
+    for number, lane in enumerate(position.lanes):
+        if lane.diverged:
+            row: Row | None = {"diverged": True} if _due(first, position.step) else None
+        else:
+            row = _row(lane, position)
+        if row is None:
+            continue
+        if row.get("diverged") and not lane.diverged:
+            lane.diverged = True
+            row |= {} if lane.label is None else {"diverged_at": lane.step}
+        if lane.label is not None:
+            about = {"step": position.step, "replica": number, **lane.label}
+            row = {**about, **row, "step": position.step, "seconds": round(position.elapsed, 3)}
+        rows.append(row)
+    return rows
+
+
+def _row(lane: Lane, position: Position) -> Row | None:
+    """The row of a lane at its step, or None where nothing is due."""
+    experiment, at = lane.experiment, lane.step
+    finite = math.isfinite(lane.w.sum())
+    if finite and not _due(experiment, at):
+        return None
+    last = at == experiment.steps
+    names = [name for name, times in experiment.due.items() if times.due(at) or (last and times != NEVER)]
+    lr = experiment.schedule(min(at, max(experiment.steps - 1, 0)))
+    row: Row = {"step": at, "epoch": round(at / experiment.minibatches.per_epoch, 6), "lr": lr}
+    edges = {"edge": edge(experiment.optimizer, lr), "base_edge": base_edge(experiment.optimizer, lr)}
+    row |= {name: value for name, value in edges.items() if value is not None}
+    if finite:
+        row |= columns(experiment.optimizer, lane.state, lr)
+        measured, lane.warm = measure(experiment, lane.w, at, lane.warm, names, lane.state)
+        row |= measured
+        finite = abs(row.get("train_loss", 0.0)) < LARGEST_LOSS
+    if not finite:
+        row["diverged"] = True
+    return row | {"seconds": round(position.elapsed, 3)}
+
+
+def save(run: Run, position: Position, offset: int) -> None:
+    """Writes a checkpoint of a position; `offset` bytes of metrics.jsonl are what was logged before it."""
+    about = {"step": position.step, "offset": offset, "seconds": position.elapsed}
+    lanes = [_saved(lane) for lane in position.lanes]
+    only = lanes[0] if position.lanes[0].label is None and lanes[0] is not None else {"replicas": lanes}
+    run.save(position.step, about | only)
+
+
+def _saved(lane: Lane) -> dict[str, Any] | None:
+    if lane.diverged and lane.label is not None:
+        return None
+    warm = {name: vectors.cpu() for name, vectors in lane.warm.items()}
+    return {"w": lane.w.cpu(), "state": [part.cpu() for part in lane.state], "warm": warm}
+
+
+def resume(run: Run, lanes: Sequence[Lane], complain: Callable[[str], Any]) -> Position | None:
+    """The position of the newest readable checkpoint, its rows cut back to it; None where there is no
+    checkpoint. `lanes` are the run's at its start.
+
+    A damaged checkpoint is complained of, removed, and the previous checkpoint is used.
+    """
+    for step in reversed(run.checkpoints()):
+        try:
+            saved = run.load(step)
+            parts = saved.get("replicas", [saved])
+            restored = [_restored(lane, part, step) for lane, part in zip(lanes, parts, strict=True)]
+        except (ValueError, OSError, RuntimeError, KeyError) as problem:
+            complain(f"{run.name}: {problem}; going back to the checkpoint before")
+            run.drop(step)
+            continue
+        run.cut(saved["offset"])
+        return Position(step, restored, saved["seconds"])
+    run.cut(0)
+    return None
+
+
+def _restored(lane: Lane, saved: Mapping[str, Any] | None, step: int) -> Lane:
+    if saved is None:
+        return replace(lane, step=step, diverged=True)
+    w, warm, state = restore(saved, lane.experiment)
+    return replace(lane, w=w, state=state, warm=warm, step=step)
+
+
+def begin(experiment: Experiment, label: Label | None = None) -> Lane:
+    """A lane at step 0: at the experiment's start `init`."""
+    start = experiment.problem.w0 if experiment.init is None else experiment.init
+    w = start.to(experiment.problem.w0).clone()
+    return Lane(experiment, w, started(experiment.optimizer, w), {}, label=label)

@@ -1,0 +1,57 @@
+"""The examples of each step, and examples cut into batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sharpcli.landscape.surface import Batch
+from sharpcli.rng import generator
+
+
+def chunks(examples: Batch, size: int) -> tuple[Batch, ...]:
+    """The examples (x [n, ...], y [n, ...]) in order, `size` at a time; the last batch may be smaller."""
+    x, y = examples
+    return tuple((x[i : i + size], y[i : i + size]) for i in range(0, len(y), size))
+
+
+@dataclass(frozen=True)
+class Minibatches:
+    """The examples of each step: all of them, or `batch_size` of an order drawn anew each epoch from (seed,
+    epoch), or `batch_size` drawn at each step from (seed, step) with replacement.
+
+    Without replacement the last batch of an epoch is what is left and may be smaller.
+    """
+
+    examples: Batch
+    batch_size: int
+    seed: int
+    replacement: bool = False
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps in an epoch."""
+        return -(-len(self.examples[1]) // self.batch_size)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every step sees every example once."""
+        return self.per_epoch == 1 and not self.replacement
+
+    def order(self, epoch: int) -> Tensor:
+        """The permutation [n] of one epoch."""
+        y = self.examples[1]
+        return torch.from_numpy(generator(self.seed, "order", epoch).permutation(len(y))).to(y.device)
+
+    def __call__(self, step: int, order: Tensor) -> Batch:
+        """The batch of a step, given its epoch's order (of no use with replacement)."""
+        x, y = self.examples
+        if self.replacement:
+            drawn = generator(self.seed, "order", step).choices(self.batch_size, len(y))
+            picked = torch.from_numpy(drawn).to(y.device)
+        else:
+            i = step % self.per_epoch * self.batch_size
+            picked = order[i : i + self.batch_size]
+        return x[picked], y[picked]

@@ -1,0 +1,104 @@
+"""Regression toys: a few examples, one output, half squared loss, float64, and the same as compiled
+functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sharpcli.data import Dataset
+from sharpcli.errors import Refusal
+from sharpcli.landscape.surface import LossSurface
+from sharpcli.losses.half_squared import half_squared
+from sharpcli.problems.minibatches import chunks
+from sharpcli.problems.problem import Better, ClosedFlows, Problem
+from sharpcli.rng import generator
+from sharpcli.theory.convex import least_l1
+
+if TYPE_CHECKING:
+    from sharpcli.problems.compiled import CompiledToy
+
+Scores = Callable[[Tensor], dict[str, float]]
+Layout = tuple[tuple[str, torch.Size], ...]
+
+
+def regression(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    w0: Tensor,
+    x: Tensor,
+    y: Tensor,
+    chunk: int,
+    layout: Layout,
+    *,
+    compiled: CompiledToy | None = None,
+    scores: Scores = lambda w: {},
+    better: Mapping[str, Better] = MappingProxyType({}),
+    norms: Scores = lambda w: {},
+    flows: ClosedFlows | None = None,
+    least_norm: Callable[[Tensor, bool], dict[str, float]] | None = None,
+    joint: bool = False,
+) -> Problem:
+    """L(w) = (1/2n) sum_i (predict(w, x_i) - y_i)^2 with x [n, .], y [n, 1] and predict [n, 1]; `scores` and
+    `norms` add what this toy knows of w, and `better` says which of its scores a reader wants to see and
+    whether a lower one is better; `joint` where the outputs of a batch depend on one another. The rest is as
+    in `Problem`."""
+    surface = LossSurface(predict, half_squared, chunks((x, y), chunk), joint=joint)
+
+    def all_scores(w: Tensor) -> dict[str, float]:
+        return {"train_loss": float(surface.value(w)), **scores(w)}
+
+    return Problem(
+        w0=w0,
+        examples=(x, y),
+        surface=surface,
+        scores=all_scores,
+        at=lambda w: surface,
+        better={"train_loss": "lower", **better},
+        layout=layout,
+        norms=norms,
+        flows=flows,
+        least_norm=least_norm,
+        compiled=compiled,
+    )
+
+
+def users_own(data: Dataset, dims: int, name: str) -> tuple[Tensor, Tensor]:
+    """A user's own Z [n, ...] of `dims` dimensions and y [n, 1], in float64. Refuses other dimensions and
+    several outputs."""
+    x, y = data.x_train.double(), data.y_train.double()
+    if x.ndim != dims or y.shape != (len(x), 1):
+        shape = ", ".join(["n", *["d"] * (dims - 1)])
+        raise Refusal(
+            f"problem={name}: the data's inputs are {list(x.shape)} and its labels {list(y.shape)}; give "
+            f"[{shape}] and [n]"
+        )
+    return x.contiguous(), y.contiguous()
+
+
+def sparsest(x: Tensor, y: Tensor, name: str, positive: bool = False) -> Tensor:
+    """The vector of least l1 norm that fits x [n, d] and y [n, 1], of those without negative entries for
+    `positive`. Refuses labels that no such vector fits."""
+    try:
+        return torch.from_numpy(least_l1(x.numpy(), y[:, 0].numpy(), positive=positive)[0])
+    except ValueError as problem:
+        vector = "vector without negative entries" if positive else "vector"
+        raise Refusal(f"problem={name}: {problem}; give labels that some {vector} fits") from None
+
+
+def normal(shape: tuple[int, ...], seed: int, who: str) -> Tensor:
+    """Independent N(0, 1) in float64, the same for the same seed and consumer."""
+    return torch.randn(shape, generator=generator(seed, who, 0), dtype=torch.float64)
+
+
+def signs(shape: tuple[int, ...], seed: int, who: str) -> Tensor:
+    """Independent +-1 in float64."""
+    return torch.randint(0, 2, shape, generator=generator(seed, who, 0)).double() * 2 - 1
+
+
+def layout(**shapes: tuple[int, ...]) -> Layout:
+    """Names and shapes of the tensors that w is the concatenation of."""
+    return tuple((name, torch.Size(shape)) for name, shape in shapes.items())
