@@ -226,7 +226,7 @@ def test_a_run_that_two_claims_share_is_made_once(folder):
     words = [
         "problem=uv",
         "method=gd",
-        "compiled=false",
+        "compile_toys=false",
         "steps=2000",
         "measure=[scores]",
         "measure_every=even 2",

@@ -8,7 +8,7 @@ import yaml
 from sharpcli import CONF
 from sharpcli.config.build import part
 from sharpcli.config.check import check, typed
-from sharpcli.config.settings import GROUPS, SEVERAL
+from sharpcli.config.settings import GROUPS
 from sharpcli.config.targets import hyperparameters, resolve
 from sharpcli.config.words import compose, options
 from sharpcli.errors import Refusal
@@ -25,9 +25,9 @@ def checked(*words):
 def parts_of(group, name):
     if group == "plot":
         return {name: yaml.safe_load((CONF / "plot" / f"{name}.yaml").read_text())}
-    words = [f"{group}=[{name}]" if group in SEVERAL else f"{group}={name}", *FILL.get(name, [])]
+    words = [f"{group}=[{name}]" if GROUPS[group].several else f"{group}={name}", *FILL.get(name, [])]
     chosen = compose(words)[group]
-    return dict(chosen) if group in SEVERAL else {name: chosen}
+    return dict(chosen) if GROUPS[group].several else {name: chosen}
 
 
 @pytest.mark.parametrize("group, name", PARTS)
@@ -40,8 +40,9 @@ def test_every_yaml_names_exactly_its_target_s_parameters_and_they_have_no_defau
             name if group != "problem" else target.__module__.rsplit(".", 1)[-1]
         )  # toys of one kind share a file
         assert target.__module__ == f"sharpcli.{folder}.{file}"
-        _, wanted = hyperparameters(target)
-        assert set(values) - {"_target_", "every"} == set(wanted)
+        _, needed, taken = hyperparameters(target)
+        assert needed == taken
+        assert set(values) - {"_target_", "every"} == set(taken)
         assert all(
             p.default is inspect.Parameter.empty for p in inspect.signature(target).parameters.values()
         )
@@ -146,7 +147,7 @@ def test_a_data_file_counts_by_its_content_and_not_by_its_place(tmp_path):
         ("measure_examples=-3", "measure_examples=-3"),
         ("graph_gb=0", "graph_gb=0.0"),
         ("device=tpu", "device=tpu: possible: auto, cpu"),
-        ("compile=perhaps", "compile=perhaps: possible: auto, true, false"),
+        ("compile_products=perhaps", "compile_products=perhaps: possible: auto, true, false"),
         ("method=sma", "method=sma: no such method; did you mean sam? possible: central_flow, gd,"),
         (
             "optimizer=adan",
@@ -170,7 +171,7 @@ def test_a_data_file_counts_by_its_content_and_not_by_its_place(tmp_path):
         ("~optimizer", "optimizer is missing"),
         ("measure.sharpness.k=two", "measure.sharpness.k=two: not a whole number"),
         ("measure.sharpness.tol=nan", "give a finite number"),
-        ("compiled=maybe", "compiled=maybe: not true or false"),
+        ("compile_toys=maybe", "compile_toys=maybe: not true or false"),
         ("replacement=2.5", "not true or false"),
         ("measure.sharpness.every=never", "measure.sharpness.every=never: give a whole number"),
     ],

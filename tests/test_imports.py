@@ -1,151 +1,119 @@
-"""Import directions: who may know whom."""
+"""Import directions: which room may know which. The table is the one in CONTRIBUTING.md."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 import sharpcli
 
 TOP = Path(sharpcli.__file__).parent
-KINDS = ("problems", "data", "models", "losses", "optimizers", "objectives", "schedules", "measures", "plots")
-LEAVES = {"errors", "rng", "ranks"}
-# what each module may import of this package, besides the leaves; a kind of part may also import its own
-# package
+# what each room may import of this package, itself aside
 MAY = {
-    "compiler": set(),
-    "surface": {"compiler"},
+    "errors": set(),
+    "rng": set(),
+    "provenance": set(),
+    "due": {"errors"},
+    "jsonl": {"errors"},
+    "config": {"due", "errors"},
+    "run": {"config", "jsonl", "errors"},
     "linalg": set(),
-    "problem": {"surface", "kernel"},
-    "kernel": set(),
-    "toys": {"data", "theory", "kernel", "losses", "problem", "surface"},
-    "data": set(),
-    "models": set(),
+    "theory": {"errors"},
+    "data": {"errors"},
+    "models": {"errors"},
     "losses": set(),
-    "schedules": set(),
-    "optimizers": {"surface", "flows", "interpolators", "linalg"},
-    "objectives": {"surface"},
-    "problems": {
-        "surface",
-        "problem",
-        "compiler",
-        "data",
-        "losses",
-        "structure",
-        "convolution",
-        "kernel",
-        "toys",
-        "theory",
+    "schedules": {"errors"},
+    "plots": {"errors"},
+    "landscape": {"linalg", "rng", "errors"},
+    "optimizers": {"landscape", "linalg", "errors"},
+    "objectives": {"landscape", "rng", "errors"},
+    "problems": {"landscape", "optimizers", "objectives", "data", "losses", "theory", "rng", "errors"},
+    "measures": {"problems", "optimizers", "landscape", "linalg", "errors"},
+    "engine": {
+        *("measures", "problems", "objectives", "optimizers", "schedules", "data", "landscape"),
+        *("config", "run", "provenance", "due", "jsonl", "rng", "errors"),
     },
-    "curvature": {"surface", "linalg"},
-    "structure": set(),
-    "weights": set(),
-    "ranks": set(),
-    "measures": {
-        "surface",
-        "problem",
-        "linalg",
-        "curvature",
-        "optimizers",
-        "interpolators",
-        "flows",
-        "theory",
-    },
-    "interpolators": {"surface"},
-    "flows": {"interpolators", "kernel"},
-    "theory": set(),
-    "tables": {"theory"},
-    "checks": set(),
-    "checkout": set(),
-    "trials": {"checkout", "config", "draw", "launch", "run"},
-    "claims": {"config", "run", "trials"},
-    "studies": {"checks", "config", "run", "trials"},
-    "verdicts": {"claims", "config", "report"},
-    "plots": set(),
-    "run": set(),
-    "report": {"run"},
-    "provenance": {"checkout"},
-    "config": {"times"},
-    "advance": {"experiment", "kernel", "objectives", "optimizers", "problem", "schedules"},
-    "completion": {"config"},
-    "progress": {"run"},
-    "memory": set(),
-    "convolution": set(),
-    "experiment": {"config", "data", "memory", "measures", "optimizers", "problem", "surface", "times"},
-    "measure": {"curvature", "experiment", "measures", "optimizers", "run"},
-    "train": {"advance", "experiment", "measure", "optimizers", "run", "times"},
-    "draw": {"config", "run"},
-    "times": set(),
-    "replicas": {"advance", "config", "experiment", "measure", "optimizers", "run", "train"},
-    "launch": {
-        "config",
-        "experiment",
-        "measure",
-        "progress",
-        "provenance",
-        "report",
-        "replicas",
-        "run",
-        "times",
-        "train",
-    },
-    "remeasure": {
-        "config",
-        "experiment",
-        "launch",
-        "measure",
-        "progress",
-        "provenance",
-        "report",
-        "run",
-        "weights",
-    },
-    "cli": {"claims", "studies", "verdicts", "completion", "draw", "launch", "remeasure", "report", "run"},
+    "claims": {"engine", "theory", "config", "run", "provenance", "jsonl", "errors"},
+    "commands": {"engine", "landscape", "config", "run", "provenance", "jsonl", "errors"},
+    "cli": {"claims", "commands", "run", "errors"},
     "__main__": {"cli"},
     "__init__": set(),
+}
+PARTS = ("data", "models", "losses", "optimizers", "objectives", "schedules", "measures", "plots", "problems")
+SHARED = {  # modules of a room of parts that are no part, but what several parts share
+    "problems": {"problem", "minibatches", "regression", "relu_net", "compiled", "compiled_loop", "convolution"}
+    | {"network_norms"},
+    "data": {"npz"},
 }
 
 
 def imports(file: Path) -> set[str]:
-    found = set()
+    """The modules of this package that a file imports, in dotted form without the package's name."""
+    names = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "sharpcli":
-            found |= (
-                {node.module}
-                if node.module != "sharpcli"
-                else {f"sharpcli.{a.name}" for a in node.names if (TOP / f"{a.name}.py").exists()}
-            )
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return found
+            below = node.module.partition(".")[2]
+            folder = TOP.joinpath(*below.split(".")) if below else TOP
+            for alias in node.names:
+                is_module = (folder / f"{alias.name}.py").exists() or (folder / alias.name).is_dir()
+                names.add(f"{below}.{alias.name}".strip(".") if is_module else below)
+    return names - {""}
 
 
-@pytest.mark.parametrize("file", sorted(TOP.rglob("*.py")), ids=lambda f: str(f.relative_to(TOP)))
-def test_imports_go_one_way(file):
-    room = file.relative_to(TOP).parts[0].removesuffix(".py")
+FILES = sorted(TOP.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(TOP)))
+def test_a_file_imports_only_from_the_rooms_that_its_own_may_know(file):
+    parts = file.relative_to(TOP).with_suffix("").parts
+    room = parts[0]
     for name in imports(file):
-        words = name.split(".")
-        if words[0] != "sharpcli" or len(words) == 1:
-            continue
-        if words[1] == room and room in (*KINDS, "linalg", "theory"):
-            assert len(words) == 2 or room in ("linalg", "theory"), (
-                f"{room}: a part imports another of its kind: {name}"
-            )
-        else:
-            assert words[1] in MAY[room] | LEAVES, f"{room} imports {name}"
+        other, _, module = name.partition(".")
+        if other != room:
+            assert other in MAY[room], f"{room} imports {name}"
+        elif room in PARTS and module and parts[-1] != "__init__":
+            assert module.split(".")[0] in SHARED.get(room, set()), f"a part imports another of its kind: {name}"
+
+
+def test_the_rooms_have_floors_and_no_circle():
+    floor: dict[str, int] = {}
+    left = {room: set(others) for room, others in MAY.items()}
+    while left:
+        free = [room for room, others in left.items() if others <= floor.keys()]
+        assert free, f"a circle among {sorted(left)}"
+        for room in free:
+            floor[room] = 1 + max([floor[other] for other in left[room]], default=-1)
+            del left[room]
+    assert max(floor.values()) < 9
+
+
+def test_every_room_is_in_the_table_and_the_table_is_that_of_contributing():
+    rooms = {p.stem for p in TOP.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    assert rooms == MAY.keys()
+    assert len([p for p in TOP.iterdir() if p.suffix == ".py"]) <= 10
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| .*? \| ([^|]*) \|$", text, re.M))
+    for room, others in MAY.items():
+        if not room.startswith("__"):
+            assert {word.strip("`") for word in rows[room].replace("-", "").split(", ") if word.strip()} == others, room
 
 
 @pytest.mark.parametrize(
     "module, without",
-    [("cli", ["torch", "hydra", "pandas"]), ("draw", ["torch"]), ("report", ["torch", "pandas"])],
+    [
+        ("cli", ["torch", "hydra", "pandas"]),
+        ("commands.plot", ["torch"]),
+        ("commands.report", ["torch", "pandas"]),
+        ("commands.show", ["torch", "hydra", "pandas"]),
+        ("run", ["torch", "hydra", "pandas"]),
+        ("claims.verdicts", ["torch"]),
+    ],
 )
-def test_what_is_quick_or_sees_no_weights_does_not_import_torch(module, without):
+def test_a_quick_command_does_not_import_torch(module, without):
     code = f"import sys, sharpcli.{module}; print([m for m in {without} if m in sys.modules])"
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        == "[]"
-    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -164,7 +164,7 @@ def test_a_toy_on_one_s_own_file_is_the_toy_on_the_same_numbers(experiment, tmp_
     own = experiment(*words, "data=table", f"data.file={tmp_path / 'own.npz'}").problem
     w = drawn.w0 + 0.1
     assert torch.equal(own.w0, drawn.w0) and torch.equal(own.surface.grad(w), drawn.surface.grad(w))
-    c, k = np.zeros(own.kernel.scratch), own.kernel
+    c, k = np.zeros(own.compiled.scratch), own.compiled
     assert k.output(w.numpy(), k.x[1], c) == pytest.approx(float(own.surface.predict(w, own.examples[0])[1]))
     gone = {"test_error", "test_accuracy"} if name == "teacher" else set()
     assert own.scores(w).keys() == drawn.scores(w).keys() - gone

@@ -30,7 +30,7 @@ def last_rows(path, count):
 
 @pytest.mark.parametrize("is_compiled", ["true", "false"])
 def test_each_replica_is_the_run_of_its_seed_bit_for_bit(sharp, folder, is_compiled):
-    words = (*TOY, f"compiled={is_compiled}", "seed=5")
+    words = (*TOY, f"compile_toys={is_compiled}", "seed=5")
     said = sharp("train", *words, "replicas=3", "threads=2")
     assert (
         said.code == 0
@@ -75,7 +75,7 @@ def test_interrupted_replicas_resume_to_the_same_rows(process, folder):
         "measure=[scores]",
         "measure_every=100",
         "lr=0.02",
-        "compiled=false",
+        "compile_toys=false",
         "replicas=2",
     )
     whole = process("train", *words, "runs_dir=whole")

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import BatchNorm2d
 
 from sharpcli.data import Dataset, one_hot
 from sharpcli.errors import Refusal
-from sharpcli.landscape.compiled_products import PAYS_AFTER
+from sharpcli.landscape.compiled_products import BREAK_EVEN_PRODUCTS
 from sharpcli.landscape.distributed import ALONE
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.losses.cross_entropy import cross_entropy
@@ -103,13 +103,13 @@ def test_value_gradient_and_products_are_those_of_a_dense_computation_with_unequ
 def test_compiled_products_are_those_of_the_graph_and_auto_compiles_where_it_pays_alone():
     p, slow = (problem(MODELS["mlp"], cross_entropy, compile=when) for when in ("true", "false"))
     V = torch.randn(2, len(p.w0), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    fast = p.surface.compiler.product(p.surface.predict, torch.device("cpu"), 1)
+    fast = p.surface.compiled.product(p.surface.predict, torch.device("cpu"), 1)
     assert fast is not None  # unequal batches: two shapes
     assert torch.allclose(p.surface.hvp(p.w0, V), slow.surface.hvp(p.w0, V), rtol=1e-9, atol=1e-12)
     auto = problem(MODELS["mlp"]).surface
-    for device, count, compiles in (("cuda", PAYS_AFTER, False), ("cpu", 1, False), ("cuda", 1, True)):
-        assert (auto.compiler.product(auto.predict, torch.device(device), count) is not None) == compiles
-    assert auto.compiler.product(lambda w, x: x, torch.device("cuda"), 1) is None  # made for other outputs
+    for device, count, compiles in (("cuda", BREAK_EVEN_PRODUCTS, False), ("cpu", 1, False), ("cuda", 1, True)):
+        assert (auto.compiled.product(auto.predict, torch.device(device), count) is not None) == compiles
+    assert auto.compiled.product(lambda w, x: x, torch.device("cuda"), 1) is None  # made for other outputs
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -122,7 +122,7 @@ def test_a_machine_that_cannot_compile_is_refused_in_a_line(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", broken)
     p = problem(MODELS["mlp"], compile="true")
-    with pytest.raises(Refusal, match="torch.compile fails here .no compiler.; take compile=false"):
+    with pytest.raises(Refusal, match="torch.compile fails here .no compiler.; take compile_products=false"):
         p.surface.hvp(p.w0, p.w0)
 
 

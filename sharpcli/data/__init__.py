@@ -1,4 +1,5 @@
-"""Data sets. A part is a function `(folder, *, ...) -> Dataset`; one that reads no file takes no `folder`."""
+"""Data sets. A part is a function `(folder, *, ...) -> Dataset`, `folder` being the `data_dir=` that a data
+set is downloaded into; a part without a download leaves the parameter out."""
 
 from __future__ import annotations
 
@@ -13,10 +14,10 @@ Standardize = Literal["pixel", "channel", "none"]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Tensors in memory, float32 but for toys: x_train [n, ...], y_train [n, C], x_test [m, ...], y_test [m,
-    C].
+    """Training inputs x_train [n, ...] and targets y_train [n, C], test inputs x_test [m, ...] and targets
+    y_test [m, C]: tensors in memory, in float64 for data=table and else in float32.
 
-    Targets are real-valued; for `classes` they are one-hot and a prediction is scored by its largest output.
+    The targets are real-valued, or for `classes` one-hot, where the largest output is the predicted class.
     """
 
     x_train: Tensor
@@ -27,7 +28,7 @@ class Dataset:
 
 
 def standardize(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(x - mean) / std in place, where a constant feature (std 0) becomes 0."""
+    """x <- (x - mean) / std in place; a constant feature, whose std is 0, becomes 0."""
     return x.sub_(mean).div_(torch.where(std > 0, std, 1.0))
 
 

@@ -1,78 +1,70 @@
-"""A user's own data: an .npz with x_train, y_train, x_test and y_test."""
+"""A user's own data for a network: an .npz with the arrays x_train, y_train, x_test and y_test."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from sharpcli.data import Dataset, one_hot
+from sharpcli.data.npz import read
 from sharpcli.errors import Refusal
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 
 
-def arrays(*, file: str, sha256: str) -> Dataset:
-    """x [n, ...] of numbers, as it is; y integer classes [n] (from 0) or real targets [n] or [n, C].
+def arrays(*, file: Path) -> Dataset:
+    """Inputs x [n, ...], used as they are, and targets y: integers [n] are classes counted from 0, floats [n]
+    or [n, C] are real-valued.
 
-    `sha256` is the content hash of `file`, filled in when the config is checked. Refuses a file without the
-    four arrays, with unequal lengths or shapes, NaN or infinity, or a dtype that is no number.
+    Refuses a file without the four arrays, arrays of anything but finite numbers, unequal lengths or shapes,
+    negative classes, and targets of other shapes.
     """
-    found = _load(Path(file))
+    values = read(file, NAMES)
+    _check_shapes(file, values)
+    x_train, x_test = (torch.from_numpy(values[f"x_{s}"].astype(np.float32)) for s in ("train", "test"))
+    classes = values["y_train"].dtype.kind in "iu"
+    targets = _one_hot if classes else _real
+    y_train, y_test = targets(file, values["y_train"], values["y_test"])
+    return Dataset(x_train, y_train, x_test, y_test, classes)
+
+
+def _check_shapes(file: Path, values: dict[str, NDArray[Any]]) -> None:
+    """Refuses x and y of unequal length, and training and test arrays of another kind or shape."""
     for split in ("train", "test"):
-        x, y = found[f"x_{split}"], found[f"y_{split}"]
+        x, y = values[f"x_{split}"], values[f"y_{split}"]
         if not len(x) or len(x) != len(y):
             raise Refusal(
                 f"{file}: x_{split} has {len(x)} examples and y_{split} {len(y)}; give both the same, at "
                 f"least 1"
             )
     for kind in "xy":
-        train, test = found[f"{kind}_train"], found[f"{kind}_test"]
+        train, test = values[f"{kind}_train"], values[f"{kind}_test"]
         if train.shape[1:] != test.shape[1:] or train.dtype.kind != test.dtype.kind:
             raise Refusal(
                 f"{file}: {kind}_train is {train.dtype} {list(train.shape)} and {kind}_test {test.dtype} "
-                f"{list(test.shape)}; "
-                "they must agree in kind and in all but the first dimension"
+                f"{list(test.shape)}; they must agree in kind and in all but the first dimension"
             )
-    classes = found["y_train"].dtype.kind in "iu"
-    x_train, x_test = (torch.from_numpy(found[f"x_{s}"].astype(np.float32)) for s in ("train", "test"))
-    if classes:
-        y_train, y_test = (torch.from_numpy(found[f"y_{s}"].astype(np.int64)) for s in ("train", "test"))
-        if y_train.ndim != 1 or min(y_train.min(), y_test.min()) < 0:
-            raise Refusal(
-                f"{file}: integer targets are classes: give y [n] with values from 0, or real targets as "
-                f"float"
-            )
-        count = int(max(y_train.max(), y_test.max())) + 1
-        y_train, y_test = one_hot(y_train, count), one_hot(y_test, count)
-    else:
-        y_train, y_test = (torch.from_numpy(found[f"y_{s}"].astype(np.float32)) for s in ("train", "test"))
-        if y_train.ndim > 2:
-            raise Refusal(f"{file}: real targets are [n] or [n, C]; y_train is {list(y_train.shape)}")
-        y_train, y_test = y_train.reshape(len(y_train), -1), y_test.reshape(len(y_test), -1)
-    return Dataset(x_train, y_train, x_test, y_test, classes)
 
 
-def _load(file: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            missing = [name for name in NAMES if name not in archive]
-            if missing:
-                raise Refusal(
-                    f"{file}: no {', '.join(missing)} in it (it has {', '.join(archive) or 'nothing'}); "
-                    f"save all of {', '.join(NAMES)}"
-                )
-            found = {name: archive[name] for name in NAMES}
-    except (OSError, ValueError, TypeError, BadZipFile, AttributeError) as problem:
-        raise Refusal(f"{file}: not a readable .npz ({problem}); write one with numpy.savez") from None
-    for name, values in found.items():
-        if values.dtype.kind not in "fiu" or values.ndim == 0:
-            raise Refusal(
-                f"{file}: {name} is {values.dtype} {list(values.shape)}; give an array of numbers (float or "
-                f"integer)"
-            )
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise Refusal(f"{file}: {name} holds NaN or infinity; clean it first")
-    return found
+def _one_hot(file: Path, train: NDArray[Any], test: NDArray[Any]) -> tuple[Tensor, Tensor]:
+    """Integer classes [n] and [m] as rows [n, C] and [m, C], C one more than the largest class of both."""
+    y_train, y_test = torch.from_numpy(train.astype(np.int64)), torch.from_numpy(test.astype(np.int64))
+    if y_train.ndim != 1 or min(y_train.min(), y_test.min()) < 0:
+        raise Refusal(
+            f"{file}: integer targets are classes: give y [n] with values from 0, or real targets as float"
+        )
+    count = int(max(y_train.max(), y_test.max())) + 1
+    return one_hot(y_train, count), one_hot(y_test, count)
+
+
+def _real(file: Path, train: NDArray[Any], test: NDArray[Any]) -> tuple[Tensor, Tensor]:
+    """Real-valued targets [n] or [n, C] and [m] or [m, C] as float32 rows [n, C] and [m, C]."""
+    y_train, y_test = torch.from_numpy(train.astype(np.float32)), torch.from_numpy(test.astype(np.float32))
+    if y_train.ndim > 2:
+        raise Refusal(f"{file}: real targets are [n] or [n, C]; y_train is {list(y_train.shape)}")
+    return y_train.reshape(len(y_train), -1), y_test.reshape(len(y_test), -1)

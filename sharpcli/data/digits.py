@@ -1,4 +1,5 @@
-"""The 1,797 8x8 handwritten digits that ship with scikit-learn (Alpaydin & Kaynak 1998): no download."""
+"""The 1,797 handwritten digits of 8x8 pixels that scikit-learn contains (Alpaydin & Kaynak 1998), so that
+nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -7,20 +8,24 @@ import torch
 from sharpcli.data import Dataset, one_hot, standardize
 from sharpcli.errors import Refusal
 
-EXAMPLES = 1797
+IMAGES = 1797
 
 
 def digits(*, train_examples: int, wrong: int) -> Dataset:
-    """The first `train_examples` images [n, 1, 8, 8] train, the others test; each pixel has mean 0 and
-    variance 1 over the training images. The first `wrong` test images are trained on too, with the next class
-    for their label: who fits them starts from a bad minimum (Damian, Ma & Lee 2021, arXiv:2106.06530, section
-    6). Refuses a split that leaves either side empty, and more wrong images than test images."""
-    if not 0 < train_examples < EXAMPLES:
+    """The first `train_examples` images [n, 1, 8, 8] are the training set, all others the test set; every
+    pixel is standardized to mean 0 and variance 1 over these training images.
+
+    The first `wrong` test images are added to the training set with label (y + 1) mod 10. A network that fits
+    them is at a bad minimum, to start from (Damian, Ma & Lee 2021, arXiv:2106.06530, section 6). Test scores
+    then include these images. Refuses a training or test set without images, and more wrong images than test
+    images.
+    """
+    if not 0 < train_examples < IMAGES:
         raise Refusal(
-            f"data.train_examples={train_examples}: digits has {EXAMPLES} images; take 1 to {EXAMPLES - 1}"
+            f"data.train_examples={train_examples}: digits has {IMAGES} images; take 1 to {IMAGES - 1}"
         )
-    if not 0 <= wrong <= EXAMPLES - train_examples:
-        raise Refusal(f"data.wrong={wrong}: 0 to {EXAMPLES - train_examples}, the test images that are left")
+    if not 0 <= wrong <= IMAGES - train_examples:
+        raise Refusal(f"data.wrong={wrong}: 0 to {IMAGES - train_examples}, the test images that are left")
     from sklearn.datasets import load_digits
 
     raw = load_digits()
@@ -28,5 +33,5 @@ def digits(*, train_examples: int, wrong: int) -> Dataset:
     y = one_hot(torch.from_numpy(raw.target), 10)
     n = train_examples
     standardize(x, x[:n].mean(0), x[:n].std(0, correction=0))
-    taught = torch.cat([y[:n], y[n : n + wrong].roll(1, 1)])
-    return Dataset(x[: n + wrong], taught, x[n:], y[n:], classes=True)
+    y_train = torch.cat([y[:n], y[n : n + wrong].roll(1, dims=1)])  # one class later: (y + 1) mod 10
+    return Dataset(x[: n + wrong], y_train, x[n:], y[n:], classes=True)

@@ -1,4 +1,5 @@
-"""Measures. A part is a function `(at: Point, *, ...) -> Estimates`."""
+"""Measures. A part is a function `(at: Point, *, ...) -> Estimates`, whose docstring ends with a block
+`Columns:` that describes each of its columns (the grammar is in `commands/columns.py`)."""
 
 from __future__ import annotations
 
@@ -17,14 +18,14 @@ from sharpcli.problems.problem import ClosedFlows, Problem
 
 @dataclass(frozen=True)
 class Point:
-    """The point that a measure is taken at.
+    """Weights, and what a measure may use at them.
 
-    `w` [D]; `surface`, the training loss there on the examples that are measured, with the normalization
-    statistics fixed as the problem's policy says; `curvature` of it, shared with the other measures at this
-    point; `rng`, the measure's own generator; `warm`, what this measure left at the previous point (None at
-    the first); the `problem` for what is not the surface; the step size `lr`, the `step` and the `optimizer`
-    with its `state`, and where training began, `init` [D]: both None for a file of weights, which has
-    neither.
+    `w` [D] are the weights; `surface` is the training loss on the measured examples, with the normalization
+    statistics at w fixed as the problem's policy says; `curvature` the curvature of this surface at w, shared
+    by all measures of w; `rng` the measure's own generator; `warm` the vectors that this measure left at the
+    previous measured step (None at the first); `problem` supplies all else, such as test examples and norms.
+    `lr` is the step size, `step` the number of steps taken, `optimizer` the update rule. `state`, the state
+    of the update rule, and `init` [D], the weights at which training began, are None for a file of weights.
     """
 
     w: Tensor
@@ -46,10 +47,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Estimates:
-    """`values` by column name, each estimate with its error beside it (`<name>_error`, or `<name>_stderr`
-    over samples); the `products` (with the Hessian, or a matrix of the same cost, over all measured examples)
-    and `gradients` (or values, in thirds) spent, None for a measure that has no use for any; `warm`, what the
-    next measurement may start from."""
+    """`values` by column name, the error of an estimate in the column `<name>_error`, of a mean of samples in
+    `<name>_stderr`; the cost: `products` with the Hessian, or with a matrix of the same cost, over all
+    measured examples (None for a measure that needs none) and `gradients` (a value of the loss costs a
+    third); `warm`, vectors from which the next measurement may start."""
 
     values: dict[str, Any] = field(default_factory=dict)
     products: float | None = None
@@ -58,8 +59,8 @@ class Estimates:
 
 
 def closed_flows(at: Point, measure: str) -> ClosedFlows:
-    """The closed forms of the problem's flows. Refuses, in the name of `measure`, a problem that supplies
-    none, and some of its parameters alone."""
+    """The closed forms of the problem's flows. Refuses, in the name of `measure`, a problem that supplies no
+    closed forms, and a part of a problem's parameters."""
     if at.problem.flows is None:
         raise Refusal(
             f"measure={measure}: this problem supplies no closed form of its flows, and problem=uv does; "

@@ -33,17 +33,30 @@ def adaptive_sharpness(
     rtol: float,
     max_products: int,
 ) -> Estimates:
-    """With T = diag(|w|) and v = T u: `adaptive_worst` = max over |u| <= rho (`norm`) of L(w + v) - L(w), by
-    projected ascent from the gradient and `restarts` random points, per batch of `batch` examples (null: all)
-    and then averaged; `adaptive_average` = its mean over u ~ N(0, rho^2 I) or uniform on [-rho, rho]^D;
-    `adaptive_lambda_1` and `adaptive_trace` of T H T.
+    """The rise of the loss under perturbations v = T u in units of the weights, and the spectrum of T H T, T
+    [D] a diagonal matrix: |w| for `scale=element`.
 
-    `scale=filter`: T_i is the norm of the weight's row (a neuron's or filter's incoming weights), |w_i| for
-    biases and the last layer; `layer`: the norm of the whole tensor. Where w_i = 0, v_i = 0.
-    `normalize_logits` divides each example's outputs by their standard deviation over classes. The worst case
-    is a lower bound: `adaptive_worst_spread` is the best less the worst of the starts, averaged. Unchanged
-    under rescalings of ReLU neurons (Dinh et al. 2017) for `element`. Refuses rho <= 0, counts below 1, fewer
-    than 2 samples.
+    `scale=filter`: T_i is the norm of the row that w_i belongs to (the incoming weights of a neuron or
+    filter), and |w_i| for biases and the last layer. `scale=layer`: T_i is the norm of the whole tensor that
+    w_i belongs to. Where T_i = 0, v_i = 0. The worst case is by projected gradient ascent from the gradient
+    and from `restarts` random points, for each `batch` examples (null: for all examples at once).
+
+    `normalize_logits` divides each example's outputs by their standard deviation over classes. For `element`
+    the columns do not change under rescalings of ReLU neurons (Dinh et al. 2017). Refuses rho, tol and rtol
+    <= 0, counts below 1, fewer than 2 samples and fewer than 8 products.
+
+    Columns:
+        adaptive_worst [loss, error _spread]: max of L(w + v) - L(w) over |u| <= rho in `norm`, averaged over
+            batches; a lower bound, as ascent may miss the maximum; error: the highest rise that a start
+            reached less the lowest, averaged over batches
+        adaptive_worst_converged [-]: whether the highest ascent of every batch converged within `steps`
+        adaptive_average [loss, error _stderr]: mean of L(w + v) - L(w) over `samples` draws of u from N(0,
+            rho^2 I), or uniform on [-rho, rho]^D
+        adaptive_lambda_1 [loss, error _error]: the largest eigenvalue of T H T
+        adaptive_lambda_1_residual [loss]: |T H T x - lambda_1 x| for the unit eigenvector x: T H T has an
+            eigenvalue within this distance of adaptive_lambda_1
+        adaptive_trace [loss, error _stderr]: the trace of T H T, by Hutch++; exact where D <= `max_products`
+        adaptive_converged [-]: whether adaptive_lambda_1 reached `tol` and adaptive_trace `rtol`
     """
     if (
         not (rho > 0 and tol > 0 and rtol > 0)
@@ -92,8 +105,8 @@ def adaptive_sharpness(
 def worst_case(
     at: Point, surface: LossSurface, rho: float, norm: Norm, batch: int | None, restarts: int, steps: int
 ) -> tuple[float, float, float, bool]:
-    """The mean over batches of the largest rise, the mean spread over starts, gradients spent (of the whole
-    surface)."""
+    """The means over batches of the largest rise and of its spread over starts, the gradients spent (each
+    over all examples), and whether the highest ascent of every batch converged."""
     n, worst, spread, gradients, converged = surface.examples, 0.0, 0.0, 0.0, True
     for part in [surface] if batch is None else pieces(surface, batch):
         origin, weight = torch.zeros_like(at.w), part.examples / n
@@ -119,7 +132,8 @@ def standardized(outputs: Tensor) -> Tensor:
 
 
 def scales(at: Point, kind: str) -> Tensor:
-    """T [D]: |w|, or for weight matrices the norm of a row or of the whole tensor."""
+    """T [D]: for each weight its size (`element`), the norm of its row of a matrix (`filter`) or that of its
+    tensor (`layer`)."""
     parts, tensors = [], at.problem.tensors(at.w)
     last = max((i for i, t in enumerate(tensors) if t.ndim > 1), default=-1)
     for i, t in enumerate(tensors):

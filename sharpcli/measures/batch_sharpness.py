@@ -10,21 +10,30 @@ from sharpcli.errors import Refusal
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.measures import Estimates, Point, mean_and_stderr
 
-FEWEST = 8  # batches without which no interval is believed
-NORMAL = 1.96  # half a 95 % interval in standard errors
+FEWEST = 8  # the fewest batches from which an interval is computed
+NORMAL = 1.96  # half the width of a 95 % interval, in standard errors
 
 
 def batch_sharpness(at: Point, *, batch_size: Any, rtol: float, max_batches: int) -> Estimates:
-    """`batch_sharpness` = E over mini-batches B of g_B.H_B g_B / |g_B|^2: a mean of ratios, over batches
-    drawn without replacement within each; stops when half the 95 % interval is at most `rtol` of the mean, or
-    at `max_batches` (`batch_sharpness_converged` false). `batch_sharpness_zero` batches with g_B = 0 are left
-    out.
+    """The mean over mini-batches B of g_B.H_B g_B / |g_B|^2, g_B and H_B the gradient and Hessian of the loss
+    on B: a mean of ratios, not a ratio of means.
 
-    `batch_size=full` gives the Rayleigh quotient of g, exactly. Refuses a batch size below 1, rtol <= 0.
+    The examples of a batch are drawn without replacement, each batch from all examples. Sampling stops when
+    half the 95 % interval is at most `rtol` of the mean, or at `max_batches`. `batch_size=full`, or all
+    examples and more, gives the Rayleigh quotient g.Hg / |g|^2 exactly. Refuses a batch size below 1, rtol <=
+    0 and max_batches below 8.
+
+    Columns:
+        batch_sharpness [loss/weight^2, error _stderr]: the mean of the ratios over batches with g_B != 0,
+            null where every g_B = 0; error: the standard error over batches, 0 for the full batch
+        batch_sharpness_zero [-]: the number of batches with g_B = 0, which the mean leaves out
+        batch_sharpness_batches [-]: the number of batches drawn; absent for the full batch
+        batch_sharpness_converged [-]: whether half the 95 % interval is at most `rtol` of the mean; true for
+            the full batch
     """
-    whole = batch_size == "full"
+    full_batch = batch_size == "full"
     if (
-        not (whole or (isinstance(batch_size, int) and batch_size >= 1))
+        not (full_batch or (isinstance(batch_size, int) and batch_size >= 1))
         or not rtol > 0
         or max_batches < FEWEST
     ):
@@ -35,44 +44,44 @@ def batch_sharpness(at: Point, *, batch_size: Any, rtol: float, max_batches: int
         )
     x, y = at.surface.joined
     n = len(y)
-    if whole or batch_size >= n:
+    if full_batch or batch_size >= n:
         ratio = quotient(at, at.surface)
-        exact = {
+        values = {
             "batch_sharpness": ratio,
             "batch_sharpness_stderr": 0.0,
             "batch_sharpness_zero": int(ratio is None),
         }
-        return Estimates(exact | {"batch_sharpness_converged": True}, 1, 1)
+        return Estimates(values | {"batch_sharpness_converged": True}, 1, 1)
     ratios: list[float] = []
-    zero = tried = 0
-    done, stderr = False, float("inf")
-    while not done and tried < max_batches:
-        picked = torch.randperm(n, generator=at.rng)[:batch_size].to(y.device)
-        ratio = quotient(at, at.surface.on([(x[picked], y[picked])]))
-        tried += 1
+    zero_gradients = batches = 0
+    converged, stderr = False, float("inf")
+    while not converged and batches < max_batches:
+        examples = torch.randperm(n, generator=at.rng)[:batch_size].to(y.device)
+        ratio = quotient(at, at.surface.on([(x[examples], y[examples])]))
+        batches += 1
         if ratio is None:
-            zero += 1
+            zero_gradients += 1
             continue
         ratios.append(ratio)
         if len(ratios) >= FEWEST:
             mean, stderr = mean_and_stderr(ratios)
-            done = NORMAL * stderr <= rtol * abs(mean)
+            converged = NORMAL * stderr <= rtol * abs(mean)
             if at.curvature.tell is not None:
-                at.curvature.tell(tried, NORMAL * stderr / max(abs(mean), 1e-300))
-    share = tried * batch_size / n
+                at.curvature.tell(batches, NORMAL * stderr / max(abs(mean), 1e-300))
+    passes = batches * batch_size / n
     values = {
         "batch_sharpness": sum(ratios) / len(ratios) if ratios else None,
         "batch_sharpness_stderr": stderr if ratios else None,
-        "batch_sharpness_zero": zero,
-        "batch_sharpness_batches": tried,
-        "batch_sharpness_converged": done,
+        "batch_sharpness_zero": zero_gradients,
+        "batch_sharpness_batches": batches,
+        "batch_sharpness_converged": converged,
     }
-    return Estimates(values, share, share)
+    return Estimates(values, passes, passes)
 
 
 def quotient(at: Point, surface: LossSurface) -> float | None:
     """g.Hg / |g|^2 of a surface at w; None where g = 0."""
     linearization = surface.linearize(at.w)
     g = linearization.grad
-    size = float(g.double().square().sum())
-    return float(g.double() @ linearization.hvp(g).double()) / size if size > 0 else None
+    squared_norm = float(g.double().square().sum())
+    return float(g.double() @ linearization.hvp(g).double()) / squared_norm if squared_norm > 0 else None

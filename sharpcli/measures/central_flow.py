@@ -1,4 +1,5 @@
-"""What the central flow says of gradient descent's loss; Cohen et al. 2024, arXiv:2410.24206, section 3."""
+"""The loss of gradient descent as the central flow predicts it; Cohen et al. 2024, arXiv:2410.24206, section
+3."""
 
 from __future__ import annotations
 
@@ -8,9 +9,12 @@ from sharpcli.optimizers import columns
 
 
 def central_flow(at: Point) -> Estimates:
-    """`central_loss` = L(w) + tr S / lr, the predicted mean training loss of gradient descent: 1/2 <H, S>
-    with H = 2/lr where S acts. tr S is `central_variance`, which the optimizer adds to every row itself. Only
-    for method=central_flow, in training."""
+    """The mean training loss of gradient descent around the central flow: L + 1/2 <H, S>, S the covariance of
+    the oscillation, with H = 2/lr on the range of S. Only for method=central_flow, in training.
+
+    Columns:
+        central_loss [loss]: L(w) + tr S / lr; tr S is the column central_variance
+    """
     state = None if at.state is None else columns(at.optimizer, at.state, at.lr)
     if state is None or "central_variance" not in state:
         raise Refusal(

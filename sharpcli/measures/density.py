@@ -1,4 +1,5 @@
-"""Spectral density of the Hessian by stochastic Lanczos quadrature (Ghorbani et al. 2019; Papyan 2019)."""
+"""Spectral density of the Hessian by stochastic Lanczos quadrature: Ghorbani et al. 2019, arXiv:1901.10159;
+Papyan 2019."""
 
 from __future__ import annotations
 
@@ -7,13 +8,24 @@ from sharpcli.measures import Estimates, Point
 
 
 def density(at: Point, *, probes: int, steps: int) -> Estimates:
-    """The density phi of the D eigenvalues of H as `density_nodes` and `density_weights` [probes][steps]: the
-    mean over probes of sum_j weights_j f(nodes_j) estimates (1/D) sum_i f(lambda_i), here by `steps` Lanczos
-    steps each, with full re-orthogonalisation.
+    """The density of the D eigenvalues of the Hessian H as nodes and weights: the mean over probes of sum_j
+    weights_j f(nodes_j) estimates (1/D) sum_i f(lambda_i).
 
-    `density_mean` = Tr H / D and `density_square` = |H|_F^2 / D with standard errors over probes;
-    `density_least` and `density_most` the outermost nodes. `sharp plot density` draws it. The first probe is
-    the start of `sharpness` and `log_det`, which then cost less. Refuses fewer than 2 probes or 2 steps.
+    Each of the `probes` is a random start of `steps` Lanczos steps with full re-orthogonalisation. `log_det`
+    uses the same starts, and `sharpness` the first: measured together they cost less. `sharp plot density`
+    draws the density. Refuses fewer than 2 probes or 2 steps.
+
+    Columns:
+        density_nodes [loss/weight^2]: [probes][steps]: for each probe its Ritz values, its quadrature points
+            on the axis of eigenvalues
+        density_weights [-]: [probes][steps]: the share of the eigenvalues that each node stands for; the
+            weights of a probe add up to 1
+        density_mean [loss/weight^2, error _stderr]: Tr H / D, the mean eigenvalue; error: over probes
+        density_square [loss^2/weight^4, error _stderr]: |H|_F^2 / D, the mean squared eigenvalue; error: over
+            probes
+        density_least [loss/weight^2]: the smallest node: no smaller than the smallest eigenvalue of H, up to
+            rounding
+        density_most [loss/weight^2]: the largest node: no larger than lambda_1, up to rounding
     """
     if probes < 2 or steps < 2:
         raise Refusal(

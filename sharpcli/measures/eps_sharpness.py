@@ -1,4 +1,4 @@
-"""The largest rise of the loss within a distance: the ball, and the box of Keskar et al. 2016,
+"""The largest rise of the loss within a distance: in a ball, and in the box of Keskar et al. 2016,
 arXiv:1609.04836."""
 
 from __future__ import annotations
@@ -14,14 +14,21 @@ from sharpcli.measures import Estimates, Point
 def eps_sharpness(
     at: Point, *, eps: float, box_eps: float, restarts: int, steps: int, rtol: float
 ) -> Estimates:
-    """`eps_rise` = max over |w' - w|_2 <= eps of L(w') - L(w), and `eps_sharpness` = 2 eps_rise / eps^2 (->
-    lambda_1 as eps -> 0 at a minimum); `keskar_sharpness` = 100 (max L - L) / (1 + L) over |w'_i - w_i| <=
-    box_eps (|w_i| + 1).
+    """The largest rise of the loss over the ball |w' - w|_2 <= eps, and over the box |w'_i - w_i| <= box_eps
+    (|w_i| + 1).
 
-    By projected gradient ascent from +-v_1 (the top eigenvector to 1 %), from the gradient and from
-    `restarts` random points of the sphere (the box: their signs). A lower bound: `<name>_spread` is the best
-    less the worst of the starts, `<name>_converged` whether the best ended before `steps`. Refuses eps <= 0,
-    and fewer than 1 restart or step.
+    By projected gradient ascent from v_1 and -v_1 (the Hessian's top eigenvector, to 1 %), from the gradient
+    and from `restarts` random points of the sphere; in the box, from the vertices with the signs of these
+    vectors. Refuses eps, box_eps and rtol <= 0, and fewer than 1 restart or step.
+
+    Columns:
+        eps_rise [loss]: max of L(w') - L(w) over the ball; a lower bound, as ascent may miss the maximum
+        eps_sharpness [loss/weight^2, error _spread]: 2 eps_rise / eps^2, which tends to lambda_1 as eps -> 0
+            at a minimum; error: the highest value that a start reached less the lowest
+        eps_sharpness_converged [-]: whether the highest ascent in the ball converged within `steps`
+        keskar_sharpness [%, error _spread]: 100 (max L - L) / (1 + L), the maximum over the box; a lower
+            bound; error: the highest value that a start reached less the lowest
+        keskar_sharpness_converged [-]: whether the highest ascent in the box converged within `steps`
     """
     if not (eps > 0 and box_eps > 0 and rtol > 0) or restarts < 1 or steps < 1:
         raise Refusal(
@@ -35,13 +42,13 @@ def eps_sharpness(
     starts = [v, -v, at.curvature.linearization.grad, *random]
     ball = _climb(at, torch.ones_like(at.w), eps, "l2", starts, steps, rtol)
     box = _climb(at, at.w.abs() + 1, box_eps, "linf", starts, steps, rtol)
-    rise, high = ball[0].value - loss, box[0].value - loss
+    rise, box_rise = ball[0].value - loss, box[0].value - loss
     values = {
         "eps_rise": rise,
         "eps_sharpness": 2 * rise / eps**2,
         "eps_sharpness_spread": 2 * (ball[0].value - ball[-1].value) / eps**2,
         "eps_sharpness_converged": ball[0].converged,
-        "keskar_sharpness": 100 * high / (1 + loss),
+        "keskar_sharpness": 100 * box_rise / (1 + loss),
         "keskar_sharpness_spread": 100 * (box[0].value - box[-1].value) / (1 + loss),
         "keskar_sharpness_converged": box[0].converged,
     }

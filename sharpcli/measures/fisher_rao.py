@@ -6,10 +6,16 @@ from sharpcli.measures import Estimates, Point
 
 
 def fisher_rao(at: Point) -> Estimates:
-    """`fisher_rao` = w.Gw with the Gauss-Newton matrix G (for cross-entropy the true Fisher: the empirical
-    one vanishes at interpolation). Exact, one product. For a linear model under half squared loss it is (1/n)
-    sum_i |f_i|^2; in a ReLU network it does not move when a neuron's incoming weights are scaled by c and its
-    outgoing ones by 1/c."""
+    """The Fisher-Rao norm w.Gw, G the Gauss-Newton matrix: for cross-entropy the true Fisher matrix (the
+    empirical Fisher matrix vanishes at interpolation).
+
+    One product. For a linear model under half squared loss it is (1/n) sum_i |f_i|^2, f_i the outputs of
+    example i. In a ReLU network it does not change when a neuron's incoming weights and bias are multiplied
+    by c and its outgoing weights by 1/c.
+
+    Columns:
+        fisher_rao [loss, exact]: w.Gw
+    """
     return Estimates(
         {"fisher_rao": float(at.w.double() @ at.curvature.linearization.ggn(at.w).double())}, products=1
     )

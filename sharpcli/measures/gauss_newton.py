@@ -1,5 +1,5 @@
-"""The Gauss-Newton matrix (Schraudolph 2002), for cross-entropy the Fisher: its largest eigenvalues and its
-trace."""
+"""The Gauss-Newton matrix, for cross-entropy the Fisher matrix: its largest eigenvalues and its trace;
+Schraudolph 2002."""
 
 from __future__ import annotations
 
@@ -9,11 +9,20 @@ from sharpcli.measures import Estimates, Point
 
 
 def gauss_newton(at: Point, *, k: int, tol: float, rtol: float, max_products: int) -> Estimates:
-    """`ggn_lambda_1` ... `ggn_lambda_k` and `ggn_trace` of G = (1/n) sum_i J_i^T (d^2 loss_i / d f_i^2) J_i,
-    which is the Hessian where the residuals vanish.
+    """The largest eigenvalues and the trace of the Gauss-Newton matrix G = (1/n) sum_i J_i^T (d^2 loss_i / d
+    f_i^2) J_i, f_i [C] the outputs of example i and J_i [C, D] their Jacobian: the Hessian where the
+    residuals vanish.
 
-    Eigenvalues as in `sharpness`, to `tol` of the largest; the trace by Hutch++, to a standard error of
-    `rtol`, exact where D <= max_products. Refuses k out of range, tol or rtol <= 0.
+    Eigenvalues as in `sharpness`, to `tol` of the largest; the trace by Hutch++, to a relative standard error
+    of `rtol`, exact where D <= max_products. Refuses k out of range, tol and rtol <= 0, and max_products
+    below k or 8.
+
+    Columns:
+        ggn_lambda_1 ... ggn_lambda_k [loss/weight^2, error _error]: the k largest eigenvalues of G
+        ggn_lambda_i_residual [loss/weight^2]: |G v_i - lambda_i v_i| for the unit eigenvector v_i: G has an
+            eigenvalue within this distance of ggn_lambda_i
+        ggn_trace [loss/weight^2, error _stderr]: Tr G
+        gauss_newton_converged [-]: whether every eigenvalue reached `tol` and ggn_trace `rtol`
     """
     D = len(at.w)
     if not 1 <= k <= D or max_products < max(k, 8):
@@ -24,7 +33,7 @@ def gauss_newton(at: Point, *, k: int, tol: float, rtol: float, max_products: in
         raise Refusal(f"measure.gauss_newton: tol={tol} and rtol={rtol}; both above 0")
     ritz = at.curvature.eigenpairs("gauss_newton", k, tol, max_products, at.warm)
     ggn = at.curvature.matvec("gauss_newton")
-    its_trace = traces.estimate("hutchpp", ggn, at.w, at.rng, rtol, max_products, at.curvature.tell)
-    values = ritz.columns("ggn_lambda") | {"ggn_trace": its_trace.value, "ggn_trace_stderr": its_trace.stderr}
-    values["gauss_newton_converged"] = ritz.converged and its_trace.converged
-    return Estimates(values, ritz.products + its_trace.products, warm=ritz.vectors)
+    trace = traces.estimate("hutchpp", ggn, at.w, at.rng, rtol, max_products, at.curvature.tell)
+    values = ritz.columns("ggn_lambda") | {"ggn_trace": trace.value, "ggn_trace_stderr": trace.stderr}
+    values["gauss_newton_converged"] = ritz.converged and trace.converged
+    return Estimates(values, ritz.products + trace.products, warm=ritz.vectors)

@@ -1,4 +1,4 @@
-"""How far a run has left gradient flow; Cohen et al. 2021, arXiv:2103.00065, appendix I."""
+"""The distance of a run from gradient flow; Cohen et al. 2021, arXiv:2103.00065, appendix I."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from sharpcli.measures import Estimates, Point
 
 
 def gradient_flow_distance(at: Point, *, rtol: float, atol: float) -> Estimates:
-    """`gradient_flow_distance` = |w - W(t)| / |W(t) - W(0)|, W gradient flow from the run's start at the
-    equal time t = lr step, by an adaptive solver with local errors below atol + rtol |W|, carried on from one
-    measurement to the next. W is that of all training examples; 0 at the start. Only in training, on small
-    problems. Refuses tolerances that are not above 0, and a step size that falls, with which t = lr step runs
-    backwards.
+    """The distance of w from W(t), gradient flow on all training examples from the run's start, at the equal
+    time t = lr step.
+
+    An adaptive solver with local errors below atol + rtol |W| integrates W, from each measurement to the
+    next. Only in training, on small problems. Refuses tolerances that are not above 0, and a step size that
+    falls, under which t = lr step runs backwards.
+
+    Columns:
+        gradient_flow_distance [-]: |w - W(t)| / |W(t) - W(0)|, and 0 at step 0
     """
     if not (rtol > 0 and atol > 0):
         raise Refusal(f"measure.gradient_flow_distance: rtol={rtol} atol={atol}; both above 0")
@@ -22,14 +26,14 @@ def gradient_flow_distance(at: Point, *, rtol: float, atol: float) -> Estimates:
         raise Refusal("measure=gradient_flow_distance needs a run's start; measure it in training")
     if not at.step:
         return Estimates({"gradient_flow_distance": 0.0})
-    flow, done = (at.init, 0.0) if at.warm is None else (at.warm[0], float(at.warm[1, 0]))
-    if at.lr * at.step < done:
+    flow, time_of_flow = (at.init, 0.0) if at.warm is None else (at.warm[0], float(at.warm[1, 0]))
+    if at.lr * at.step < time_of_flow:
         raise Refusal(
             "measure=gradient_flow_distance: with this schedule t = lr step runs backwards; take "
             "schedule=constant"
         )
     flow = integrate(
-        lambda w: -at.problem.surface.grad(w), flow, at.lr * at.step - done, "DOP853", rtol, atol
+        lambda w: -at.problem.surface.grad(w), flow, at.lr * at.step - time_of_flow, "DOP853", rtol, atol
     )
     value = float((at.w - flow).norm() / (flow - at.init).norm())
     return Estimates(

@@ -1,5 +1,5 @@
-"""The covariance of the examples' gradients: its size, its top eigenvalue, the noise scale, and how it aligns
-with H.
+"""The covariance of the examples' gradients: its size, its top eigenvalue, the noise scale, and its alignment
+with the Hessian.
 
 Jastrzebski et al. 2018, arXiv:1711.04623; McCandlish et al. 2018, arXiv:1812.06162.
 """
@@ -16,14 +16,23 @@ from sharpcli.measures import Estimates, Point, mean_and_stderr
 
 
 def gradient_noise(at: Point, *, probes: int, tol: float, max_products: int) -> Estimates:
-    """With C = (1/n) sum_i g_i g_i^T - g g^T over the n measured examples: `noise_trace` = Tr C and
-    `noise_alignment` = Tr HC / (|H|_F |C|_F), from `probes` vectors of signs, with standard errors;
-    `noise_lambda_1` of C by Lanczos to `tol`; `noise_scale` = Tr C / |g|^2, the batch size of McCandlish et
-    al.
+    """The covariance C = (1/n) sum_i g_i g_i^T - g g^T of the gradients g_i of the n measured examples, g
+    their mean.
 
-    Products with C pass through the outputs and cost what a Gauss-Newton product costs. Refuses fewer than 8
-    probes, and networks whose examples share statistics (batch norm over a batch), where no example has a
-    gradient of its own.
+    Traces are means over `probes` vectors of random signs. A product with C passes through the outputs and
+    costs as much as a Gauss-Newton product. Refuses fewer than 8 probes, tol <= 0, max_products below 1, and
+    networks whose examples share statistics (batch norm over a batch), where no example has a gradient of its
+    own.
+
+    Columns:
+        noise_trace [loss^2/weight^2, error _stderr]: Tr C, the mean of |g_i - g|^2
+        noise_lambda_1 [loss^2/weight^2, error _error]: the largest eigenvalue of C, by Lanczos to `tol` or
+            `max_products`
+        noise_lambda_1_residual [loss^2/weight^2]: |C x - lambda_1 x| for the unit eigenvector x: C has an
+            eigenvalue within this distance of noise_lambda_1
+        noise_scale [examples, error _stderr]: Tr C / |g|^2, the batch size at which the noise of a batch's
+            gradient is as large as the gradient; null where g = 0
+        noise_alignment [-, error _stderr]: Tr HC / (|H|_F |C|_F), between -1 and 1; 0 where H or C is 0
     """
     if probes < 8 or not tol > 0 or max_products < 1:
         raise Refusal(
@@ -40,30 +49,35 @@ def gradient_noise(at: Point, *, probes: int, tol: float, max_products: int) -> 
     def covariance(V: Tensor) -> Tensor:
         return linearization.second_moment(V) - (V @ g)[:, None] * g
 
-    traces, crossed, squares = [], [], []
+    zCz, HzCz, squared_norms = [], [], []
     for _ in range(probes):
         z = signs(1, at.w, at.rng)
         Cz, Hz = covariance(z)[0].double(), linearization.hvp(z)[0].double()
-        traces.append(float(z[0].double() @ Cz))
-        crossed.append(float(Hz @ Cz))
-        squares.append((float(Hz @ Hz), float(Cz @ Cz)))
-    size, cross = torch.tensor(traces).double(), torch.tensor(crossed).double()
-    HH, CC = torch.tensor(squares, dtype=torch.float64).T
+        zCz.append(float(z[0].double() @ Cz))
+        HzCz.append(float(Hz @ Cz))
+        squared_norms.append((float(Hz @ Hz), float(Cz @ Cz)))
+    trace_samples, cross_samples = torch.tensor(zCz).double(), torch.tensor(HzCz).double()
+    HH, CC = torch.tensor(squared_norms, dtype=torch.float64).T
     start = at.curvature.start(0) if at.warm is None else at.warm
     ritz = extremes(
         Krylov(covariance, start, at.curvature.room), 1, tol, max_products, tell=at.curvature.tell
     )
-    slope = float(g.double().square().sum())
-    noise_trace, spread = mean_and_stderr(size)
-    bottom = float((HH.mean() * CC.mean()).sqrt())
-    each = (cross - cross.mean() * 0.5 * (HH / HH.mean() + CC / CC.mean() - 2)) / bottom if bottom else cross
+    squared_gradient = float(g.double().square().sum())
+    noise_trace, noise_trace_stderr = mean_and_stderr(trace_samples)
+    frobenius_product = float((HH.mean() * CC.mean()).sqrt())
+    alignment_samples = (
+        (cross_samples - cross_samples.mean() * 0.5 * (HH / HH.mean() + CC / CC.mean() - 2))
+        / frobenius_product
+        if frobenius_product
+        else cross_samples
+    )
     values = {
         "noise_trace": noise_trace,
-        "noise_trace_stderr": spread,
+        "noise_trace_stderr": noise_trace_stderr,
         **ritz.columns("noise_lambda"),
-        "noise_scale": noise_trace / slope if slope else None,
-        "noise_scale_stderr": spread / slope if slope else None,
-        "noise_alignment": float(cross.mean()) / bottom if bottom else 0.0,
-        "noise_alignment_stderr": mean_and_stderr(each)[1],  # of a ratio, by the delta method
+        "noise_scale": noise_trace / squared_gradient if squared_gradient else None,
+        "noise_scale_stderr": noise_trace_stderr / squared_gradient if squared_gradient else None,
+        "noise_alignment": float(cross_samples.mean()) / frobenius_product if frobenius_product else 0.0,
+        "noise_alignment_stderr": mean_and_stderr(alignment_samples)[1],  # of a ratio, by the delta method
     }
     return Estimates(values, 2 * probes + ritz.products, 1, ritz.vectors)

@@ -1,4 +1,4 @@
-"""How long the gradient is."""
+"""The length of the gradient."""
 
 from __future__ import annotations
 
@@ -6,5 +6,9 @@ from sharpcli.measures import Estimates, Point
 
 
 def gradient_norm(at: Point) -> Estimates:
-    """`gradient_norm` = |grad L(w)|_2, exact."""
+    """The Euclidean norm of the gradient.
+
+    Columns:
+        gradient_norm [loss/weight, exact]: |g|_2, g the gradient of L
+    """
     return Estimates({"gradient_norm": float(at.curvature.linearization.grad.double().norm())}, gradients=1)

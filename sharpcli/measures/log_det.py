@@ -12,13 +12,20 @@ DENSE = 5000  # parameters up to which the whole matrix is computed
 
 
 def log_det(at: Point, *, cut: float, probes: int, steps: int) -> Estimates:
-    """`log_det` = sum of log lambda_i and `rank` = number of lambda_i, over the eigenvalues above `cut`
-    |lambda_1|.
+    """The log-determinant of the Hessian over its eigenvalues above the threshold `cut` max_i |lambda_i|, and
+    their number.
 
-    From the dense Hessian where D <= 5,000 (errors 0; a rank with no gap at the cut is still a choice); else
-    by Lanczos quadrature, with standard errors over `probes`. `log_det_cut` is the cut in the units of H;
-    `log_det_below`, the number of eigenvalues under -cut, is not 0 away from a minimum. Refuses a cut outside
-    (0, 1), fewer than 2 probes or steps.
+    From the dense Hessian where D <= 5,000, else by Lanczos quadrature of `probes` random starts and `steps`
+    steps. Where no gap separates the eigenvalues at the threshold, the rank depends on the choice of `cut`.
+    Refuses a cut outside (0, 1), fewer than 2 probes or steps.
+
+    Columns:
+        log_det [-, error _stderr]: sum of log lambda_i over the eigenvalues above the threshold, lambda_i in
+            loss/weight^2; error: over probes, 0 from the dense Hessian
+        rank [-, error _stderr]: the number of eigenvalues above the threshold; error: over probes, 0 from the
+            dense Hessian
+        log_det_cut [loss/weight^2]: the threshold
+        log_det_below [-]: the number of eigenvalues below minus the threshold, which is 0 at a minimum
     """
     if not 0 < cut < 1 or probes < 2 or steps < 2:
         raise Refusal(
@@ -28,25 +35,27 @@ def log_det(at: Point, *, cut: float, probes: int, steps: int) -> Estimates:
     D = len(at.w)
     if D <= DENSE:
         lam = torch.linalg.eigvalsh(at.curvature.dense("hessian").double())
-        limit = cut * float(lam.abs().max())
-        over = lam[lam > limit]
+        threshold = cut * float(lam.abs().max())
+        above = lam[lam > threshold]
         values = {
-            "log_det": float(over.log().sum()),
+            "log_det": float(above.log().sum()),
             "log_det_stderr": 0.0,
-            "rank": len(over),
+            "rank": len(above),
             "rank_stderr": 0.0,
         }
-        return Estimates(values | {"log_det_cut": limit, "log_det_below": int((lam < -limit).sum())}, D)
+        return Estimates(
+            values | {"log_det_cut": threshold, "log_det_below": int((lam < -threshold).sum())}, D
+        )
     quadrature, products = at.curvature.quadrature("hessian", probes, steps)
-    limit = cut * float(quadrature.nodes.abs().max())
-    over = (quadrature.nodes > limit).double()
-    logs, logs_stderr = quadrature.mean(over * quadrature.nodes.clamp_min(limit).log())
-    share, share_stderr = quadrature.mean(over)
-    below, _ = quadrature.mean((quadrature.nodes < -limit).double())
+    threshold = cut * float(quadrature.nodes.abs().max())
+    above = (quadrature.nodes > threshold).double()
+    mean_log, mean_log_stderr = quadrature.mean(above * quadrature.nodes.clamp_min(threshold).log())
+    share, share_stderr = quadrature.mean(above)
+    below, _ = quadrature.mean((quadrature.nodes < -threshold).double())
     values = {
-        "log_det": D * logs,
-        "log_det_stderr": D * logs_stderr,
+        "log_det": D * mean_log,
+        "log_det_stderr": D * mean_log_stderr,
         "rank": D * share,
         "rank_stderr": D * share_stderr,
     }
-    return Estimates(values | {"log_det_cut": limit, "log_det_below": D * below}, products)
+    return Estimates(values | {"log_det_cut": threshold, "log_det_below": D * below}, products)

@@ -12,15 +12,26 @@ from sharpcli.measures import Estimates, Point
 
 
 def manifold(at: Point, *, cut: float, tol: float) -> Estimates:
-    """With J [nC, D] the Jacobian of all outputs at w: `manifold_rank`, its number of singular values above
-    `cut` times the largest, `manifold_gap`, the ratio of the last one kept to the first left out,
-    `manifold_condition` of those kept; `manifold_distance`, |w* - w| to the minimizer w* that Newton's steps
-    w <- w - J^+ r reach (r the residuals: the loss's gradient in the outputs over its Hessian),
-    `manifold_residual`, max |r| there, `manifold_converged`; and at w* `manifold_slope` = |(I - J^+ J) grad
-    Tr H|, the speed of label noise's limiting flow, up to its factor.
+    """The rank of the outputs' Jacobian at w, and the minimizer w* that Newton's steps w <- w - (df/dw)^+ r
+    reach from w.
 
-    For toys and small networks: refuses Jacobians of more than 2e7 entries, a loss without interpolators
-    (cross-entropy), and a cut outside (0, 1).
+    B_i [C, C] is the Hessian of example i's loss in its C outputs f_i, and I for half squared loss. J [nC, D]
+    is the Jacobian of all outputs, the rows of example i multiplied by B_i^(1/2). The residuals r [nC] are
+    B_i^(-1) (d loss_i / d f_i): f_i - y_i for half squared loss. For toys and small networks: refuses
+    Jacobians and Hessians of more than 2e7 entries, a loss without interpolators (cross-entropy), tol <= 0
+    and a cut outside (0, 1).
+
+    Columns:
+        manifold_rank [-]: the number of singular values of J above `cut` times the largest; D less this rank
+            is the dimension of the manifold
+        manifold_gap [-]: the smallest singular value that the rank counts over the largest that it does not
+            count; null where it counts all or none, and where it leaves out only zeros
+        manifold_condition [-]: the largest singular value over the smallest that the rank counts
+        manifold_distance [weight]: |w* - w|
+        manifold_residual [output]: max |r| at w*
+        manifold_converged [-]: whether manifold_residual is at most `tol`
+        manifold_slope [loss/weight^3]: |(I - J^+ J) grad Tr H| at w*: the speed of label noise's limiting
+            flow, up to its factor
     """
     if not 0 < cut < 1 or not tol > 0:
         raise Refusal(f"measure.manifold: cut={cut} and tol={tol}; a cut between 0 and 1, tol above 0")
@@ -33,13 +44,13 @@ def manifold(at: Point, *, cut: float, tol: float) -> Estimates:
     interpolators = Interpolators(at.surface)
     values = _rank(torch.linalg.svdvals(interpolators.jacobian(at.w).double()), cut)
     w, residual = interpolators.project(at.w, tol)
-    pull = at.surface.curvature_grad(w, torch.eye(D, dtype=w.dtype, device=w.device))
-    along, _ = tangent(interpolators.jacobian(w), pull, cut)
+    trace_gradient = at.surface.curvature_grad(w, torch.eye(D, dtype=w.dtype, device=w.device))
+    tangent_part, _ = tangent(interpolators.jacobian(w), trace_gradient, cut)
     values |= {
         "manifold_distance": float((w - at.w).double().norm()),
         "manifold_residual": residual,
         "manifold_converged": residual <= tol,
-        "manifold_slope": float(along.double().norm()),
+        "manifold_slope": float(tangent_part.double().norm()),
     }
     return Estimates(values, products=D, gradients=float(at.surface.examples))
 

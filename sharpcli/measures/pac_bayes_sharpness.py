@@ -32,20 +32,38 @@ def pac_bayes_sharpness(
     tested: bool,
     target: float,
 ) -> Estimates:
-    """`pac_bayes_sharpness` = E over v ~ N(0, sigma^2 I) of L(w + v) - L(w) (-> sigma^2 / 2 Tr H), from
-    antithetic pairs; for `control` less 1/2 v.Hv, whose mean sigma^2 / 2 Tr H is added back from as many
-    products by XTrace.
+    """The expected rise of the loss under noise v ~ N(0, sigma^2 I) in the weights, McAllester's bound on the
+    error of the perturbed network, and the largest harmless sigma.
 
-    `pac_bayes_bound` >= the expected 0-1 error of the *perturbed* network, with probability 1 - delta over
-    the m measured examples: its training error + sqrt((KL + ln(2 sqrt(m) |sigmas| / delta)) / 2m), KL = |w -
-    w_prior|^2 / 2 sigma^2, the least over the grid `sigmas`, which is fixed beforehand and paid for by the
-    union bound; `pac_bayes_bound_sigma` is where. The training error is a mean over `samples` networks
-    (`pac_bayes_train_error`, `pac_bayes_bound_stderr`), and so, to be `tested` (all examples are scored),
-    `pac_bayes_test_error`, which is what is bounded. `pac_bayes_bound_talk` uses the talk's root, sqrt(KL /
-    4m) = |w - w_prior| / (2 sigma sqrt(2m)): it is smaller by sqrt 2 and omits the term ln(2 sqrt(m) |sigmas|
-    / delta), so it is not a valid bound. `sigma_harmless`: the largest sigma whose expected rise of the
-    training error stays under `target`, bracketed by `sigma_harmless_low` and `_high`; common noise, so that
-    the rise hardly jitters. Bound and sigma need classes. Refuses sizes out of range.
+    The rise is a mean over antithetic pairs v, -v. With `control`, 1/2 v.Hv is subtracted from each pair's
+    rise, and its mean sigma^2 / 2 Tr H, from as many products by XTrace, is added to the mean.
+
+    With probability 1 - delta over the m measured examples, the expected 0-1 error of the *perturbed* network
+    is at most its expected training error + sqrt((KL + ln(2 sqrt(m) |sigmas| / delta)) / 2m), KL = |w -
+    w_prior|^2 / 2 sigma^2, w_prior where training began or 0 (`prior`). The grid `sigmas` is fixed
+    beforehand; the union bound over its |sigmas| values pays for taking the least. Expected errors are means
+    over `samples` noise vectors, the same for all sigma, so that the rise of the error is nearly smooth in
+    sigma. Only problems with classes have the columns from pac_bayes_bound on. Refuses sizes out of range,
+    prior=init for weights without a known start, and `tested` for a problem without classified test examples.
+
+    Columns:
+        pac_bayes_sharpness [loss, error _stderr]: E L(w + v) - L(w), near sigma^2 / 2 Tr H for small sigma
+        pac_bayes_bound [-, error _stderr]: the least bound over the grid `sigmas`; error: the standard error
+            of the expected training error in the bound
+        pac_bayes_bound_sigma [weight]: the sigma of the grid at which the bound is least
+        pac_bayes_train_error [-]: the expected training error at pac_bayes_bound_sigma; its standard error is
+            pac_bayes_bound_stderr
+        pac_bayes_test_error [-]: with `tested`, the expected 0-1 error on all test examples at
+            pac_bayes_bound_sigma: an estimate of what pac_bayes_bound bounds
+        pac_bayes_bound_talk [-]: a form seen in talks: the expected training error + |w - w_prior| / (2 sigma
+            sqrt(2m)) = sqrt(KL / 4m) at pac_bayes_bound_sigma: this root is smaller by sqrt 2 and omits the
+            term ln(2 sqrt(m) |sigmas| / delta), so it is not a valid bound
+        sigma_harmless [weight]: the largest sigma whose expected rise of the training error is at most
+            `target`, by bisection of log sigma; 0 where it is below the grid, the largest of the grid where
+            it is above
+        sigma_harmless_low [weight]: the lower end of the bracket of sigma_harmless
+        sigma_harmless_high [weight]: the upper end of the bracket; null where sigma_harmless is above the
+            grid
     """
     if not sigma > 0 or pairs < 4 or samples < 2 or not 0 < delta < 1 or not 0 < target < 1:
         raise Refusal(
@@ -60,17 +78,17 @@ def pac_bayes_sharpness(
             "measure.pac_bayes_sharpness.prior=init: these weights' start is not known; take prior=zero"
         )
     loss, hvp = float(at.surface.value(at.w)), at.curvature.matvec("hessian")
-    rises, curved, products = [], [], 0
+    rises, quadratic_terms, products = [], [], 0
     for _ in range(pairs):
         v = sigma * at.normal()
         up, down = (float(at.surface.value(at.w + s * v)) - loss for s in (1, -1))
         rises.append((up + down) / 2)
         if control:
-            curved.append(0.5 * float((v.double() * hvp(v).double()).sum()))
+            quadratic_terms.append(0.5 * float((v.double() * hvp(v).double()).sum()))
             products += 1
     value, stderr = mean_and_stderr(rises)
     if control:
-        value, stderr = mean_and_stderr([rise - c for rise, c in zip(rises, curved, strict=True)])
+        value, stderr = mean_and_stderr([rise - c for rise, c in zip(rises, quadratic_terms, strict=True)])
         D = len(at.w)
         trace = (
             traces.exact(hvp, at.w) if pairs >= D else traces.xtrace(hvp, at.w, at.rng, 1e-9, max(pairs, 16))
@@ -120,10 +138,10 @@ def _tested(at: Point, noise: list[Tensor], sigma: float) -> dict[str, float]:
 
 
 def _harmless(at: Point, noise: list[Tensor], low: float, high: float, target: float) -> dict[str, float]:
-    still = _errors(at, noise[:1], 0.0)[0]
+    unperturbed_error = _errors(at, noise[:1], 0.0)[0]
 
     def rise(sigma: float) -> float:
-        return mean_and_stderr(_errors(at, noise, sigma))[0] - still
+        return mean_and_stderr(_errors(at, noise, sigma))[0] - unperturbed_error
 
     if rise(low) > target:
         return {"sigma_harmless": 0.0, "sigma_harmless_low": 0.0, "sigma_harmless_high": low}

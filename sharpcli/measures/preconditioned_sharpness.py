@@ -11,12 +11,21 @@ from sharpcli.optimizers import edge, preconditioner
 
 
 def preconditioned_sharpness(at: Point, *, k: int, tol: float, max_products: int) -> Estimates:
-    """`preconditioned_lambda_1` ... of P^(-1/2) H P^(-1/2), P the diagonal that the optimizer divides its
-    step by, with bias correction and epsilon as it uses them, and `preconditioned_edge`, its threshold on a
-    quadratic.
+    """The largest eigenvalues of P^(-1/2) H P^(-1/2), P [D] the diagonal by which the optimizer divides its
+    step, with bias correction and epsilon as the optimizer uses them; P = I where it divides by nothing.
 
-    An optimizer that divides by nothing has P = I. Nothing is reported before the first step, when P is 0.
-    Refuses k out of range, tol <= 0, and weights without an optimizer state.
+    Adam and RMSProp have P = 0 before their first step, and no column at step 0. The unit 1/lr is
+    loss/weight^2 for P = I, and 1/weight for Adam and RMSProp. Refuses k out of range, tol <= 0, max_products
+    below k, and weights without an optimizer state.
+
+    Columns:
+        preconditioned_lambda_1 ... preconditioned_lambda_k [1/lr, error _error]: the k largest eigenvalues of
+            P^(-1/2) H P^(-1/2)
+        preconditioned_lambda_i_residual [1/lr]: |P^(-1/2) H P^(-1/2) v_i - lambda_i v_i| for the unit
+            eigenvector v_i: an eigenvalue lies within this distance of preconditioned_lambda_i
+        preconditioned_edge [1/lr, exact]: the preconditioned_lambda_1 above which the optimizer diverges on a
+            quadratic; null where the optimizer states none
+        preconditioned_converged [-]: whether every eigenvalue reached `tol`
     """
     D = len(at.w)
     if not 1 <= k <= D or not tol > 0 or max_products < k:
@@ -30,14 +39,14 @@ def preconditioned_sharpness(at: Point, *, k: int, tol: float, max_products: int
             "measure=preconditioned_sharpness: needs the optimizer's state, so a run; a file of weights "
             "has none"
         )
-    stated = preconditioner(at.optimizer, at.state, at.lr)
-    P, its_edge = (torch.ones_like(at.w), edge(at.optimizer, at.lr)) if stated is None else stated
+    metric = preconditioner(at.optimizer, at.state, at.lr)
+    P, threshold = (torch.ones_like(at.w), edge(at.optimizer, at.lr)) if metric is None else metric
     if not bool((P > 0).all()):
         return Estimates()
     root = P.rsqrt()
     surface = at.surface.through(lambda u: root * u)
-    inner = Curvature(surface, at.w / root, *curvature.key, curvature.basis_bytes, curvature.tell)
-    ritz = inner.eigenpairs("hessian", k, tol, max_products, at.warm)
-    values = ritz.columns("preconditioned_lambda") | {"preconditioned_edge": its_edge}
+    preconditioned = Curvature(surface, at.w / root, *curvature.key, curvature.basis_bytes, curvature.tell)
+    ritz = preconditioned.eigenpairs("hessian", k, tol, max_products, at.warm)
+    values = ritz.columns("preconditioned_lambda") | {"preconditioned_edge": threshold}
     values["preconditioned_converged"] = ritz.converged
     return Estimates(values, ritz.products, warm=ritz.vectors)

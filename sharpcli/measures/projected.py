@@ -1,5 +1,5 @@
-"""Scores at the interpolator that gradient descent reaches from w. Noisy iterates hover around the manifold
-of minimizers; this measures the point underneath."""
+"""Scores at the interpolator that gradient descent reaches from w: the point of the manifold of minimizers
+around which noisy iterates hover."""
 
 from __future__ import annotations
 
@@ -13,17 +13,24 @@ from sharpcli.landscape.interpolators import Interpolators, lambda_1
 from sharpcli.measures import Estimates, Point
 from sharpcli.problems.problem import Problem
 
-ROUNDS = 20  # of descent, after each of which the residuals are looked at
+ROUNDS = 20  # rounds of descent, the residuals being computed after each
 
 
 def projected(at: Point, *, steps: int, tol: float) -> Estimates:
-    """With w* where gradient descent from w ends (by at most `steps` steps of 1/lambda_1; once residuals are
-    below 1e-3 Newton's steps finish it, which from further away would lead to a sharper point):
-    `projected_distance` |w - w*|, `projected_residual` max |r(w*)|, `projected_converged`, `projected_trace`
-    (1/n) |J(w*)|_F^2 (Tr H at w*), and each of the problem's scores and norms at w* as `projected_<name>`.
+    """The problem's scores and norms at w*, the interpolator where gradient descent from w ends.
 
-    For toys and small networks: refuses Jacobians of more than 2e7 entries, a loss without interpolators, tol
-    <= 0.
+    By at most `steps` steps of size 1/lambda_1 until the residuals r (as in `manifold`) are below 1e-3, then
+    by Newton's steps, which from further away would lead to a sharper point. For toys and small networks:
+    refuses Jacobians of more than 2e7 entries, a loss without interpolators, tol <= 0.
+
+    Columns:
+        projected_distance [weight]: |w - w*|
+        projected_residual [output]: max |r| at w*
+        projected_converged [-]: whether projected_residual is at most `tol`
+        projected_trace [loss/weight^2]: (1/n) |J|_F^2 at w*, J the outputs' Jacobian: Tr H at w*
+        projected_<scores> [as the score]: each column of `scores`, at w*
+        projected_<norms> [as the norm]: each column of `norms` that the problem defines (not l2_norm and
+            init_distance), at w*
     """
     if not (tol > 0 and steps >= 0):
         raise Refusal(f"measure.projected: steps={steps} tol={tol}; steps at least 0, tol above 0")
@@ -44,9 +51,12 @@ def projected(at: Point, *, steps: int, tol: float) -> Estimates:
 def descend(
     interpolators: Interpolators, w: Tensor, problem: Problem, steps: int, tol: float
 ) -> tuple[Tensor, float]:
-    """About Phi(w), and max |r| at it: by at most `steps` steps of gradient descent of size 1/lambda_1,
-    compiled where the problem is, until the residuals are below 1e-3, then by Newton's. ReLU's kinks make
-    solvers of flows crawl."""
+    """The interpolator where gradient descent from w ends, and max |r| at it.
+
+    By at most `steps` steps of size 1/lambda_1 (compiled where the problem has compiled functions) until the
+    residuals are below 1e-3, then by Newton's steps. A solver of gradient flow would take tiny steps at
+    ReLU's kinks.
+    """
     surface, toy = interpolators.surface, problem.compiled
     lr = 1 / max(float(lambda_1(interpolators.jacobian(w), surface.examples)), 1e-12)
     in_a_round = max(1, steps // ROUNDS)

@@ -13,12 +13,17 @@ from sharpcli.measures import Estimates, Point
 
 
 def relative_flatness(at: Point, *, layer: str, rtol: float, max_products: int) -> Estimates:
-    """`relative_flatness` = sum_{s,s'} <w_s, w_s'> Tr H_{s,s'} over the rows (neurons) w_s of one weight
-    matrix W [d, m], H_{s,s'} [m, m] the Hessian block of rows s and s'; with A = W Z it is E[A.HA] over Z [m,
-    m] of independent signs.
+    """The relative flatness of a weight matrix W [d, m], whose row w_s holds the incoming weights of neuron
+    s.
 
-    `layer` is a parameter's name or a pattern such as `fc.*`; empty is the last matrix, as in the paper. With
-    `relative_flatness_stderr`, by Hutchinson to `rtol`. Refuses a layer that is not there, rtol <= 0.
+    By Hutchinson's estimator, to a relative standard error of `rtol`: with A = W Z, E[A.HA] over Z [m, m] of
+    independent signs. `layer` is a parameter's name or a pattern such as `fc.*`; empty is the last matrix, as
+    in the paper. Refuses a `layer` that names no weight matrix or several, rtol <= 0 and max_products below
+    8.
+
+    Columns:
+        relative_flatness [loss, error _stderr]: sum_{s,s'} <w_s, w_s'> Tr H_{s,s'}, H_{s,s'} [m, m] the block
+            of H for the rows s and s'; exact where m^2 <= `max_products`
     """
     if not rtol > 0 or max_products < traces.FEWEST:
         raise Refusal(
@@ -27,14 +32,14 @@ def relative_flatness(at: Point, *, layer: str, rtol: float, max_products: int) 
         )
     names, tensors = at.problem.names, at.problem.tensors(at.w)
     matrices = [i for i, t in enumerate(tensors) if t.ndim > 1]
-    picked = [i for i in matrices if fnmatch.fnmatch(names[i], layer)] if layer else matrices[-1:]
-    if len(picked) != 1:
+    chosen = [i for i in matrices if fnmatch.fnmatch(names[i], layer)] if layer else matrices[-1:]
+    if len(chosen) != 1:
         raise Refusal(
-            f"measure.relative_flatness.layer={layer}: {len(picked)} weight matrices; name one of "
+            f"measure.relative_flatness.layer={layer}: {len(chosen)} weight matrices; name one of "
             + (", ".join(names[i] for i in matrices) or "none: this problem has no layers")
         )
-    first = sum(t.numel() for t in tensors[: picked[0]])
-    W = tensors[picked[0]].flatten(1)
+    first = sum(t.numel() for t in tensors[: chosen[0]])
+    W = tensors[chosen[0]].flatten(1)
     d, m = W.shape
 
     def conjugated(Z: Tensor) -> Tensor:  # (W (x) I)^T H (W (x) I)
@@ -43,8 +48,10 @@ def relative_flatness(at: Point, *, layer: str, rtol: float, max_products: int) 
         HA = at.curvature.linearization.hvp(A)[:, first : first + d * m]
         return (W.T @ HA.view(-1, d, m)).flatten(1)
 
-    like = W.new_empty(m * m)
-    estimate = traces.estimate("hutchinson", conjugated, like, at.rng, rtol, max_products, at.curvature.tell)
+    template = W.new_empty(m * m)
+    estimate = traces.estimate(
+        "hutchinson", conjugated, template, at.rng, rtol, max_products, at.curvature.tell
+    )
     return Estimates(
         {"relative_flatness": estimate.value, "relative_flatness_stderr": estimate.stderr}, estimate.products
     )

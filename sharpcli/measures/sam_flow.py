@@ -1,4 +1,4 @@
-"""Where a run of SAM is with respect to SAM's two limiting flows; Wen, Ma & Li 2023, arXiv:2211.05729."""
+"""The distance of a run of SAM from SAM's two limiting flows; Wen, Ma & Li 2023, arXiv:2211.05729."""
 
 from __future__ import annotations
 
@@ -9,11 +9,22 @@ from sharpcli.measures import Estimates, Point, closed_flows
 
 
 def sam_flow(at: Point, *, rho: float, rate: float) -> Estimates:
-    """With Phi(w) gradient flow's limit from w and tau = lr rho^2 step: `trace_flow_error` = |Phi(w) - Y|, Y
-    the flow of `rate` that minimizes Tr H from the run's start (SAM on single examples),
-    `sharpness_flow_error` the same for lambda_1 (full-batch SAM), and `flow_trace` and `flow_sharpness` at
-    Phi(w); `flow_reached` is false where Phi(w) does not exist. Only for a problem that supplies the closed
-    forms of its flows (problem=uv), in training."""
+    """The distance of a run of SAM from SAM's two limiting flows at their common time tau = lr rho^2 step.
+
+    Phi(w) is the interpolator where gradient flow from w ends. Both flows move along the interpolators with
+    speed `rate`, from Phi of the run's start. Only for a problem that supplies the closed forms of its flows
+    (problem=uv), in training.
+
+    Columns:
+        trace_flow_error [weight]: |Phi(w) - Y|, Y the flow at tau that lowers Tr H (SAM on single examples);
+            null where tau is so late that Y cannot be computed
+        sharpness_flow_error [weight]: |Phi(w) - Y|, Y the flow at tau that lowers lambda_1 (full-batch SAM);
+            null where tau is so late that Y cannot be computed
+        flow_trace [loss/weight^2]: Tr H at Phi(w)
+        flow_sharpness [loss/weight^2]: lambda_1 at Phi(w)
+        flow_reached [-]: false where gradient flow from w reaches no interpolator, and the only column of
+            this measure then; absent where gradient flow reaches an interpolator
+    """
     flows = closed_flows(at, "sam_flow")
     if at.init is None:
         raise Refusal(
@@ -35,6 +46,6 @@ def sam_flow(at: Point, *, rho: float, rate: float) -> Estimates:
     ):
         try:
             values[f"{name}_flow_error"] = float(np.linalg.norm((limit - flow()).numpy()))
-        except Unreachable:  # so late that the flow's products u_j v_j are no numbers any more
+        except Unreachable:  # tau is so late that the flow cannot be computed
             values[f"{name}_flow_error"] = None
     return Estimates(values)

@@ -1,5 +1,5 @@
-"""What SAM sees: the rise of the loss along the gradient (Foret et al. 2021) and SAM's edge of stability
-(Long & Bartlett 2024, arXiv:2309.12488)."""
+"""The rise of the loss along the gradient, which SAM descends (Foret et al. 2021, arXiv:2010.01412), and
+SAM's edge of stability (Long & Bartlett 2024, arXiv:2309.12488)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,25 @@ from sharpcli.measures import Estimates, Point
 
 
 def sam_sharpness(at: Point, *, rho: float) -> Estimates:
-    """`sam_sharpness` = L(w + rho g / |g|) - L(w), and `sam_edge` = (|g| / 2 rho)(sqrt(1 + 8 rho / (lr |g|))
-    - 1), the curvature above which SAM with step size lr overshoots along g; it tends to 2/lr for rho -> 0
-    and to 0 with |g|.
+    """The rise of the loss at SAM's ascent point, and the curvature above which SAM overshoots. Refuses rho
+    <= 0.
 
-    Exact; both 0 where g = 0. Refuses rho <= 0.
+    Columns:
+        sam_sharpness [loss, exact]: L(w + rho g / |g|) - L(w); 0 where g = 0
+        sam_edge [loss/weight^2, exact]: (|g| / 2 rho)(sqrt(1 + 8 rho / (lr |g|)) - 1), the curvature above
+            which SAM with step size lr overshoots along g: it tends to 2/lr for rho -> 0 and to 0 with |g|;
+            null for lr = 0
     """
     if not rho > 0:
         raise Refusal(f"measure.sam_sharpness.rho={rho}: the ascent radius is above 0")
     g = at.curvature.linearization.grad
-    size = float(g.double().norm())
-    if not size:
+    gradient_norm = float(g.double().norm())
+    if not gradient_norm:
         return Estimates({"sam_sharpness": 0.0, "sam_edge": 0.0}, gradients=1)
-    rise = float(at.surface.value(at.w + (rho / size) * g)) - float(at.surface.value(at.w))
-    edge = size / (2 * rho) * (math.sqrt(1 + 8 * rho / (at.lr * size)) - 1) if at.lr > 0 else None
+    rise = float(at.surface.value(at.w + (rho / gradient_norm) * g)) - float(at.surface.value(at.w))
+    edge = (
+        gradient_norm / (2 * rho) * (math.sqrt(1 + 8 * rho / (at.lr * gradient_norm)) - 1)
+        if at.lr > 0
+        else None
+    )
     return Estimates({"sam_sharpness": rise, "sam_edge": edge}, gradients=5 / 3)

@@ -1,4 +1,5 @@
-"""Sharpness: the algebraically largest eigenvalues of the Hessian of the training loss, and the smallest."""
+"""Sharpness: the algebraically largest eigenvalues of the Hessian of the training loss, and the smallest;
+Cohen et al. 2021, arXiv:2103.00065."""
 
 from __future__ import annotations
 
@@ -7,13 +8,21 @@ from sharpcli.measures import Estimates, Point
 
 
 def sharpness(at: Point, *, k: int, tol: float, max_products: int, least: bool) -> Estimates:
-    """`lambda_1` >= ... >= `lambda_k` of H by warm-started block Lanczos (Cohen et al. 2021), and
-    `lambda_min` for `least`.
+    """The largest eigenvalues of the Hessian H, and with `least` the smallest, by block Lanczos, started from
+    the eigenvectors of the previous measurement.
 
-    `lambda_i_residual` = |H v - lambda v|: an eigenvalue lies within. `lambda_i_error` is the estimated error
-    of the value, which is what `tol` (relative to lambda_1) asks for; `sharpness_converged` is false where
-    `max_products` did not reach it. Float32 cannot do better than about 1e-6. Refuses k below 1 or above D,
-    and tol <= 0.
+    The solver stops when every eigenvalue has converged to `tol`, or at `max_products`. Float32 cannot reach
+    a `tol` below about 1e-6. Refuses k below 1 or above D, tol <= 0 and max_products below k.
+
+    Columns:
+        lambda_1 ... lambda_k [loss/weight^2, error _error]: the k algebraically largest eigenvalues of H,
+            lambda_1 the largest: the sharpness; error: an estimate, not a bound
+        lambda_i_residual [loss/weight^2]: |H v_i - lambda_i v_i| for the unit eigenvector v_i: H has an
+            eigenvalue within this distance of lambda_i, a bound
+        lambda_min [loss/weight^2, error _error]: with `least`, the smallest eigenvalue of H
+        lambda_min_residual [loss/weight^2]: |H v - lambda_min v| for its unit eigenvector v
+        sharpness_converged [-]: whether every error is at most `tol` |lambda_1|, and every residual at most
+            three times that
     """
     if not 1 <= k <= len(at.w):
         raise Refusal(

@@ -1,4 +1,5 @@
-"""Trace of the Hessian: Hutchinson, Hutch++ (Meyer et al. 2021) or XTrace (Epperly et al. 2024)."""
+"""Trace of the Hessian: Hutchinson 1989, Hutch++ (Meyer et al. 2021, arXiv:2010.09649) or XTrace (Epperly,
+Tropp & Webber 2024, arXiv:2301.07825)."""
 
 from __future__ import annotations
 
@@ -8,12 +9,16 @@ from sharpcli.measures import Estimates, Point
 
 
 def trace(at: Point, *, method: traces.Method, rtol: float, max_products: int) -> Estimates:
-    """`trace` = Tr H and `trace_stderr`, its standard error from independent probes.
+    """The trace of the Hessian by the estimator `method`.
 
-    Stops when the standard error is at most `rtol` |trace|, or before `max_products` (`trace_converged`
-    false). Exact, by D products, where D <= max_products. Near initialization the trace crosses zero and no
-    relative error is reached. Refuses rtol <= 0 and fewer than 8 products, from which no standard error is
-    believed.
+    Stops when the standard error is at most `rtol` |trace|, or before `max_products`. Exact, by D products,
+    where D <= max_products. Near initialization the trace crosses zero and no relative error is reached.
+    Refuses rtol <= 0, and fewer than 8 products, which are too few for a standard error.
+
+    Columns:
+        trace [loss/weight^2, error _stderr]: Tr H, the sum of all eigenvalues of H; error: the standard error
+            over probes, 0 where exact
+        trace_converged [-]: whether trace_stderr is at most `rtol` |trace|
     """
     if not rtol > 0 or max_products < traces.FEWEST:
         raise Refusal(

@@ -1,5 +1,5 @@
-"""Where a run is with respect to gradient flow and to the limiting flow of label noise; Li, Wang & Arora
-2022, arXiv:2110.06914, section 6."""
+"""The distance of a run from gradient flow and from the limiting flow of label noise; Li, Wang & Arora 2022,
+arXiv:2110.06914, section 6."""
 
 from __future__ import annotations
 
@@ -12,17 +12,34 @@ from sharpcli.measures import Estimates, Point, closed_flows
 
 
 def uv_flow(at: Point, *, rate: float, delta: float, power: int, clock: bool) -> Estimates:
-    """With Phi(w) the limit of gradient flow from w, and Y(tau) the limiting flow of `rate` and `delta` from
-    the run's start, at tau = lr^`power` step (2 for label noise, 1 for the flow itself):
+    """The distance of a run from gradient flow's limit and from the limiting flow of label noise.
 
-    `flow_clock` = -(1/2d) sum_j log(u_j v_j / (u_j v_j at the start)), the A in Phi(w) = Phi(e^-A w_0), which
-    is exact for inputs +-1 and whose theory is 8 rate delta^2 tau, or for `clock` to the next order in lr
-    `flow_clock_theory` (infinite: None); `flow_distance` |w - Phi(w)|^2; `flow_error` |Phi(w) - Y| and
-    `flow_raw_error` |w - Y|; `flow_trace` and `flow_sharpness` at Phi(w), `flow_trace_start` at Phi of the
-    start, `flow_trace_theory` at Y; `flow_recovery_error` and `flow_l1` at Phi(w).
+    Phi(w) is the interpolator where gradient flow from w ends. Y is the limiting flow of `rate` and `delta`
+    from Phi of the run's start w_0, at its time tau = lr^`power` step (2 for label noise, 1 for the flow
+    itself).
 
-    Only for a problem that supplies the closed forms of its flows (problem=uv). Without a start (weights of a
-    file) or off the region where Phi exists, what is missing is None.
+    Only for a problem that supplies the closed forms of its flows (problem=uv). Weights of a file have no
+    start, and no column from flow_clock on. Refuses a problem in which a single vector fits, so that nothing
+    flows.
+
+    Columns:
+        flow_reached [-]: whether gradient flow from w reaches an interpolator; where false, the other columns
+            are absent
+        flow_distance [weight^2]: |w - Phi(w)|^2, squared
+        flow_trace [loss/weight^2]: Tr H at Phi(w)
+        flow_sharpness [loss/weight^2]: lambda_1 at Phi(w)
+        flow_recovery_error [-]: recovery_error, as in `scores`, at Phi(w)
+        flow_l1 [weight^2]: |u*u - v*v|_1 at Phi(w)
+        flow_clock [-]: -(1/2d) sum_j log(u_j v_j / (u_j v_j at the start)), the A in Phi(w) = Phi(e^-A w_0),
+            which is exact for inputs +-1; in theory 8 rate delta^2 tau; null where a product u_j v_j is 0 or
+            has changed its sign
+        flow_trace_start [loss/weight^2]: Tr H at Phi(w_0)
+        flow_trace_theory [loss/weight^2]: Tr H at Y; absent, with the columns below, where tau is so late
+            that Y cannot be computed
+        flow_error [weight]: |Phi(w) - Y|
+        flow_raw_error [weight]: |w - Y|
+        flow_clock_theory [-]: with `clock`, the theory of flow_clock to the next order in lr; null where it
+            is infinite
     """
     flows = closed_flows(at, "uv_flow")
     if flows.idle:

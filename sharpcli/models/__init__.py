@@ -1,8 +1,10 @@
-"""Networks. A part is a function `(shape, outputs, *, ...) -> Module`: one input's shape, the number of
-outputs."""
+"""Networks. A part is a function `(shape, outputs, *, ...) -> Module` of the shape of an input, without the
+batch's dimension, and the number of outputs."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
@@ -21,7 +23,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def image(model: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(channels, height, width). Refuses, in the name of `model`, inputs that are no images."""
+    """The `shape` of an image, (channels, height, width). Refuses, in the name of `model`, another number of
+    dimensions."""
     if len(shape) != 3:
         raise Refusal(
             f"model={model} takes images (channels, height, width); these inputs are {list(shape)}: use "
@@ -30,10 +33,18 @@ def image(model: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
     return shape
 
 
+def check_name(name: str, names: Sequence[str], library: str) -> None:
+    """Refuses a `name` that is not among the `names` of a library's networks, and says which are close to
+    it."""
+    if name not in names:
+        close = ", ".join(difflib.get_close_matches(name, names, n=3)) or "none"
+        raise Refusal(f"model.name={name}: {library} has no such network; close: {close}")
+
+
 class Patches(nn.Module):
-    """[n, channels, height, width] -> [n, tokens, size]: the patches of `patch` x `patch` pixels, row by row,
-    each through one Linear. Refuses, in the name of `model`, inputs that are no images, and patches that do
-    not tile them."""
+    """[n, channels, height, width] -> [n, tokens, size]: an image is cut, row by row, into patches of `patch`
+    x `patch` pixels, its tokens, and one Linear maps each to `size` numbers. Refuses, in the name of `model`,
+    inputs that are no images, and patches that do not tile them."""
 
     def __init__(self, model: str, shape: tuple[int, ...], patch: int, size: int) -> None:
         super().__init__()
@@ -47,15 +58,14 @@ class Patches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The tokens of a batch of images."""
-        tiles = x.unflatten(3, (-1, self.patch)).unflatten(
-            2, (-1, self.patch)
-        )  # [n, c, rows, patch, columns, patch]
-        return self.embed(tiles.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2))
+        patch_columns = x.unflatten(3, (-1, self.patch))
+        patches = patch_columns.unflatten(2, (-1, self.patch))  # [n, channels, rows, patch, columns, patch]
+        return self.embed(patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2))
 
 
 class TokenMean(nn.Module):
-    """[n, tokens, size] -> [n, size]."""
+    """[n, tokens, size] -> [n, size], the mean over the tokens."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The mean over tokens."""
+        """The mean over the tokens of a batch."""
         return x.mean(1)

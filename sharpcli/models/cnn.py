@@ -1,5 +1,5 @@
-"""A plain convolutional network, as in Cohen et al. 2021, arXiv:2103.00065: convolution, activation, 2x2
-pooling."""
+"""A plain convolutional network of convolutions, activations and 2x2 pooling, as in Cohen et al. 2021,
+arXiv:2103.00065."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def cnn(
     activation: Activation,
     pool: Literal["average", "max"],
 ) -> nn.Module:
-    """For each width a 3x3 convolution to that many channels, activation and 2x2 pooling; then Linear to
-    `outputs`.
+    """For each of `widths` a 3x3 convolution to that many channels, the activation and 2x2 pooling; then
+    Linear to `outputs`.
 
-    Images [n, channels, height, width] only: refuses another shape, a width below 1, and more poolings than
-    the image can be halved.
+    The inputs are images [n, channels, height, width]. Refuses inputs that are no images, a width below 1,
+    and more poolings than the image can be halved.
     """
-    channels, height, width_ = image("cnn", shape)
+    channels, rows, columns = image("cnn", shape)
     if any(width < 1 for width in widths):
         raise Refusal(f"model.widths={list(widths)}: every layer needs at least 1 channel")
-    if min(height, width_) < 2 ** len(widths):
+    if min(rows, columns) < 2 ** len(widths):
         raise Refusal(
-            f"model.widths={list(widths)}: {len(widths)} poolings halve a {height}x{width_} image away; "
+            f"model.widths={list(widths)}: {len(widths)} poolings halve a {rows}x{columns} image away; "
             f"give fewer"
         )
     layers: list[nn.Module] = []
@@ -40,5 +40,5 @@ def cnn(
             ACTIVATIONS[activation](),
             nn.AvgPool2d(2) if pool == "average" else nn.MaxPool2d(2),
         ]
-        channels, height, width_ = width, height // 2, width_ // 2
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width_, outputs))
+        channels, rows, columns = width, rows // 2, columns // 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * rows * columns, outputs))

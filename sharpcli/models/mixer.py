@@ -9,11 +9,12 @@ from sharpcli.models import Patches, TokenMean
 
 
 def mixer(shape: tuple[int, ...], outputs: int, *, patch: int, width: int, depth: int) -> nn.Module:
-    """Patches of `patch` x `patch` pixels as tokens of `width` numbers, `depth` blocks of a GELU network over
-    tokens (hidden width/2) and one over channels (hidden 4 width), each after a layer norm and beside a
-    shortcut; layer norm, the mean over tokens, Linear. No dropout.
+    """Patches of `patch` x `patch` pixels become tokens of `width` numbers. `depth` blocks follow, each a
+    GELU network over the tokens (width / 2 hidden units) and one over the numbers of a token (4 width hidden
+    units), both after a layer norm and beside a shortcut; then layer norm, the mean over tokens, and Linear.
+    There is no dropout.
 
-    Refuses inputs that are no images, and patches that do not tile them.
+    Refuses inputs that are no images, patches that do not tile them, a width below 2 and a depth below 1.
     """
     if width < 2 or depth < 1:
         raise Refusal(f"model.width={width}, depth={depth}: at least 2 and 1")
@@ -23,7 +24,7 @@ def mixer(shape: tuple[int, ...], outputs: int, *, patch: int, width: int, depth
 
 
 class _Block(nn.Module):
-    """x + tokens(norm(x)^T)^T, then x + channels(norm(x)); x [n, tokens, width]."""
+    """x <- x + tokens(norm(x)^T)^T, then x <- x + channels(norm(x)), with x [n, tokens, width]."""
 
     def __init__(self, tokens: int, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A fully connected network; two layers of 200 tanh are the fc-tanh of Cohen et al. 2021,
+"""A fully connected network; with two hidden layers of 200 tanh units it is the fc-tanh of Cohen et al. 2021,
 arXiv:2103.00065."""
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from sharpcli.models import ACTIVATIONS, Activation
 
 
 def mlp(shape: tuple[int, ...], outputs: int, *, widths: list[int], activation: Activation) -> nn.Module:
-    """Flatten, then Linear and activation for each hidden width, then Linear to `outputs`; PyTorch's
-    initialization.
+    """Flatten, then Linear and the activation for each of the hidden `widths`, then Linear to `outputs`;
+    weights start as PyTorch initializes them.
 
-    Inputs [n, *shape], outputs [n, outputs]. `widths=[]` is a linear model. Refuses a width below 1.
+    It maps [n, *shape] to [n, outputs]; `widths=[]` is a linear model. Refuses a width below 1.
     """
     if any(width < 1 for width in widths):
         raise Refusal(f"model.widths={list(widths)}: every hidden layer needs at least 1 unit")

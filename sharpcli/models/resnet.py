@@ -16,12 +16,13 @@ Norm = Literal["group", "batch", "none"]
 def resnet(
     shape: tuple[int, ...], outputs: int, *, depth: int, width: int, norm: Norm, groups: int, skip: bool
 ) -> nn.Module:
-    """A 3x3 convolution, three stages of (depth - 2) / 6 blocks with `width`, 2 and 4 times `width` channels,
-    average pooling, Linear. Shortcuts without parameters (He et al., option A); `skip=false` leaves them out.
+    """A 3x3 convolution; three stages of (depth - 2) / 6 blocks with `width`, 2 `width` and 4 `width`
+    channels; average pooling and Linear. The shortcuts have no parameters (He et al., option A); `skip=false`
+    leaves them out.
 
-    `norm=group` normalizes `groups` groups of channels; `batch` over the batch, by the problem's policy;
-    `none` not at all, with a bias instead. Convolutions start from N(0, 2 / fan_out). Refuses a depth that is
-    not 6 m + 2, inputs that are no images, and groups that do not divide the width.
+    `norm=group` normalizes `groups` groups of channels; `batch` normalizes over the batch, as
+    problem.batchnorm says; `none` adds a bias instead. Convolutions start from N(0, 2 / fan_out). Refuses a
+    depth that is not 6 m + 2, inputs that are no images, and groups that do not divide the width.
     """
     if depth < 8 or (depth - 2) % 6:
         raise Refusal(f"model.depth={depth}: a CIFAR ResNet has 6 m + 2 layers; try 8, 14, 20, 32, 44 or 56")
@@ -29,8 +30,9 @@ def resnet(
         raise Refusal(
             f"model.width={width} and model.groups={groups}: both at least 1, and groups must divide width"
         )
-    colours, _, _ = image("resnet", shape)
-    layers: list[nn.Module] = [_convolution(colours, width, 1, norm), _norm(norm, groups, width), nn.ReLU()]
+    image_channels, _, _ = image("resnet", shape)
+    first = _convolution(image_channels, width, 1, norm)
+    layers: list[nn.Module] = [first, _norm(norm, groups, width), nn.ReLU()]
     channels = width
     for stage in range(3):
         for block in range((depth - 2) // 6):
@@ -45,23 +47,25 @@ def resnet(
 
 
 class _Block(nn.Module):
-    """relu(shortcut(x) + norm(conv(relu(norm(conv(x))))))."""
+    """[n, inputs, height, width] -> [n, outputs, height / stride, width / stride]: relu(shortcut(x) +
+    norm(conv(relu(norm(conv(x)))))), where the shortcut takes every `stride`-th pixel and pads the new
+    channels with zeros."""
 
-    def __init__(self, before: int, after: int, stride: int, norm: Norm, groups: int, skip: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, norm: Norm, groups: int, skip: bool) -> None:
         super().__init__()
-        self.conv1, self.norm1 = _convolution(before, after, stride, norm), _norm(norm, groups, after)
-        self.conv2, self.norm2 = _convolution(after, after, 1, norm), _norm(norm, groups, after)
-        self.stride, self.pad, self.skip = stride, after - before, skip
+        self.conv1, self.norm1 = _convolution(inputs, outputs, stride, norm), _norm(norm, groups, outputs)
+        self.conv2, self.norm2 = _convolution(outputs, outputs, 1, norm), _norm(norm, groups, outputs)
+        self.stride, self.new_channels, self.skip = stride, outputs - inputs, skip
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
         if self.skip:
-            out = out + F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.pad))
+            out = out + F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
         return F.relu(out)
 
 
-def _convolution(before: int, after: int, stride: int, norm: Norm) -> nn.Conv2d:
-    return nn.Conv2d(before, after, 3, stride, padding=1, bias=norm == "none")
+def _convolution(inputs: int, outputs: int, stride: int, norm: Norm) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=norm == "none")
 
 
 def _norm(norm: Norm, groups: int, channels: int) -> nn.Module:

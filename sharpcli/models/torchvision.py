@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-
 from torch import nn
 
-from sharpcli.errors import Refusal
+from sharpcli.models import check_name
 
 
 def torchvision(shape: tuple[int, ...], outputs: int, *, name: str) -> nn.Module:
-    """`torchvision.models.get_model(name)` with as many classes as the data, and no pretrained weights.
+    """`torchvision.models.get_model(name)` with `outputs` classes and without pretrained weights.
 
     Refuses a name that torchvision does not have.
     """
     import torchvision.models
     from torchvision.models import get_model, list_models
 
-    there = list_models(module=torchvision.models)
-    if name not in there:
-        close = difflib.get_close_matches(name, there, n=3)
-        raise Refusal(
-            f"model.name={name}: torchvision has no such network; close: {', '.join(close) or 'none'}"
-        )
+    check_name(name, list_models(module=torchvision.models), "torchvision")
     return get_model(name, weights=None, num_classes=outputs)

@@ -1,9 +1,10 @@
-"""Plots. A part is a function `(frame, *, ...) -> Figure`, of a frame with one row a run and step.
+"""Plots. A part is a function `(frame, *, ...) -> Figure`; the frame has one row for each run and measured
+step.
 
-Columns: those of the runs' rows, and of their configs `run`, `method`, `problem`, `lr`, `seed` and every
-other setting by its dotted name (`optimizer.rho`); `scores` holds the names of the scores that the run's
-problem wants seen. A plot says with `need` which columns it cannot do without. Figures are matplotlib's
-objects; pyplot's state is never touched.
+The columns are those of the runs' rows, `run`, `method`, `problem`, `lr`, `seed` and every other setting of
+the run's config by its dotted name (`optimizer.rho`); `scores` holds the names of the problem's scores that a
+reader wants to see, with blanks between them. A plot states with `need` which columns it cannot do without.
+Figures are matplotlib's objects; pyplot's state is never touched.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from matplotlib.figure import Figure
 from sharpcli.errors import Refusal
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito 2008
-AXES = ("epoch", "seconds", "step")
-NAMES = {
+X_COLUMNS = ("epoch", "seconds", "step")  # that a run is drawn over
+AXIS_LABELS = {  # of columns and of expressions in them; others are labelled by themselves
     "lambda_1": r"sharpness $\lambda_1$",
     "train_loss": "training loss",
     "test_loss": "test loss",
@@ -51,7 +52,7 @@ NAMES = {
 
 
 def figure(rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure with `rows` axes above each other that share their x."""
+    """A figure, and its `rows` axes from top to bottom, which share their x."""
     fig = Figure(figsize=(6.4, 1.2 + 2.9 * rows), layout="constrained", dpi=150)
     axes = fig.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
     for ax in axes:
@@ -61,20 +62,20 @@ def figure(rows: int = 1) -> tuple[Figure, list[Axes]]:
 
 
 def need(frame: pd.DataFrame, column: str, measure: str) -> None:
-    """Refuses runs without a `column`, and says which measure adds it."""
+    """Refuses runs without any value in `column`, and says which measure adds it."""
     if column not in frame or frame[column].isna().all():
         run = str(frame["run"].iloc[0]).partition("#")[0]
         raise Refusal(f"{run} has no {column}; sharp measure {run} measure=[{measure}] adds it")
 
 
 def need_axis(frame: pd.DataFrame, x: str) -> None:
-    """Refuses an axis over which nothing can be followed."""
-    if x not in AXES or x not in frame:
-        raise Refusal(f"x={x}: no such column in these runs; possible: {', '.join(AXES)}")
+    """Refuses an `x` that a run cannot be drawn over."""
+    if x not in X_COLUMNS or x not in frame:
+        raise Refusal(f"x={x}: no such column in these runs; possible: {', '.join(X_COLUMNS)}")
 
 
 def label(frame: pd.DataFrame, by: Sequence[str]) -> str:
-    """What tells the runs of `frame` from others: `sam, lr 0.05`."""
+    """The settings `by` of the first row of `frame`, as a legend shows them: `sam, lr 0.05`."""
     return ", ".join(_setting(key, frame[key].iloc[0]) for key in by)
 
 
@@ -85,8 +86,9 @@ def _setting(key: str, value: Any) -> str:
 
 
 def curves(frame: pd.DataFrame, y: str) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """A colour, a legend label and the rows that have `y`, for each run."""
-    varies = [key for key in ("method", "lr", "seed") if frame.groupby("run")[key].first().nunique() > 1]
+    """For each run a colour, a legend label (the method, lr and seed where they vary, else the run's name),
+    and the rows that have a value of `y`."""
+    varying = [key for key in ("method", "lr", "seed") if frame.groupby("run")[key].first().nunique() > 1]
     for i, (run, rows) in enumerate(frame.groupby("run", sort=False)):
-        name = label(rows, varies) if varies else str(run)
+        name = label(rows, varying) if varying else str(run)
         yield PALETTE[i % len(PALETTE)], name, rows[rows[y].notna()] if y in rows else rows.iloc[:0]

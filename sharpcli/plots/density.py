@@ -1,4 +1,8 @@
-"""The spectral density of the Hessian, as `measure=[density]` recorded it."""
+"""The spectral density of the Hessian, as `measure=[density]` recorded it.
+
+The sum of Gaussians is that of `linalg.quadrature.Quadrature.curve`, written again in NumPy: a plot imports
+no torch, so that drawing starts at once.
+"""
 
 from __future__ import annotations
 
@@ -8,42 +12,37 @@ from matplotlib.figure import Figure
 
 from sharpcli.plots import PALETTE, figure, need
 
-GRID = 2000
+GRID_POINTS = 2000  # eigenvalues at which a density is drawn
 
 
 def density(frame: pd.DataFrame, *, width: float) -> Figure:
-    """phi(lambda) of each run's last measured step: every quadrature node a Gaussian whose standard deviation
-    is `width` times the spectrum's length; the line is the mean over probes, the band one standard error.
-    Above on a linear scale, below on a log scale, where single outliers show; both integrate to 1."""
+    """phi(lambda) at each run's last step with the measure: every quadrature node is a Gaussian whose
+    standard deviation is `width` times the distance of the outermost nodes. The line is the mean over probes,
+    the band one standard error to either side.
+
+    The upper axes have a linear scale, the lower a logarithmic scale, on which single outliers can be seen;
+    the density integrates to 1. Refuses runs without the measure.
+    """
     need(frame, "density_nodes", "density")
     fig, axes = figure(2)
     rows = frame[frame["density_nodes"].notna()].groupby("run", sort=False).tail(1)
     for i, (_, row) in enumerate(rows.iterrows()):
         nodes, weights = np.array(row["density_nodes"]), np.array(row["density_weights"])
-        length = max(nodes.max() - nodes.min(), np.finfo(float).tiny)
-        sigma = width * length
-        grid = np.linspace(nodes.min() - 4 * sigma, nodes.max() + 4 * sigma, GRID)
-        bells = np.exp(-0.5 * ((grid[:, None, None] - nodes) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
-        each = (bells * weights).sum(2)
-        mean, stderr = each.mean(1), each.std(1, ddof=1) / np.sqrt(each.shape[1])
+        spectrum_length = max(nodes.max() - nodes.min(), np.finfo(float).tiny)
+        sigma = width * spectrum_length
+        grid = np.linspace(nodes.min() - 4 * sigma, nodes.max() + 4 * sigma, GRID_POINTS)
+        gaussians = np.exp(-0.5 * ((grid[:, None, None] - nodes) / sigma) ** 2) / (
+            sigma * np.sqrt(2 * np.pi)
+        )  # [points, probes, nodes]
+        by_probe = (gaussians * weights).sum(2)
+        mean, stderr = by_probe.mean(1), by_probe.std(1, ddof=1) / np.sqrt(by_probe.shape[1])
+        colour, name = PALETTE[i % len(PALETTE)], f"{row['run']}, step {row['step']}"
+        low, high = np.maximum(mean - stderr, 1e-12), mean + stderr  # a logarithmic scale ends above 0
         for ax in axes:
-            ax.plot(
-                grid,
-                mean,
-                color=PALETTE[i % len(PALETTE)],
-                linewidth=1.2,
-                label=f"{row['run']}, step {row['step']}",
-            )
-            ax.fill_between(
-                grid,
-                np.maximum(mean - stderr, 1e-12),
-                mean + stderr,
-                color=PALETTE[i % len(PALETTE)],
-                alpha=0.25,
-                linewidth=0,
-            )
-        lowest = weights[weights > 0].min() / (sigma * np.sqrt(2 * np.pi)) / len(nodes)
-        axes[1].set_ylim(bottom=max(lowest, mean.max() * 1e-9))
+            ax.plot(grid, mean, color=colour, linewidth=1.2, label=name)
+            ax.fill_between(grid, low, high, color=colour, alpha=0.25, linewidth=0)
+        lowest_peak = weights[weights > 0].min() / (sigma * np.sqrt(2 * np.pi)) / len(nodes)
+        axes[1].set_ylim(bottom=max(lowest_peak, mean.max() * 1e-9))
     axes[1].set(yscale="log", xlabel=r"eigenvalue $\lambda$ of $H$", ylabel="density (log)")
     axes[0].set(ylabel="density")
     axes[0].legend(frameon=False, fontsize=8)

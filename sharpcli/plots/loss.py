@@ -1,57 +1,54 @@
-"""Training and test loss, and accuracy where there is one, over training."""
+"""Training and test loss over training, and accuracy for problems with classes."""
 
 from __future__ import annotations
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sharpcli.plots import NAMES, curves, figure, need, need_axis
+from sharpcli.plots import AXIS_LABELS, curves, figure, need, need_axis
 
 
 def loss(frame: pd.DataFrame, *, x: str) -> Figure:
-    """Above the losses, on a log scale; below the accuracies and the problem's other scores. Training solid,
-    test dashed."""
+    """The losses above, on a log scale; the accuracies and the problem's other scores below. Solid lines are
+    of the training set, dashed lines of the test set. Refuses runs without a training loss, and an `x` that a
+    run cannot be drawn over."""
     need(frame, "train_loss", "scores")
     need_axis(frame, x)
-    pairs = _axes(frame)
-    fig, axes = figure(len(pairs))
+    columns_of_axes = _columns_of_axes(frame)
+    fig, axes = figure(len(columns_of_axes))
     several = frame["run"].nunique() > 1
     if not several:
         axes[0].set_title(frame["run"].iloc[0], fontsize=9)
-    for ax, columns in zip(axes, pairs, strict=True):
+    for ax, columns in zip(axes, columns_of_axes, strict=True):
         for column, style in zip(columns, ("-", "--"), strict=False):
             if column not in frame:
                 continue
+            names_runs = several and style == "-" and ax is axes[0]
             for colour, name, rows in curves(frame, column):
-                ax.plot(
-                    rows[x],
-                    rows[column],
-                    style,
-                    color=colour,
-                    label=name if several and style == "-" and ax is axes[0] else None,
-                    linewidth=1.2,
-                )
-            ax.plot([], [], style, color="0.3", label=NAMES.get(column, column), linewidth=1)
-        name = columns[0].removeprefix("train_")
-        is_share = name.endswith("accuracy")
-        ax.set(ylabel=name if is_share else NAMES.get(columns[0], columns[0]).removeprefix("training "))
+                label = name if names_runs else None
+                ax.plot(rows[x], rows[column], style, color=colour, label=label, linewidth=1.2)
+            ax.plot([], [], style, color="0.3", label=AXIS_LABELS.get(column, column), linewidth=1)
+        score = columns[0].removeprefix("train_")
+        is_share = score.endswith("accuracy")
+        y_label = AXIS_LABELS.get(columns[0], columns[0]).removeprefix("training ")
+        ax.set(ylabel=score if is_share else y_label)
         if not is_share and (frame[[c for c in columns if c in frame]].min().min()) > 0:
             ax.set_yscale("log")
         ax.legend(frameon=False, fontsize=8)
-    axes[-1].set_xlabel(NAMES.get(x, x))
+    axes[-1].set_xlabel(AXIS_LABELS.get(x, x))
     return fig
 
 
-def _axes(frame: pd.DataFrame) -> list[tuple[str, ...]]:
-    """The columns of each axes, in the problem's order: a score of the training set with the same of the test
-    set, other scores by themselves."""
-    names = list(dict.fromkeys(name for listed in frame["scores"].dropna() for name in str(listed).split()))
+def _columns_of_axes(frame: pd.DataFrame) -> list[tuple[str, ...]]:
+    """The columns that each axes draws, in the problem's order: a score of the training set together with the
+    same score of the test set, every other score alone."""
+    names = list(dict.fromkeys(name for scores in frame["scores"].dropna() for name in str(scores).split()))
     names = [name for name in names if name in frame and frame[name].notna().any()]
-    out: list[tuple[str, ...]] = []
+    columns: list[tuple[str, ...]] = []
     for name in names:
-        kind = name.partition("_")[2]
-        of_training = f"train_{kind}"
+        score = name.partition("_")[2]
+        of_training = f"train_{score}"
         if name.startswith("test_") and of_training in names:
             continue
-        out.append((name, f"test_{kind}") if name == of_training else (name,))
-    return out
+        columns.append((name, f"test_{score}") if name == of_training else (name,))
+    return columns

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sharpcli.plots import NAMES, curves, figure, need, need_axis
+from sharpcli.plots import AXIS_LABELS, curves, figure, need, need_axis
 
 
 def sharpness(frame: pd.DataFrame, *, x: str) -> Figure:
-    """Above the training loss; below lambda_1 (and the eigenvalues after it, fainter) and, dashed in each
-    run's colour, the edge of stability that the optimizer states; dotted that of the rule it wraps (SAM's
-    base), for comparison. A rule that states none has no such line."""
+    """The training loss above; lambda_1 and, fainter, the eigenvalues after it below. A dashed line in each
+    run's colour is the edge of stability that its optimizer states, a dotted line the edge of the rule that
+    it wraps (SAM's base), for comparison; an optimizer that states no edge has no such line. Refuses runs
+    without lambda_1 or a training loss, and an `x` that a run cannot be drawn over."""
     need(frame, "lambda_1", "sharpness")
     need(frame, "train_loss", "scores")
     need_axis(frame, x)
@@ -32,15 +33,15 @@ def sharpness(frame: pd.DataFrame, *, x: str) -> Figure:
         if len(rows) and diverged(frame, rows):
             below.plot(rows[x].iloc[-1], rows["lambda_1"].iloc[-1], "x", color=colour, label="diverged")
     names = {
-        "--": "edge of stability" + (" 2/lr" if plain_gd(frame) else ""),
+        "--": "edge of stability" + (" 2/lr" if edges_are_those_of_gd(frame) else ""),
         ":": "edge of the base, for comparison",
     }
     for style, values in edges.items():
         if values:
-            level = f" = {min(values):.4g}" if len(values) == 1 else ""
-            below.plot([], [], style, color="0.3", label=names[style] + level, linewidth=1)
-    above.set(ylabel=NAMES["train_loss"], yscale="log")
-    below.set(ylabel=NAMES["lambda_1"] + " of the training loss", xlabel=NAMES.get(x, x))
+            only_value = f" = {min(values):.4g}" if len(values) == 1 else ""
+            below.plot([], [], style, color="0.3", label=names[style] + only_value, linewidth=1)
+    above.set(ylabel=AXIS_LABELS["train_loss"], yscale="log")
+    below.set(ylabel=AXIS_LABELS["lambda_1"] + " of the training loss", xlabel=AXIS_LABELS.get(x, x))
     below.set_ylim(bottom=min(0, below.get_ylim()[0]))
     if frame["run"].nunique() > 1:
         above.legend(frameon=False, fontsize=8)
@@ -50,12 +51,12 @@ def sharpness(frame: pd.DataFrame, *, x: str) -> Figure:
     return fig
 
 
-def plain_gd(frame: pd.DataFrame) -> bool:
-    """Whether every edge in the frame is 2 / lr."""
+def edges_are_those_of_gd(frame: pd.DataFrame) -> bool:
+    """Whether every edge in the frame is 2 / lr, that of gradient descent."""
     return "edge" in frame and bool((frame["edge"] * frame["lr"]).dropna().sub(2).abs().lt(1e-9).all())
 
 
 def diverged(frame: pd.DataFrame, rows: pd.DataFrame) -> bool:
-    """Whether the run that `rows` belong to ended so."""
-    mine = frame[frame["run"] == rows["run"].iloc[0]]
-    return "diverged" in mine and bool(mine["diverged"].fillna(False).astype(bool).any())
+    """Whether the run whose rows are `rows` diverged, by all of its rows in `frame`."""
+    of_run = frame[frame["run"] == rows["run"].iloc[0]]
+    return "diverged" in of_run and bool(of_run["diverged"].fillna(False).astype(bool).any())

@@ -1,2 +1,2 @@
-"""Closed forms and oracles: what measurements are judged against. NumPy and SciPy only, and nothing of the
-laboratory, so that a mistake there cannot hide here."""
+"""Closed forms and oracles that measurements are judged against. They use NumPy and SciPy and no other room
+of this package, so that a mistake in another room cannot hide here."""

@@ -49,7 +49,7 @@ def test_compiled_steps_are_the_general_path_s_draw_by_draw(experiment, words):
     quick, quick_state, step = advance(e)(w, state, 0, 300)
     assert step == 300 and (quick - w).norm() > 1e-3 * w.norm() and torch.equal(w, e.problem.w0)
     slow, slow_state, step = w, state, 0
-    one_by_one = advance(replace(e, compiled=False))
+    one_by_one = advance(replace(e, compile_toys=False))
     while step < 300:
         slow, slow_state, step = one_by_one(slow, slow_state, step, 300)
     assert (quick - slow).norm() <= 1e-12 * slow.norm()
@@ -74,7 +74,7 @@ def test_where_a_compiled_run_is_interrupted_changes_no_bit(experiment, words):
 )
 def test_a_kernel_s_gradient_is_the_surface_s(experiment, problem):
     p = experiment(f"problem={problem}", "method=gd").problem
-    w, k = p.w0.numpy(), p.kernel
+    w, k = p.w0.numpy(), p.compiled
     g, c = np.zeros_like(w), np.zeros(k.scratch)
     for i in range(len(k.y)):
         k.pull(w, k.x[i], c, (k.output(w, k.x[i], c) - k.y[i]) / len(k.y), g)
@@ -108,7 +108,7 @@ def test_a_run_is_the_same_compiled_or_not_and_measures_the_same_steps(sharp, fo
     )
     rows = []
     for is_compiled in ("true", "false"):
-        assert sharp("train", *words, f"compiled={is_compiled}", f"runs_dir={is_compiled}/runs").code == 0
+        assert sharp("train", *words, f"compile_toys={is_compiled}", f"runs_dir={is_compiled}/runs").code == 0
         rows.append(rows_of(only_run(folder / is_compiled) / "metrics.jsonl"))
     assert (
         [row["step"] for row in rows[0]]
@@ -124,7 +124,7 @@ def test_a_compiled_run_that_diverges_says_at_which_step_as_the_general_path_doe
     words = ("problem=uv", *method, "steps=100000", "measure_every=50000", "measure=[scores]")
     last = []
     for is_compiled in ("true", "false"):
-        said = sharp("train", *words, f"compiled={is_compiled}", f"runs_dir={is_compiled}/runs")
+        said = sharp("train", *words, f"compile_toys={is_compiled}", f"runs_dir={is_compiled}/runs")
         assert said.code == 0 and "diverged" in said.out
         last.append(rows_of(only_run(folder / is_compiled) / "metrics.jsonl")[-1])
     assert last[0]["diverged"] and 1 < last[0]["step"] < 100 and last[0] == last[1]
