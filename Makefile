@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint check bench reproduce verdicts clean
+.PHONY: demo test lint check bench reproduce verdicts columns clean
 TIER ?= quick
 
 demo: $(VENV)/installed
@@ -30,6 +30,10 @@ reproduce-%: $(VENV)/installed
 verdicts: $(VENV)/installed
 	$(BIN)/sharp claim list --markdown > docs/verdicts.md
 	sed -i -e '/<!-- verdicts -->/,/<!-- end -->/{//!d}' -e '/<!-- verdicts -->/r docs/verdicts.md' README.md
+
+# docs/columns.md, from the docstrings of the measures
+columns: $(VENV)/installed
+	$(BIN)/python -m sharpcli.commands.columns > docs/columns.md
 
 bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -e '.[bench]'

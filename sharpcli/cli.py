@@ -18,7 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # markup would take the brackets of measure=[sharpness,trace] for a style
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -91,11 +91,9 @@ def measure(
     Of a run, without measure=..., what it measured itself: with the same settings the same numbers, bit for
     bit. Of a file, say model=, data= and loss= as for sharp train; `sharp show measure` lists the measures.
 
-    \b Example: sharp measure runs/gd-network-lr0.2-seed0-1a2b3c4d --step 400,800
-    measure=[sharpness,trace,density]
-
-    \b Example: sharp measure weights.pt model=resnet model.depth=20 data=cifar10 loss=cross_entropy
-    measure=[sharpness] --json
+    \b
+    Example: sharp measure runs/gd-network-lr0.2-seed0-1a2b3c4d --step 400,800 measure=[sharpness,trace]
+    Example: sharp measure weights.pt model=resnet data=cifar10 loss=cross_entropy measure=[sharpness] --json
     """
     from sharpcli.commands.measure import Options, measure_all
 

@@ -175,7 +175,7 @@ REFUSALS = [
     (["plot", "loss", "nothing"], "no such run"),
     (["ls", "nowhere"], "no such directory"),
     (["show", "nothing"], "no such run"),
-    (["show", "optimizer", "model"], "one run or group"),
+    (["show", "optimizer", "model"], "optimizer=model: no such optimizer; possible: adam"),
     (["show", "optimzer"], "did you mean optimizer?"),
     (["trian"], "No such command"),
     (["ls", "--al"], "No such option"),

@@ -116,7 +116,7 @@ def test_over_a_path_of_crowding_matrices_the_stated_errors_cover_the_truth():
 def test_the_vectors_kept_for_later_are_those_that_crowd_below_the_largest():
     A = symmetric([10.0, 9.5, 8.7, *torch.linspace(0, 7, 60).tolist()])
     assert len(largest(lambda V: V @ A, start(1, 63), 1, 1e-9, 63).vectors) == 3
-    assert lanczos.CROWD == 0.85
+    assert lanczos.KEPT_SHARE == 0.85
 
 
 def rng(seed=0):

@@ -124,9 +124,9 @@ def save(path, **changes):
 
 
 def test_arrays_take_classes_and_real_targets(tmp_path):
-    d = arrays(file=str(save(tmp_path / "a.npz")), sha256="")
+    d = arrays(file=save(tmp_path / "a.npz"))
     assert d.classes and d.y_train.shape == (9, 3) and d.x_train.dtype == torch.float32
-    d = arrays(file=str(save(tmp_path / "b.npz", y_train=np.zeros(9), y_test=np.ones(4))), sha256="")
+    d = arrays(file=save(tmp_path / "b.npz", y_train=np.zeros(9), y_test=np.ones(4)))
     assert not d.classes and d.y_train.shape == (9, 1)
 
 
@@ -146,13 +146,13 @@ def test_arrays_take_classes_and_real_targets(tmp_path):
 )
 def test_arrays_refuse_what_they_cannot_use(tmp_path, changes, words):
     with pytest.raises(Refusal, match=words):
-        arrays(file=str(save(tmp_path / "a.npz", **changes)), sha256="")
+        arrays(file=save(tmp_path / "a.npz", **changes))
 
 
 def test_arrays_refuse_a_file_that_is_no_archive(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"nothing")
     with pytest.raises(Refusal, match="not a readable"):
-        arrays(file=str(tmp_path / "a.npz"), sha256="")
+        arrays(file=tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("name", ["uv", "hadamard", "squares", "least_squares", "matrix_sensing", "teacher"])

@@ -10,6 +10,7 @@ from conftest import only_run, rows_of
 
 from sharpcli.engine.steps import advance, compiled
 from sharpcli.rng import generator
+from sharpcli.rng.laws import LAWS, draws
 
 CASES = [
     "problem=uv method=label_noise batch_size=1 lr=0.01",
@@ -38,6 +39,8 @@ CASES = [
     "problem=valley method=gd",
     "problem=quartic method=momentum lr=0.01",
     "problem=two_well method=sam lr=0.05",
+    "problem=uv method=label_noise batch_size=1 lr=0.01 schedule=cosine schedule.warmup=0.2",
+    "problem=uv method=momentum batch_size=2 lr=0.005 schedule=cosine",
 ]
 
 
@@ -85,7 +88,6 @@ def test_a_kernel_s_gradient_is_the_surface_s(experiment, problem):
     "words",
     [
         "problem=uv optimizer=adam",
-        "problem=uv schedule=cosine",
         "problem=uv objective=[weight_decay]",
         "problem=quadratic",
         "problem=teacher problem.depth=3 problem.norm=layer",
@@ -148,7 +150,7 @@ def test_the_laws_of_the_words_that_compiled_loops_draw():
         places[np.arange(5), order] += 1
     assert np.abs(places / 4000 - 0.2).max() < 0.03  # every example is as likely at every place
     neighbours = np.corrcoef(
-        [generator(0, "law", step).uniform(1)[0] for step in range(4001)][:-1], range(4000)
+        [draws("uniform", generator(0, "law", step), 1)[0] for step in range(4001)][:-1], range(4000)
     )[0, 1]
     assert abs(neighbours) < 0.06
 

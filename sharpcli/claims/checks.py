@@ -1,12 +1,12 @@
-"""What a claim's runs are judged by: functions of a frame, with a number, its spread over seeds, and what was
-predicted.
+"""Checks, by which a claim's runs are judged: each makes one number of them, with its spread over seeds, and
+compares it with what was predicted.
 
-A part is a function `(frame, *, ...) -> Finding`. The frame has one row a run and measured step: its columns,
-the run's settings by their dotted names, and `part`, the name the claim gives the run; a check is `of` the
-parts that match a regular expression, of all by default. A missing value (a run that diverged or is
-unfinished) counts as no evidence: the check cannot hold, and its failure is not counted as a successful
-control. Values are expressions in the columns, as `flow_clock / (lr ** 2 * step)`; a name with dots goes in
-backticks. Sees no torch.
+A part is a function `(frame, *, ...) -> Finding`. The frame has one row for each run and measured step, with
+the row's columns, the run's settings by their dotted names, and `part`, the name that the claim gives the
+run. A check takes the runs whose part matches the regular expression `of`, or all of them. A missing value
+(of a run that diverged or is unfinished) counts as no evidence: the check cannot hold, and where it is a
+control its failure is no success. Values are expressions in the columns, such as `flow_clock / (lr ** 2 *
+step)`; a name with dots goes in backticks. Imports no torch.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ Reduce = Literal["last", "first", "max", "min", "median", "mean", "late"]
 
 @dataclass(frozen=True)
 class Finding:
-    """Whether a check holds, what was measured (`spread`: one standard deviation over the runs, `runs` of
-    them), what was asked, and whether every run had a number."""
+    """The result of a check: whether it `holds`, the number that was `measured` with its `spread` (one
+    standard deviation over the `runs` runs, where the check does not say otherwise), the question that was
+    `asked` as text, and whether every run had a number (`evidence`)."""
 
     holds: bool
     measured: float | None
@@ -37,12 +38,12 @@ class Finding:
 
     @classmethod
     def nothing(cls, asked: str, runs: int) -> Finding:
-        """No number, which is no evidence."""
+        """The finding of a check that got no number, which is no evidence."""
         return cls(False, None, None, runs, asked, False)
 
     @property
     def text(self) -> str:
-        """`0.2503 ± 0.0004`."""
+        """The number and its spread, as in `0.2503 ± 0.0004`."""
         if self.measured is None:
             return "nothing measured"
         spread = "" if self.spread is None else f" ± {self.spread:.1g}"
@@ -59,29 +60,29 @@ def within(
     between: list[float | None],
     predicted: str | None,
 ) -> Finding:
-    """`value`, reduced over each run's steps (`late`: the median over the last quarter), lies in `between`
-    for `each` run, or in the `mean` or `median` over every part's runs; or the `share` of a part's runs where
-    it is not 0 does."""
-    runs = by_run(frame, value, of, reduce)
-    counted = runs != 0 if statistic == "share" else runs
+    """Whether `value`, reduced over each run's steps (`late` is the median over the last quarter of them),
+    lies in `between`: for `each` run, or its `mean` or `median` over the runs of every part; or whether the
+    `share` of each part's runs where it is not 0 does."""
+    by_runs = by_run(frame, value, of, reduce)
+    numbers = by_runs != 0 if statistic == "share" else by_runs
     if statistic == "each":
-        inside = runs.map(lambda v: _inside(v, between))
+        inside = by_runs.map(lambda v: _inside(v, between))
     else:
-        groups = counted.groupby(frame.groupby("run")["part"].first())
-        of_parts = groups.agg(
+        of_part = numbers.groupby(frame.groupby("run")["part"].first())
+        statistics = of_part.agg(
             lambda v: v.median(skipna=False) if statistic == "median" else v.mean(skipna=False)
         )
-        inside = of_parts.map(lambda v: _inside(float(v), between))
-    asked = _asked(_subject(value, of, reduce, statistic), between, predicted)
-    return _finding(bool(len(runs)) and bool(inside.all()), float(counted.mean()), runs, asked)
+        inside = statistics.map(lambda v: _inside(float(v), between))
+    asked = _question(_subject(value, of, reduce, statistic), between, predicted)
+    return _finding(bool(len(by_runs)) and bool(inside.all()), float(numbers.mean()), by_runs, asked)
 
 
 def _subject(value: str, of: str, reduce: str, statistic: str) -> str:
-    """`late edge_share, mean of gd`: what a check is about, in a reader's words."""
-    what = value if reduce == "last" else f"{reduce} {value}"
+    """The quantity that a check is about, for a reader: `late edge_share, mean of gd`."""
+    quantity = value if reduce == "last" else f"{reduce} {value}"
     if statistic != "each":
-        return f"{what}, {statistic} of {of or 'all'}"
-    return f"{what} of {of}" if of else what
+        return f"{quantity}, {statistic} of {of or 'all'}"
+    return f"{quantity} of {of}" if of else quantity
 
 
 def slope(
@@ -94,16 +95,26 @@ def slope(
     between: list[float | None],
     predicted: str | None,
 ) -> Finding:
-    """The slope of log `y` in log `x` over the runs of `of`, each reduced over its steps, lies in `between`;
-    its spread is the fit's standard error."""
-    both = pd.DataFrame({"x": by_run(frame, x, of, reduce), "y": by_run(frame, y, of, reduce)})
-    asked = _asked(f"the slope of log {y} in log {x}", between, predicted)
-    if both["x"].nunique() < 3 or not (both > 0).all(axis=None):
-        return Finding.nothing(asked, len(both))
-    (steep, _), covariance = np.polyfit(
-        np.log(both["x"]), np.log(both["y"]), 1, cov="unscaled" if len(both) < 4 else True
-    )
-    return Finding(_inside(steep, between), float(steep), float(covariance[0, 0] ** 0.5), len(both), asked)
+    """Whether the slope of log `y` in log `x` over the runs of `of`, both reduced over each run's steps, lies
+    in `between`; its spread is the fit's standard error."""
+    pairs = _pairs(frame, x, y, of, reduce)
+    asked = _question(f"the slope of log {y} in log {x}", between, predicted)
+    if pairs["x"].nunique() < 3 or not (pairs > 0).all(axis=None):
+        return Finding.nothing(asked, len(pairs))
+    exponent, _, error, _ = _line(np.log(pairs["x"]), np.log(pairs["y"]))
+    return Finding(_inside(exponent, between), exponent, error, len(pairs), asked)
+
+
+def _pairs(frame: pd.DataFrame, x: str, y: str, of: str, reduce: Reduce) -> pd.DataFrame:
+    """`x` and `y` of each run of `of`, reduced over its steps."""
+    return pd.DataFrame({"x": by_run(frame, x, of, reduce), "y": by_run(frame, y, of, reduce)})
+
+
+def _line(x: pd.Series, y: pd.Series) -> tuple[float, float, float, float]:
+    """The slope and the intercept of a straight line through the points, and their standard errors, of
+    residuals of size 1 where there are less than 4 points."""
+    (slope, intercept), covariance = np.polyfit(x, y, 1, cov="unscaled" if len(x) < 4 else True)
+    return float(slope), float(intercept), float(covariance[0, 0] ** 0.5), float(covariance[1, 1] ** 0.5)
 
 
 def extrapolated(
@@ -116,14 +127,14 @@ def extrapolated(
     between: list[float | None],
     predicted: str | None,
 ) -> Finding:
-    """`value` as `along` goes to 0, by a straight line through the runs of `of`, lies in `between`; its
-    spread is the intercept's standard error."""
-    both = pd.DataFrame({"x": by_run(frame, along, of, reduce), "y": by_run(frame, value, of, reduce)})
-    asked = _asked(f"{value} as {along} -> 0", between, predicted)
-    if both["x"].nunique() < 2 or both.isna().any(axis=None):
-        return Finding.nothing(asked, len(both))
-    (_, start), covariance = np.polyfit(both["x"], both["y"], 1, cov="unscaled" if len(both) < 4 else True)
-    return Finding(_inside(start, between), float(start), float(covariance[1, 1] ** 0.5), len(both), asked)
+    """Whether `value` as `along` goes to 0, by a straight line through the runs of `of`, lies in `between`;
+    its spread is the intercept's standard error."""
+    pairs = _pairs(frame, along, value, of, reduce)
+    asked = _question(f"{value} as {along} -> 0", between, predicted)
+    if pairs["x"].nunique() < 2 or pairs.isna().any(axis=None):
+        return Finding.nothing(asked, len(pairs))
+    _, intercept, _, error = _line(pairs["x"], pairs["y"])
+    return Finding(_inside(intercept, between), intercept, error, len(pairs), asked)
 
 
 def ratio(
@@ -136,11 +147,11 @@ def ratio(
     between: list[float | None],
     predicted: str | None,
 ) -> Finding:
-    """The mean of `value` over the runs of `of`, over its mean over those of `to`, lies in `between`; its
-    spread is a standard error: where both have the same seeds, once each, by leaving out one seed at a time
-    (the jackknife), else as of independent means."""
+    """Whether the mean of `value` over the runs of `of`, divided by its mean over the runs of `to`, lies in
+    `between`. Its spread is a standard error: where both have the same seeds, each once, by leaving out one
+    seed at a time (the jackknife), else that of independent means."""
     above, below = (by_run(frame, value, part, reduce) for part in (of, to))
-    asked = _asked(f"{_subject(value, '', reduce, 'each')}, {of} over {to}", between, predicted)
+    asked = _question(f"{_subject(value, '', reduce, 'each')}, {of} over {to}", between, predicted)
     if above.isna().any() or below.isna().any() or below.mean() == 0:
         return Finding.nothing(asked, 0)
     quotient = float(above.mean() / below.mean())
@@ -148,15 +159,15 @@ def ratio(
 
 
 def _ratio_error(frame: pd.DataFrame, above: pd.Series, below: pd.Series) -> float | None:
-    """The standard error of mean(above) / mean(below)."""
+    """The standard error of mean(above) / mean(below), or None of single runs."""
     seeds = frame.groupby("run")["seed"].first().to_dict() if "seed" in frame else {}
-    a, b = (s.rename(seeds).sort_index() for s in (above, below))
+    a, b = (series.rename(seeds).sort_index() for series in (above, below))
     n = len(a)
     if n > 1 and a.index.is_unique and a.index.equals(b.index):
-        without = (a.sum() - a) / (b.sum() - b)
-        return float(((n - 1) / n * ((without - without.mean()) ** 2).sum()) ** 0.5)
-    noise = [s.std() / s.mean() / len(s) ** 0.5 for s in (above, below) if len(s) > 1]
-    return abs(float(above.mean() / below.mean())) * math.hypot(*noise) if noise else None
+        without_one_seed = (a.sum() - a) / (b.sum() - b)
+        return float(((n - 1) / n * ((without_one_seed - without_one_seed.mean()) ** 2).sum()) ** 0.5)
+    relative = [s.std() / s.mean() / len(s) ** 0.5 for s in (above, below) if len(s) > 1]
+    return abs(float(above.mean() / below.mean())) * math.hypot(*relative) if relative else None
 
 
 def rank_correlation(
@@ -170,46 +181,47 @@ def rank_correlation(
     between: list[float | None],
     predicted: str | None,
 ) -> Finding:
-    """Kendall's tau-b of `x` and `y` over the runs of `of`, each reduced over its steps, lies in `between`;
-    its spread is one standard deviation over the seeds, each ranked by itself. With `over`, all settings that
-    vary beside the seed, it is Jiang et al.'s granulated coefficient (2020, arXiv:1912.02178): for each of
-    them the mean tau of the groups of runs that differ in it alone, and of these the mean. Refuses settings
-    that are not there, and a group in which another varies.
+    """Whether Kendall's tau-b of `x` and `y` over the runs of `of`, both reduced over each run's steps, lies
+    in `between`; its spread is one standard deviation over the seeds, the runs of each seed ranked by
+    themselves.
+
+    With `over`, which names all settings that vary beside the seed, it is the granulated coefficient of Jiang
+    et al. 2020, arXiv:1912.02178: for each of these settings the mean tau of the groups of runs that differ
+    in it alone, and then the mean over the settings. Refuses settings that the runs do not have, and a group
+    in which another setting varies.
     """
-    both = pd.DataFrame({"x": by_run(frame, x, of, reduce), "y": by_run(frame, y, of, reduce)})
-    asked = _asked(
-        f"Kendall's tau of {x} and {y}" + (f" by {', '.join(over)}" if over else ""), between, predicted
-    )
-    if len(both) < 3 or both.isna().any(axis=None):
-        return Finding.nothing(asked, len(both))
+    pairs = _pairs(frame, x, y, of, reduce)
+    by_settings = f" by {', '.join(over)}" if over else ""
+    asked = _question(f"Kendall's tau of {x} and {y}{by_settings}", between, predicted)
+    if len(pairs) < 3 or pairs.isna().any(axis=None):
+        return Finding.nothing(asked, len(pairs))
     keys = list(dict.fromkeys([*over, "seed"]))
     if missing := [name for name in keys if name not in frame]:
         raise Refusal(
             f"over={missing[0]}: no such setting; possible columns: {', '.join(map(str, frame.columns))}"
         )
-    settings = (
-        frame.groupby("run")[keys].first().map(str).loc[both.index]
-    )  # a method without the setting has its own value
-    tau = _granulated(both, settings, over)
-    seeds = [
-        _granulated(both[settings["seed"] == seed], settings, over) for seed in settings["seed"].unique()
+    # as text, so that a run whose method has no such setting has the value nan, equal to itself
+    settings = frame.groupby("run")[keys].first().map(str).loc[pairs.index]
+    tau = _granulated_tau(pairs, settings, over)
+    tau_by_seed = [
+        _granulated_tau(pairs[settings["seed"] == seed], settings, over) for seed in settings["seed"].unique()
     ]
     if not math.isfinite(tau):
-        return Finding.nothing(asked, len(both))
-    spread = float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None
-    return Finding(_inside(tau, between), tau, spread, len(both), asked)
+        return Finding.nothing(asked, len(pairs))
+    spread = float(np.std(tau_by_seed, ddof=1)) if len(tau_by_seed) > 1 else None
+    return Finding(_inside(tau, between), tau, spread, len(pairs), asked)
 
 
-def _granulated(both: pd.DataFrame, settings: pd.DataFrame, over: list[str]) -> float:
+def _granulated_tau(pairs: pd.DataFrame, settings: pd.DataFrame, over: list[str]) -> float:
+    """The coefficient of `rank_correlation` for runs with numbers `pairs` and `settings`, both by run; NaN
+    where no two runs differ in one of the settings `over` alone."""
     if not over:
-        return _tau(both)
+        return _tau(pairs)
     means: list[float] = []
     for name in over:
-        others = settings.loc[both.index, [other for other in settings if other != name]].agg(
-            "|".join, axis=1
-        )
+        other_settings = settings.loc[pairs.index, [other for other in settings if other != name]]
         taus: list[float] = []
-        for _, group in both.groupby(others):
+        for _, group in pairs.groupby(other_settings.agg("|".join, axis=1)):
             if settings.loc[group.index, name].duplicated().any():
                 raise Refusal(
                     f"over={over}: runs that agree in all of these differ in another setting; name it too"
@@ -219,16 +231,18 @@ def _granulated(both: pd.DataFrame, settings: pd.DataFrame, over: list[str]) -> 
     return sum(means) / len(means)
 
 
-def _tau(both: pd.DataFrame) -> float:
-    """Kendall's tau-b; 0 where one of the two is constant and orders nothing."""
+def _tau(pairs: pd.DataFrame) -> float:
+    """Kendall's tau-b of x and y; 0 where one of the two is constant and orders nothing."""
     from scipy.stats import kendalltau
 
-    tau = float(kendalltau(both["x"], both["y"]).statistic)
+    tau = float(kendalltau(pairs["x"], pairs["y"]).statistic)
     return tau if math.isfinite(tau) else 0.0
 
 
 def by_run(frame: pd.DataFrame, value: str, of: str, reduce: Reduce) -> pd.Series:
-    """One number a run of the parts `of`: `value` over its steps, reduced; NaN where there is none."""
+    """One number for each run of the parts `of`: the expression `value`, reduced over the run's steps; NaN
+    where it has no finite number. Refuses an `of` that matches no part, and an expression that is no
+    number."""
     rows = frame[frame["part"].str.fullmatch(of)] if of else frame
     if rows.empty:
         raise Refusal(
@@ -245,32 +259,32 @@ def by_run(frame: pd.DataFrame, value: str, of: str, reduce: Reduce) -> pd.Serie
     except (TypeError, ValueError):
         raise Refusal(f"value={value}: its values are no numbers") from None
     if reduce == "late":
-        ends = rows.groupby("run")["step"].transform("max")
-        rows, reduce = rows[rows["step"] >= 0.75 * ends], "median"
+        last_steps = rows.groupby("run")["step"].transform("max")
+        rows, reduce = rows[rows["step"] >= 0.75 * last_steps], "median"
     if reduce == "last":
         reduced = rows.groupby("run", sort=False).tail(1).set_index("run")["value"]
-    else:
-        reduced = rows.groupby("run", sort=False)["value"].agg(
-            reduce
-        )  # leaves out missing steps, and keeps missing runs
+    else:  # a step without a value is left out; a run without any keeps its row, as NaN
+        reduced = rows.groupby("run", sort=False)["value"].agg(reduce)
     return reduced.astype(float).replace([np.inf, -np.inf], np.nan)
 
 
 def _inside(value: float, between: list[float | None]) -> bool:
+    """Whether a value is finite and within the bounds, of which None is no bound."""
     low, high = between
     return bool(math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high))
 
 
-def _finding(holds: bool, measured: float, runs: pd.Series, asked: str) -> Finding:
-    with_number = runs.dropna()
-    spread = float(with_number.std()) if len(with_number) > 1 else None
-    evidence = len(with_number) == len(runs) > 0 and math.isfinite(measured)
-    return Finding(
-        holds, measured if math.isfinite(measured) else None, spread, len(with_number), asked, evidence
-    )
+def _finding(holds: bool, measured: float, by_runs: pd.Series, asked: str) -> Finding:
+    """The finding with the spread over runs; NaN in `measured` or in the number of a run is no evidence."""
+    numbers = by_runs.dropna()
+    spread = float(numbers.std()) if len(numbers) > 1 else None
+    evidence = len(numbers) == len(by_runs) > 0 and math.isfinite(measured)
+    number = measured if math.isfinite(measured) else None
+    return Finding(holds, number, spread, len(numbers), asked, evidence)
 
 
-def _asked(what: str, between: list[float | None], predicted: str | None) -> str:
+def _question(subject: str, between: list[float | None], predicted: str | None) -> str:
+    """A check as text: its subject, the bounds (a narrow interval as `0.25 ± 1e-05`) and the prediction."""
     low, high = between
     if low is None:
         bounds = "a number" if high is None else f"≤ {high:g}"
@@ -279,4 +293,4 @@ def _asked(what: str, between: list[float | None], predicted: str | None) -> str
     else:
         half, middle = (high - low) / 2, (high + low) / 2
         bounds = f"{middle:g} ± {half:.1g}" if 0 < half < 1e-4 * abs(middle) else f"{low:g} to {high:g}"
-    return f"{what}: {bounds}" + (f" (theory {predicted})" if predicted else "")
+    return f"{subject}: {bounds}" + (f" (theory {predicted})" if predicted else "")

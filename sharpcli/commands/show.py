@@ -19,7 +19,11 @@ from sharpcli.errors import Refusal
 from sharpcli.run import Run, find
 
 PACKAGE = Path(__file__).parents[1]
-SETTING = re.compile(r"^(?P<indent> *)(?P<key>[\w.@/-]+):(?: +(?P<value>[^#]*?))?(?:\s+# (?P<comment>.*))?$")
+SETTING = re.compile(r"^(?P<indent> *)(?P<key>[\w.@/-]+):(?: +(?P<value>.*?))?(?:\s+# (?P<comment>.*))?$")
+CHOICE = re.compile(r"^ *- /(?P<group>\w+)@(?P<key>\w+): (?P<option>\w+)(?:\s+# (?P<comment>.*))?$")
+SEVERAL = ("measure", "objective")  # groups whose parts stand under their own key, as in measure=[sharpness,trace]
+PARTS = ("optimizer", "objective", "schedule", "problem", "data", "model", "loss", "measure", "plot")
+POINTERS = {"claim": "sharp claim show {}", "study": "sharp study {} runs it"}
 
 
 @dataclass(frozen=True)
@@ -46,14 +50,20 @@ def show(word: str, option: str | None, runs_dir: Path) -> str:
 
 
 def about_group(group: str) -> str:
-    """The options of a config group, each with a sentence: the comment at the head of its yaml, or the first
-    sentence of the docstring of its target."""
+    """The options of a config group, each with a sentence: the comment at the head of its yaml, or the first sentence of
+    its module, or of its function where several options share a module."""
+    files = sorted((CONF / group).glob("*.yaml"))
+    texts = {file.stem: file.read_text() for file in files}
+    modules = [target(text, group).rpartition(".")[0] for text in texts.values()]
     rows = []
-    for file in sorted((CONF / group).glob("*.yaml")):
-        text = file.read_text()
-        rows.append((file.stem, head(text) or first_sentence(docstring(target(text))) or statement(text)))
-    more = f"sharp show {group} {rows[0][0]} explains an option and its settings" if rows else ""
-    return "\n".join([*aligned(rows), "", more]) if rows else f"{group}: no options"
+    for option, text in texts.items():
+        path = target(text, group)
+        module = path.rpartition(".")[0]
+        alone = modules.count(module) == 1
+        rows.append((option, head(text) or first_sentence(docstring(path, of_module=alone)) or statement(text)))
+    if not rows:
+        return f"{group}: no options"
+    return "\n".join([*aligned(rows), "", f"sharp show {group} {rows[0][0]} explains an option and its settings"])
 
 
 def about_option(group: str, option: str) -> str:
@@ -65,40 +75,39 @@ def about_option(group: str, option: str) -> str:
         meant = f"did you mean {close[0]}? " if close else ""
         raise Refusal(f"{group}={option}: no such {group}; {meant}possible: {', '.join(possible)}")
     text = file.read_text()
-    path = target(text)
-    several = f"{group}=[{option}]" if group in ("measure", "objective") else f"{group}={option}"
-    out = [several, *textwrap.wrap(head(text), 100), ""]
+    if pointer := POINTERS.get(group):
+        return f"{group} {option}\n{statement(text)}\n\n{pointer.format(option)}"
+    path = target(text, group)
+    title = f"{group}=[{option}]" if group in SEVERAL else f"{group}={option}"
+    out = [title, *textwrap.wrap(head(text) or first_sentence(docstring(path, of_module=True)), 100), ""]
     if explanation := docstring(path):
         out += [explanation, ""]
     if path:
         out += [f"source: {path}", ""]
-    rows = [
-        ("setting", "default", "meaning"),
-        *((s.name, s.default, s.comment) for s in settings(text, group)),
-    ]
+    rows = [("setting", "default", "meaning"), *((s.name, s.default, s.comment) for s in settings(text, group))]
     return "\n".join(out + (aligned(rows, 3) if len(rows) > 1 else ["it has no settings"])).rstrip()
 
 
 def settings(text: str, group: str) -> Iterator[Setting]:
     """The settings of an option's yaml, in its order."""
-    is_global = "@package _global_" in text
-    path: list[tuple[int, str]] = [] if is_global else [(-1, group)]
-    skipped = -1  # the indentation of a defaults list, whose entries are no settings
+    path: list[tuple[int, str]] = [] if "@package _global_" in text else [(-1, group)]
+    own_depth = 2 + (group in SEVERAL)  # of the option's own _target_, which is no setting
+    in_defaults = -1  # the indentation of a defaults list, whose entries are no settings
     for line in text.splitlines():
+        if match := CHOICE.match(line):  # such as `- /optimizer@base: gd`, the choice of an inner part
+            yield Setting(f"{match['group']}@{group}.{match['key']}", match["option"], match["comment"] or "")
+            continue
         match = SETTING.match(line)
         if match is None:
             continue
         indent, key, value = len(match["indent"]), match["key"], (match["value"] or "").strip()
         path = [(i, k) for i, k in path if i < indent]
-        if 0 <= skipped < indent:
+        if 0 <= in_defaults < indent:
             continue
-        skipped = indent if key == "defaults" else -1
+        in_defaults = indent if key == "defaults" else -1
         path.append((indent, key))
-        if (
-            value
-            and key != "defaults"
-            and not (key == "_target_" and len(path) <= 2 + (group in ("measure", "objective")))
-        ):
+        is_own_target = key == "_target_" and len(path) <= own_depth
+        if value and key != "defaults" and not is_own_target:
             yield Setting(".".join(k for _, k in path), value, match["comment"] or "")
 
 
@@ -113,36 +122,38 @@ def head(text: str) -> str:
     return " ".join(lines)
 
 
-def target(text: str) -> str:
-    """The path of the function or class that a yaml names first; empty where it names none of this
-    package."""
-    match = re.search(r"_target_: (sharpcli\.\S+)", text)
+def target(text: str, group: str) -> str:
+    """The path of the part that a yaml of a group describes; empty for presets, claims and studies, which are none."""
+    if group not in PARTS:
+        return ""
+    match = re.search(r"^ *_target_: (sharpcli\.[\w.]+)", text, re.M)
     return match[1] if match else ""
 
 
 def statement(text: str) -> str:
     """The statement of a claim, or the question of a study."""
     values = yaml.safe_load(text)
-    return first_sentence(str(values.get("statement") or values.get("question") or ""))
+    return " ".join(str(values.get("statement") or values.get("question") or "").split())
 
 
-def docstring(path: str) -> str:
-    """The docstring of a function or class of this package, read and not imported; empty where there is
-    none."""
+def docstring(path: str, of_module: bool = False) -> str:
+    """The docstring of a function or class of this package, or of its module, read and not imported; empty for none."""
     if not path:
         return ""
     module, _, name = path.partition(".")[2].rpartition(".")
-    file = PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
-    for node in ast.parse(file.read_text()).body:
+    tree = ast.parse(PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text())
+    if of_module:
+        return ast.get_docstring(tree) or ""
+    for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
             return ast.get_docstring(node) or ""
     return ""
 
 
 def first_sentence(text: str) -> str:
-    """The first sentence of a text, on one line."""
-    paragraph = " ".join(text.split("\n\n", maxsplit=1)[0].split())
-    return re.split(r"(?<=[.:;]) (?=[A-Z`])", paragraph)[0]
+    """The first sentence of a text, on one line. A stop after a formula, as in `sum_i v_i . H(w) v_i`, ends none."""
+    paragraph = " ".join(text.split("\n\n")[0].split())
+    return re.split(r"(?<=[\w)\]`][.]) (?=[A-Z`])", paragraph)[0]
 
 
 def about_run(run: Run) -> str:

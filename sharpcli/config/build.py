@@ -30,8 +30,9 @@ def maker(values: Mapping[str, Any], trust: Sequence[str], where: str) -> Callab
     Module): of a class the object is made by the call, from the hyperparameters alone."""
     target = resolve(values["_target_"], where, trust)
     keywords = _keywords(target, values, trust, where)
-    takes = () if inspect.isclass(target) else tuple(positional(target))
-    return Part(target, keywords, takes)
+    if inspect.isclass(target):
+        return lambda *_, **__: target(**keywords)
+    return Part(target, keywords, tuple(positional(target)))
 
 
 def _keywords(

@@ -1,2 +1,3 @@
-"""The loss as a function of one flat weight vector w: values, gradients, products with its curvature, its
-minimizers."""
+"""The loss as a function of one flat weight vector w [D]: its value, gradient and products with its curvature
+(`surface`, `curvature`, `compiled_products`, `distributed`), its minimizers (`interpolators`) and flows on it
+(`flows`)."""

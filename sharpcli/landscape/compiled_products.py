@@ -1,4 +1,5 @@
-"""Hessian products compiled by `torch.compile`, where that pays."""
+"""Hessian products compiled by `torch.compile`, and the rule that decides when compiling them is
+worthwhile."""
 
 from __future__ import annotations
 
@@ -6,46 +7,53 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad, vjp
 
 from sharpcli.errors import Refusal
 
 When = Literal["auto", "true", "false"]
-Product = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (w, v, x, y) -> H v of one batch
+Weights = Float[Tensor, " D"]
+# (w, v, x, y) to H(w) v, H the Hessian of the mean loss of the batch (x, y)
+Product = Callable[[Weights, Weights, Tensor, Tensor], Weights]
+# predict: (w, x) to outputs; loss: (outputs, y) to their mean loss
 Binary = Callable[[Tensor, Tensor], Tensor]
 
-# products on CUDA: compiling an mlp's took 9 s on an H100 and saved 0.7 ms each (docs/benchmarks.md)
+# Products on a GPU after which compiling has paid: an mlp's compilation took 9 s on an H100 and saved 0.7 ms
+# a product (docs/benchmarks.md).
 BREAK_EVEN_PRODUCTS = 14_000
 
 
 class CompiledProducts:
-    """The compiled product v -> d(g(w).v)/dw of a batch's mean loss, for one network and all points at which
-    it is measured.
+    """The compiled product v -> d(g(w).v)/dw, g the gradient of a batch's mean loss, for one network and all
+    points w at which it is measured.
 
-    `true` compiles at once, `false` never. `auto` compiles on CUDA once this process has spent so many
-    products that the next as many would repay it, and never on a CPU, where the compiled product was slower
-    than one over a kept graph (1.6 against 1.1 gradients for an mlp, 3.7 against 2.1 for a ResNet-20). It
-    rebuilds the gradient in every product, so that no graph is kept. Compiled and other products are equal up
-    to rounding. Refuses a machine that cannot compile.
+    `when` is `true`: compiled at the first product; `false`: never; `auto`: on CUDA, once the process has
+    spent `BREAK_EVEN_PRODUCTS`, so that as many products again would repay the compilation. `auto` never
+    compiles on a CPU, where the compiled product was slower than one over a kept graph (1.6 against 1.1
+    gradients for an mlp, 3.7 against 2.1 for a ResNet-20). The compiled product recomputes the gradient each
+    time and keeps no graph; it equals the uncompiled one up to rounding. Raises Refusal on a machine that
+    cannot compile.
     """
 
     def __init__(self, when: When, predict: Binary, loss: Binary) -> None:
-        self.when, self.spent, self._made_for = when, 0, predict
+        self.when, self.spent, self._predict = when, 0, predict
         self._compiled: Product | None = None
 
-        def product(w: Tensor, v: Tensor, x: Tensor, y: Tensor) -> Tensor:
-            def of(at: Tensor) -> Tensor:
+        def product(w: Weights, v: Weights, x: Tensor, y: Tensor) -> Weights:
+            def batch_loss(at: Weights) -> Float[Tensor, ""]:
                 return loss(predict(at, x), y)
 
-            return vjp(grad(of), w)[1](v)[0]
+            return vjp(grad(batch_loss), w)[1](v)[0]
 
         self._product = product
 
     def product(self, predict: Binary, device: torch.device, count: int) -> Product | None:
-        """The compiled product for the next `count` of them; None where it does not pay, and for outputs
-        other than those it was made for (some parameters alone, other batch-norm statistics)."""
-        if self.when == "false" or predict is not self._made_for:
+        """The compiled product to use for the next `count` products, or None if compiling does not pay or if
+        `predict` is not the function that was compiled (a subset of the parameters, other batch-norm
+        statistics)."""
+        if self.when == "false" or predict is not self._predict:
             return None
         self.spent += count
         if self.when == "auto" and (device.type != "cuda" or self.spent <= BREAK_EVEN_PRODUCTS):
@@ -56,19 +64,21 @@ class CompiledProducts:
 
 
 def _refusing(compiled: Product) -> Product:
-    from torch._dynamo.exc import (
-        TorchDynamoException,
-    )  # a second to import, which a run that compiles nothing is spared
+    """The product `compiled`, with a failure of the compiler raised as a Refusal. Running out of memory is no
+    failure of the compiler and passes through."""
+    # Imported here because the import takes a second, and most runs compile nothing.
+    from torch._dynamo.exc import TorchDynamoException
 
-    def product(w: Tensor, v: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def product(w: Weights, v: Weights, x: Tensor, y: Tensor) -> Weights:
         try:
             return compiled(w, v, x, y)
-        except (RuntimeError, TorchDynamoException) as problem:
-            if isinstance(problem, torch.OutOfMemoryError) or "allocate memory" in str(problem):
+        except (RuntimeError, TorchDynamoException) as error:
+            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
                 raise
-            first = str(problem).strip().splitlines()[0]
+            first_line = str(error).strip().splitlines()[0]
             raise Refusal(
-                f"torch.compile fails here ({first}); take compile_products=false, or install a C++ compiler"
+                f"torch.compile fails here ({first_line}); take compile_products=false, or install a C++ "
+                f"compiler"
             ) from None
 
     return product

@@ -1,78 +1,79 @@
-"""What the measures at a point share: a linearization, a Krylov run from each random start, the eigenpairs
-computed so far."""
+"""The curvature at one point, shared by all measures taken there: one linearization, one Krylov run from each
+random start vector, and the eigenpairs computed so far."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from itertools import count
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from sharpcli.landscape.surface import Linearization, LossSurface
 from sharpcli.linalg.lanczos import KEPT_VECTORS, Krylov, Matvec, Ritz, Tell, extremes
-from sharpcli.linalg.quadrature import Quadrature, extend, rule, stack
+from sharpcli.linalg.quadrature import Quadrature, Rule, extend, rule, stack
 from sharpcli.rng import generator
 
 Operator = Literal["hessian", "gauss_newton"]
-# From warm vectors a residual may exceed the error by so much; with 10 an overtaking eigenvalue was missed by 6e-3.
+
+# The ratio of residual to error allowed from warm vectors (`slack` of `extremes`): with 10, an eigenvalue
+# that had overtaken the largest was missed by 6e-3.
 WARM_SLACK = 3.0
+DENSE_ROWS = 32  # rows of the identity multiplied in one call by `dense`: bounds the memory of the products
 
 
 class Curvature:
-    """The curvature of a surface at w [D].
+    """The Hessian and the Gauss-Newton matrix of a surface at w [D], and what has been computed of them.
 
-    Sharpness, density and log-determinant asked for together cost the products of the most demanding of them:
-    the first random start is the same for all, and an earlier Krylov run is carried on. Starts are keyed by
-    (seed, step, number). A later request reuses an earlier run, so the result may be more accurate than
-    requested, but never less. A Krylov basis holds at most `basis_bytes`. `tell(products, error)` is called
+    Sharpness, density and log-determinant requested together cost the products of the most demanding of them:
+    their first random start vector is the same, and a later request continues the Krylov run of an earlier
+    one. Its result may therefore be more accurate than requested, never less. The start vectors are functions
+    of (`seed`, `step`, number). A Krylov basis is limited to `basis_bytes`. `tell(products, error)` is called
     during long solves.
     """
 
     def __init__(
         self,
         surface: LossSurface,
-        w: Tensor,
+        w: Float[Tensor, " D"],
         seed: int,
         step: int,
         basis_bytes: int,
         tell: Tell | None = None,
     ) -> None:
-        self.surface, self.w, self.tell, self.key, self.basis_bytes = (
-            surface,
-            w,
-            tell,
-            (seed, step),
-            basis_bytes,
-        )
+        self.surface, self.w, self.tell = surface, w, tell
+        self.key, self.basis_bytes = (seed, step), basis_bytes
         self._krylov: dict[tuple[Operator, int], Krylov] = {}
-        self._rules: dict[tuple[Operator, int], tuple[int, tuple[Tensor, Tensor]]] = {}
-        self._ritz: dict[tuple[Operator, bool], tuple[Ritz, float]] = {}
+        self._rules: dict[tuple[Operator, int], tuple[int, Rule]] = {}  # steps taken, and the rule
+        self._ritz: dict[tuple[Operator, bool], tuple[Ritz, float]] = {}  # eigenpairs, and their tolerance
 
     @cached_property
     def linearization(self) -> Linearization:
-        """The gradient and the products at w."""
+        """The gradient at w and the products with the curvature there."""
         return self.surface.linearize(self.w)
 
     @property
     def room(self) -> int:
-        """Basis vectors that fit `basis_bytes`; at least twice as many as a restart keeps."""
+        """The number of basis vectors that `basis_bytes` allows, and no fewer than twice those a restart
+        keeps."""
         return max(2 * KEPT_VECTORS, self.basis_bytes // self.w.nbytes)
 
     def matvec(self, operator: Operator) -> Matvec:
-        """Products with the Hessian or the Gauss-Newton matrix."""
+        """The function V -> A V for the Hessian or the Gauss-Newton matrix A at w."""
         return self.linearization.hvp if operator == "hessian" else self.linearization.ggn
 
-    def start(self, number: int) -> Tensor:
-        """The random direction [1, D] of this number, the same for every measure."""
+    def start(self, number: int) -> Float[Tensor, "1 D"]:
+        """The random start vector of this number, of independent N(0, 1), the same for every measure."""
         seed, step = self.key
         rng = generator(seed, f"krylov {number}", step)
         return torch.randn(1, len(self.w), generator=rng, dtype=torch.float64).to(self.w)
 
     def krylov(self, operator: Operator, number: int = 0) -> Krylov:
-        """The Krylov run from random start `number`, as far as earlier measures took it; that of start 0 is
-        kept."""
+        """The Krylov run from the random start vector `number`, with all steps that earlier measures took.
+        Only the run of number 0 is stored: the others would each hold a basis."""
         run = self._krylov.get((operator, number))
         if run is None:
             run = Krylov(self.matvec(operator), self.start(number), self.room)
@@ -86,69 +87,74 @@ class Curvature:
         k: int,
         tol: float,
         max_products: int,
-        warm: Tensor | None = None,
+        warm: Float[Tensor, "b D"] | None = None,
         least: bool = False,
     ) -> Ritz:
-        """The k largest eigenpairs, and for `least` the smallest, to tol |lambda_1|; from `warm` vectors
-        where given."""
-        for known, its_tol in (
-            self._ritz[key] for key in ((operator, least), (operator, True)) if key in self._ritz
-        ):
-            if len(known.values) >= k and known.converged and its_tol <= tol:
-                return _first(known, k)
+        """The k largest eigenpairs, with `least` the smallest too, to an error of tol |lambda_1| (see
+        `extremes`); from the rows of `warm` if there are any, else from the random start vector 0. Its
+        `products` are those of this call."""
+        stored = self._stored_eigenpairs(operator, k, tol, least)
+        if stored is not None:
+            return stored
         numbers = count(1)
 
-        def fresh() -> Tensor:
+        def fresh() -> Float[Tensor, " D"]:
             return self.start(next(numbers))[0]
 
         if warm is None or not len(warm):
             earlier = self._krylov.get((operator, 0))
-            spent = 0 if earlier is None else earlier.products
+            products_before = 0 if earlier is None else earlier.products
             krylov, slack = self.krylov(operator), 1.0
         else:
-            krylov = Krylov(self.matvec(operator), warm[:max_products], self.room)
-            spent, slack = 0, WARM_SLACK
-        left = max(0, max_products - (krylov.products - spent))
-        ritz = extremes(krylov, k, tol, left, least=least, slack=slack, fresh=fresh, tell=self.tell)
-        ritz = Ritz(**(vars(ritz) | {"products": krylov.products - spent}))
+            products_before = 0
+            krylov, slack = Krylov(self.matvec(operator), warm[:max_products], self.room), WARM_SLACK
+        remaining = max(0, max_products - (krylov.products - products_before))
+        ritz = extremes(krylov, k, tol, remaining, least=least, slack=slack, fresh=fresh, tell=self.tell)
+        ritz = replace(ritz, products=krylov.products - products_before)
         self._ritz[operator, least] = ritz, tol
         return ritz
 
-    def dense(self, operator: Operator) -> Tensor:
-        """The whole matrix [D, D], by D products."""
+    def _stored_eigenpairs(self, operator: Operator, k: int, tol: float, least: bool) -> Ritz | None:
+        """The first k of the eigenpairs of an earlier call that included them to `tol`, at no products; None
+        if no call did."""
+        for key in ((operator, least), (operator, True)):
+            if key not in self._ritz:
+                continue
+            ritz, its_tol = self._ritz[key]
+            if len(ritz.values) >= k and ritz.converged and its_tol <= tol:
+                return replace(
+                    ritz,
+                    values=ritz.values[:k],
+                    residuals=ritz.residuals[:k],
+                    errors=ritz.errors[:k],
+                    products=0,
+                )
+        return None
+
+    def dense(self, operator: Operator) -> Float[Tensor, "D D"]:
+        """The whole matrix, symmetrized against rounding, by D products."""
         eye = torch.eye(len(self.w), dtype=self.w.dtype, device=self.w.device)
-        A = torch.cat([self.matvec(operator)(rows) for rows in eye.split(32)])
+        A = torch.cat([self.matvec(operator)(rows) for rows in eye.split(DENSE_ROWS)])
         return (A + A.T) / 2
 
     def quadrature(self, operator: Operator, probes: int, steps: int) -> tuple[Quadrature, int]:
-        """Lanczos quadrature with `probes` random starts and `steps` steps each, and the products it
-        spent."""
+        """Lanczos quadrature of at least `steps` steps from each of the first `probes` random start vectors,
+        and the number of products that this call spent."""
         rules, spent = [], 0
         for number in range(probes):
-            known = self._rules.get((operator, number))
-            if known is not None and known[0] >= steps:
-                rules.append(known[1])
+            stored = self._rules.get((operator, number))
+            if stored is not None and stored[0] >= steps:
+                rules.append(stored[1])
                 continue
-            shared = self._krylov.get((operator, number))
-            products = 0 if shared is None else shared.products
+            earlier = self._krylov.get((operator, number))
+            products_before = 0 if earlier is None else earlier.products
             krylov = self.krylov(operator, number)
             if krylov.restarted or krylov.capacity < min(steps, len(self.w)):
-                krylov, products = Krylov(self.matvec(operator), self.start(number), steps), 0
+                krylov, products_before = Krylov(self.matvec(operator), self.start(number), steps), 0
             extend(krylov, steps)
             rules.append(rule(krylov))
             self._rules[operator, number] = steps, rules[-1]
-            spent += krylov.products - products
+            spent += krylov.products - products_before
             if self.tell is not None:
                 self.tell(spent, float("nan"))
         return stack(rules), spent
-
-
-def _first(ritz: Ritz, k: int) -> Ritz:
-    """The first k of pairs that are known already, at no cost."""
-    less = {
-        "values": ritz.values[:k],
-        "residuals": ritz.residuals[:k],
-        "errors": ritz.errors[:k],
-        "products": 0,
-    }
-    return Ritz(**(vars(ritz) | less))

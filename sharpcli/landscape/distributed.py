@@ -1,5 +1,5 @@
-"""Several processes over one sum (torch.distributed): who evaluates which examples, and the sum over all
-processes."""
+"""Sums over examples split among several processes (`torch.distributed`): the share of each process, and the
+sum of the shares."""
 
 from __future__ import annotations
 
@@ -11,34 +11,40 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Shaped
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process is number `rank` of `size`, as `torchrun` says. Every process computes the same numbers:
-    sums over examples are split and added up, all else is repeated; only the first writes and prints."""
+    """The processes of a run, of which this one has the number `rank` out of `size`, as `torchrun` assigns
+    them.
+
+    Every process computes the same numbers: sums over examples are split and added up, everything else is
+    computed by each. Only the process of rank 0 writes files and prints.
+    """
 
     rank: int = 0
     size: int = 1
 
     def share(
-        self, batches: tuple[tuple[Tensor, Tensor], ...], joint: bool
-    ) -> tuple[tuple[Tensor, Tensor], ...]:
-        """This process's part of each batch; where a batch's outputs are `joint` (batch norm), every
-        `size`-th batch."""
+        self, batches: tuple[tuple[Shaped[Tensor, "_ ..."], Shaped[Tensor, "_ ..."]], ...], joint: bool
+    ) -> tuple[tuple[Shaped[Tensor, "_ ..."], Shaped[Tensor, "_ ..."]], ...]:
+        """The examples (x, y) that this process evaluates: its part of each batch. If the outputs of a batch
+        are `joint`, as under batch norm, a batch cannot be split, and the process gets every `size`-th batch
+        whole."""
         if self.size == 1:
             return batches
         if joint:
             return batches[self.rank :: self.size]
-        pieces = (
+        parts = (
             (x.tensor_split(self.size)[self.rank], y.tensor_split(self.size)[self.rank]) for x, y in batches
         )
-        return tuple((x, y) for x, y in pieces if len(y))
+        return tuple((x, y) for x, y in parts if len(y))
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes and prints."""
+        """Whether this process is the one that writes files and prints."""
         return self.rank == 0
 
     def wait(self) -> None:
@@ -46,34 +52,38 @@ class Processes:
         if self.size > 1:
             dist.barrier()
 
-    def sum(self, part: Tensor) -> Tensor:
-        """The sum of `part` over processes, the same bits in each; `part` itself is left as it is."""
+    def sum(self, part: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+        """The sum of `part` over all processes, bitwise the same in each. `part` itself is not changed."""
         if self.size == 1:
             return part
-        total = part.clone(memory_format=torch.contiguous_format)  # all_reduce writes into what it is given
+        total = part.clone(memory_format=torch.contiguous_format)  # all_reduce writes into its argument
         dist.all_reduce(total)
         return total
 
 
-ALONE = Processes()
+ALONE = Processes()  # a run of a single process
 
 
 @contextmanager
 def processes() -> Iterator[Processes]:
-    """The processes that `torchrun` started (NCCL with a GPU each, else gloo); without torchrun this one
-    alone."""
+    """The processes that `torchrun` started, connected by NCCL if each has a GPU and by gloo otherwise; a
+    single process without torchrun. Standard output of all but the first is discarded until the context
+    ends."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1 or dist.is_initialized():
-        yield Processes(dist.get_rank(), dist.get_world_size()) if size > 1 else ALONE
+    if size == 1:
+        yield ALONE
         return
-    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
-    gpu = torch.cuda.device_count() > local
-    if gpu:
-        torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if gpu else "gloo")
-    quiet = nullcontext() if rank == 0 else redirect_stdout(io.StringIO())
+    if dist.is_initialized():
+        yield Processes(dist.get_rank(), dist.get_world_size())
+        return
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    has_gpu = torch.cuda.device_count() > local_rank
+    if has_gpu:
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if has_gpu else "gloo")
+    output = nullcontext() if rank == 0 else redirect_stdout(io.StringIO())
     try:
-        with quiet:
+        with output:
             yield Processes(rank, size)
     finally:
         dist.destroy_process_group()

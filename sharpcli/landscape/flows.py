@@ -1,5 +1,5 @@
-"""Flows in continuous time, by SciPy's adaptive Runge-Kutta solvers: along any field, and gradient flow to
-its limit."""
+"""Flows in continuous time by SciPy's adaptive Runge-Kutta solvers: along any vector field for a given time,
+and gradient flow to its limit."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 from torch import Tensor
@@ -16,36 +17,48 @@ from sharpcli.errors import Refusal
 from sharpcli.landscape.interpolators import Interpolators
 
 Solver = Literal["RK45", "DOP853", "LSODA", "Radau"]
-Field = Callable[[Tensor], Tensor]
-NEAR = 1e-3  # the largest residual from which Newton's steps go on
-LONGEST = 1e5  # the time after which gradient flow is given up
+Field = Callable[[Float[Tensor, " D"]], Float[Tensor, " D"]]
+
+# The largest residual max |r| from which Newton's method replaces gradient flow: its limit then differs from
+# the flow's by about the square of the residual, and from further away it may be another interpolator.
+NEWTON_RESIDUAL = 1e-3
+MAX_FLOW_TIME = 1e5  # gradient flow runs over times 1, 2, 4, ... below this one, and is then given up
 
 
 def integrate(
-    field: Field, w: Tensor, time: float, solver: Solver, rtol: float, atol: float, tol: float = 0.0
-) -> Tensor:
-    """w(time) of dw/dt = field(w) from w(0) = w, with local errors below atol + rtol |w|; for a `tol` above 0
-    no further than where |field| falls to it. Weights that are not finite are returned as they are. Refuses a
-    tolerance that the solver does not reach."""
+    field: Field,
+    w: Float[Tensor, " D"],
+    time: float,
+    solver: Solver,
+    rtol: float,
+    atol: float,
+    tol: float = 0.0,
+) -> Float[Tensor, " D"]:
+    """The solution w(time) of dw/dt = field(w), w(0) = w, with local errors below atol + rtol |w|. For `tol`
+    > 0 the flow ends earlier where |field| has fallen to `tol`.
 
-    def right(_: float, at: NDArray[np.float64]) -> NDArray[np.float64]:
+    Weights that are not finite are returned unchanged. Raises Refusal if the solver does not reach the
+    tolerances.
+    """
+
+    def right_side(_: float, at: NDArray[np.float64]) -> NDArray[np.float64]:
         return field(torch.from_numpy(np.array(at)).to(w)).double().cpu().numpy()
 
     if not torch.isfinite(w).all():
         return w
     start = w.double().cpu().numpy()
 
-    def still(t: float, at: NDArray[np.float64]) -> float:
-        return float(np.linalg.norm(right(t, at))) - tol
+    def speed_above_tol(t: float, at: NDArray[np.float64]) -> float:
+        return float(np.linalg.norm(right_side(t, at))) - tol
 
-    still.terminal = True  # type: ignore[attr-defined]
-    if tol > 0 and still(0.0, start) <= 0:
+    speed_above_tol.terminal = True  # type: ignore[attr-defined]  # tells SciPy to stop at its zero
+    if tol > 0 and speed_above_tol(0.0, start) <= 0:
         return w
-    events = still if tol > 0 else None
+    events = speed_above_tol if tol > 0 else None
     path = solve_ivp(
-        right, (0.0, time), start, method=solver, rtol=rtol, atol=atol, t_eval=[time], events=events
+        right_side, (0.0, time), start, method=solver, rtol=rtol, atol=atol, t_eval=[time], events=events
     )
-    if path.status == 1:  # an event stopped it
+    if path.status == 1:  # stopped by the event
         return torch.from_numpy(path.y_events[0][-1]).to(w)
     if not path.success:
         raise Refusal(
@@ -54,11 +67,17 @@ def integrate(
     return torch.from_numpy(path.y[:, -1]).to(w)
 
 
-def limit(interpolators: Interpolators, w: Tensor, rtol: float, tol: float) -> tuple[Tensor, float]:
-    """Phi(w), where gradient flow ends, and max |r| at it: by the flow until the residuals are below 1e-3,
-    over doubling times, then by Newton's steps, which leave Phi by no more than about the square of that."""
+def limit(
+    interpolators: Interpolators, w: Float[Tensor, " D"], rtol: float, tol: float
+) -> tuple[Float[Tensor, " D"], float]:
+    """Phi(w), the limit of gradient flow from w, and the largest residual max |r| there.
+
+    Gradient flow runs over doubling times until max |r| <= `NEWTON_RESIDUAL`; Newton's method then continues
+    to max |r| <= tol (`Interpolators.project`). If the flow is given up or Newton's method stops early, the
+    residual returned is larger.
+    """
     surface, time = interpolators.surface, 1.0
-    while float(interpolators.residual(w).abs().max()) > NEAR and time < LONGEST:
+    while float(interpolators.residual(w).abs().max()) > NEWTON_RESIDUAL and time < MAX_FLOW_TIME:
         w = integrate(lambda at: -surface.grad(at), w, time, "DOP853", rtol, rtol * 1e-3)
         time *= 2
     return interpolators.project(w, tol)

@@ -1,4 +1,5 @@
-"""A loss as a function of one flat weight vector: its value, its gradient and its curvature."""
+"""The loss as a function of one flat weight vector: its value, its gradient and its products with curvature
+matrices."""
 
 from __future__ import annotations
 
@@ -6,37 +7,44 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from sharpcli.errors import Refusal
 from sharpcli.landscape.compiled_products import CompiledProducts
 from sharpcli.landscape.distributed import ALONE, Processes
 
-Batch = tuple[Tensor, Tensor]
-Grad = Callable[[Tensor], Tensor]  # a gradient function; a LossSurface is one, and `whole_loss` gets it back
+Batch = tuple[
+    Shaped[Tensor, "_ ..."], Shaped[Tensor, "_ ..."]
+]  # examples (x, y), the first dimension in common
+# A gradient function w -> grad L(w). A LossSurface is one, and `whole_loss` recovers the surface from it.
+Grad = Callable[[Float[Tensor, " D"]], Float[Tensor, " D"]]
+Penalty = Callable[[Float[Tensor, " D"]], Float[Tensor, ""]]
 
-PROBE_EXAMPLES = (4, 8)  # two batch sizes whose graphs tell the bytes an example adds
+# `graph_bytes` builds the graphs of this many examples; the difference gives the bytes that each example
+# adds.
+PROBE_EXAMPLES = (4, 8)
 KEEP_GRAPH = {"retain_graph": True, "materialize_grads": True}
 
 
 @dataclass(frozen=True)
 class LossSurface:
-    """L(w) = sum_b (n_b / n) loss(predict(w, x_b), y_b) + penalty(w): the mean over all n examples.
+    """L(w) = sum_b (n_b / n) loss(predict(w, x_b), y_b) + penalty(w): the mean loss over all n examples.
 
-    `batches` are pairs (x_b [n_b, ...], y_b [n_b, ...]) and may be of unequal size: each is weighted by its
-    share of the examples. `predict` is differentiable in the flat `w` [D], `loss` returns the mean over a
-    batch. A `Linearization` holds one graph of the whole surface while that fits `graph_budget` bytes, else
-    one batch's.
+    `batches` are pairs (x_b [n_b, ...], y_b [n_b, ...]), which may differ in size n_b. `predict(w, x)`
+    returns the outputs [n_b, ...] and is differentiable in w [D], `loss` returns the mean over a batch. A
+    `Linearization` keeps one graph of the whole surface if that takes at most `graph_budget` bytes, else one
+    batch's graph at a time.
 
-    Of several `processes` each evaluates its share of the examples, and value, gradient and products are
-    summed. `joint` says that the outputs of a batch depend on one another (batch norm), so that a batch
-    cannot be split. `compiled` may lend compiled Hessian products.
+    With several `processes`, each evaluates its share of the examples, and values, gradients and products are
+    summed over them. `joint` says that the outputs of a batch depend on one another (batch norm), so that no
+    batch may be split. `compiled` supplies compiled Hessian products where they pay.
     """
 
-    predict: Callable[[Tensor, Tensor], Tensor]
-    loss: Callable[[Tensor, Tensor], Tensor]
+    predict: Callable[[Float[Tensor, " D"], Tensor], Tensor]
+    loss: Callable[[Tensor, Tensor], Float[Tensor, ""]]
     batches: tuple[Batch, ...]
-    penalty: Callable[[Tensor], Tensor] | None = None
+    penalty: Penalty | None = None
     graph_budget: int = 2**31
     processes: Processes = ALONE
     joint: bool = False
@@ -44,7 +52,7 @@ class LossSurface:
 
     @property
     def examples(self) -> int:
-        """n, the number of examples the mean runs over."""
+        """The number n of examples in the mean."""
         return sum(len(y) for _, y in self.batches)
 
     @property
@@ -62,113 +70,116 @@ class LossSurface:
         """The same loss over other examples."""
         return replace(self, batches=tuple(batches))
 
-    def through(self, embed: Callable[[Tensor], Tensor]) -> LossSurface:
-        """The same loss as a function of u, w = embed(u): of some of the weights, or in other coordinates."""
+    def through(self, embed: Callable[[Float[Tensor, " d"]], Float[Tensor, " D"]]) -> LossSurface:
+        """The same loss as a function of u [d], with w = embed(u) [D]: of a subset of the weights, or in
+        other coordinates."""
         predict, penalty = self.predict, self.penalty
         inner = None if penalty is None else (lambda u: penalty(embed(u)))
         return replace(self, predict=lambda u, x: predict(embed(u), x), penalty=inner)
 
-    def plus(self, penalty: Callable[[Tensor], Tensor]) -> LossSurface:
-        """L(w) + penalty(w), beside whatever penalty the loss has."""
+    def plus(self, penalty: Penalty) -> LossSurface:
+        """L(w) + penalty(w), in addition to any penalty that L already has."""
         inner = self.penalty
         return replace(self, penalty=penalty if inner is None else lambda w: penalty(w) + inner(w))
 
     @property
     def whole(self) -> LossSurface:
-        """This loss: a rule that needs more of it than the gradient asks for it here (see `whole_loss`)."""
+        """The surface itself. `whole_loss` reads this attribute of a gradient function, which a surface is
+        too."""
         return self
 
-    def __call__(self, w: Tensor) -> Tensor:
-        """grad L(w): a surface is the gradient function that an update rule is handed."""
+    def __call__(self, w: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+        """grad L(w), so that a surface can be passed to an update rule as its gradient function."""
         return self.grad(w)
 
-    def value(self, w: Tensor) -> Tensor:
-        """L(w), a scalar without a graph."""
+    def value(self, w: Float[Tensor, " D"]) -> Float[Tensor, ""]:
+        """L(w), without a graph."""
         with torch.no_grad():
-            return self.processes.sum(self._sum(w, self._terms(w)))
+            return self.processes.sum(self._sum(w, self._batch_terms(w)))
 
-    def grad(self, w: Tensor) -> Tensor:
-        """grad L(w) [D], without a graph; one batch's activations are in memory at a time."""
+    def grad(self, w: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+        """grad L(w), without a graph. The activations of one batch at a time are in memory."""
         w = w.detach().requires_grad_()
-        return self.processes.sum(
-            self._sum(w, (torch.autograd.grad(term, w)[0] for term in self._terms(w))).detach()
-        )
+        gradients = (torch.autograd.grad(term, w)[0] for term in self._batch_terms(w))
+        return self.processes.sum(self._sum(w, gradients).detach())
 
-    def value_and_grad(self, w: Tensor) -> tuple[float, Tensor]:
-        """L(w) and grad L(w) [D], for the cost of the gradient."""
+    def value_and_grad(self, w: Float[Tensor, " D"]) -> tuple[float, Float[Tensor, " D"]]:
+        """L(w) and grad L(w), for the cost of the gradient."""
         w = w.detach().requires_grad_()
-        total, slope = torch.zeros((), dtype=w.dtype, device=w.device), torch.zeros_like(w)
-        for term in self._terms(w):
-            slope += torch.autograd.grad(term, w)[0]
-            total += term.detach()
-        return float(self.processes.sum(total)), self.processes.sum(slope).detach()
+        value, gradient = torch.zeros((), dtype=w.dtype, device=w.device), torch.zeros_like(w)
+        for term in self._batch_terms(w):
+            gradient += torch.autograd.grad(term, w)[0]
+            value += term.detach()
+        return float(self.processes.sum(value)), self.processes.sum(gradient).detach()
 
-    def hvp(self, w: Tensor, V: Tensor) -> Tensor:
-        """H(w) V for one vector [D] or for the rows of a block [m, D]."""
+    def hvp(self, w: Float[Tensor, " D"], V: Float[Tensor, "*m D"]) -> Float[Tensor, "*m D"]:
+        """The Hessian product H(w) v for a vector [D], or for each row v of a block [m, D]."""
         return self.linearize(w).hvp(V)
 
-    def linearize(self, w: Tensor) -> Linearization:
-        """The gradient and products with the curvature at `w`, for many products at one point."""
+    def linearize(self, w: Float[Tensor, " D"]) -> Linearization:
+        """The gradient and the products with curvature matrices at w, for many products at one point."""
         return Linearization(self, w)
 
-    def curvature_grad(self, w: Tensor, V: Tensor) -> Tensor:
-        """The gradient [D] of sum_i V_i . H(w) V_i in w, for fixed rows of V [m, D]: a third derivative.
+    def curvature_grad(self, w: Float[Tensor, " D"], V: Float[Tensor, "m D"]) -> Float[Tensor, " D"]:
+        """The gradient in w of sum_i v_i.H(w) v_i for fixed rows v_i of V: a third derivative of L.
 
-        With V an orthonormal eigenvector it is grad lambda_1 (where that is simple), with V the identity grad
-        Tr H, with V independent signs an unbiased estimate of m grad Tr H. One batch's graph is in memory at
-        a time. Refuses layers whose third derivative PyTorch does not have (batch norm).
+        For V the unit eigenvector of lambda_1 it is grad lambda_1 (if lambda_1 is simple), for V the identity
+        grad Tr H, for V independent signs an unbiased estimate of m grad Tr H. The graph of one batch at a
+        time is in memory. Raises Refusal for layers whose third derivative PyTorch lacks (batch norm).
         """
         total = torch.zeros_like(w)
         at = w.detach().requires_grad_()
-        for weight, batch in self._weighted():
-            g = self._alone(batch)._gradient_graph(at)
+        for weight, batch in self._weighted_batches():
+            g = self._single(batch)._gradient_graph(at)
             for v in V:
-                total += _third(g, at, v) * weight
+                total += _curvature_grad(g, at, v) * weight
         return self.processes.sum(total)
 
-    def graph_bytes(self, w: Tensor) -> int:
-        """Bytes that a gradient graph of this process's examples would hold, from the graphs of four and of
-        eight."""
+    def graph_bytes(self, w: Float[Tensor, " D"]) -> int:
+        """The estimated size in bytes of the gradient's graph over this process's examples: linear in their
+        number, through the measured sizes for `PROBE_EXAMPLES`. For a first batch smaller than those, the
+        bytes of the inputs alone."""
         x, y = self.batches[0]
-        count = sum(len(y) for _, y in self.own_batches)
+        n = sum(len(y) for _, y in self.own_batches)
         small, large = PROBE_EXAMPLES
         if len(y) < large:
-            return count * max(x[0].nbytes, 1)
-        of_small, of_large = (self._alone((x[:m], y[:m]))._graph_bytes(w) for m in PROBE_EXAMPLES)
-        return of_small + (of_large - of_small) * (count - small) // (large - small)
+            return n * max(x[0].nbytes, 1)
+        small_bytes, large_bytes = (self._single((x[:m], y[:m]))._graph_bytes(w) for m in PROBE_EXAMPLES)
+        return small_bytes + (large_bytes - small_bytes) * (n - small) // (large - small)
 
     def _graph_bytes(self, w: Tensor) -> int:
-        saved: dict[int, int] = {}
+        """The size in bytes of all tensors that the gradient's graph saves, each storage counted once."""
+        bytes_of: dict[int, int] = {}
 
-        def note(t: Tensor) -> Tensor:
+        def record(t: Tensor) -> Tensor:
             storage = t.untyped_storage()
-            saved[storage.data_ptr()] = storage.nbytes()
+            bytes_of[storage.data_ptr()] = storage.nbytes()
             return t
 
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(record, lambda t: t):
             w = w.detach().requires_grad_()
             graph = self._gradient_graph(w)
         del graph
-        return sum(saved.values())
+        return sum(bytes_of.values())
 
-    def _gradient_graph(self, w: Tensor) -> Tensor:
-        """The gradient of this process's share of the loss, with its graph."""
-        return torch.autograd.grad(
-            self._sum(w, self._terms(w)), w, create_graph=True, materialize_grads=True
-        )[0]
+    def _gradient_graph(self, w: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+        """The gradient in w of this process's share of L, with its graph."""
+        total = self._sum(w, self._batch_terms(w))
+        return torch.autograd.grad(total, w, create_graph=True, materialize_grads=True)[0]
 
-    def _alone(self, batch: Batch) -> LossSurface:
-        """The surface of one batch, for this process alone."""
+    def _single(self, batch: Batch) -> LossSurface:
+        """The surface of one batch, evaluated by this process alone."""
         return replace(self, batches=(batch,), processes=ALONE)
 
-    def _weighted(self) -> Iterator[tuple[float, Batch]]:
-        """This process's batches, each with its share of the mean."""
+    def _weighted_batches(self) -> Iterator[tuple[float, Batch]]:
+        """This process's batches, each with its weight n_b / n in the mean."""
         n = self.examples
         return ((len(batch[1]) / n, batch) for batch in self.own_batches)
 
-    def _terms(self, w: Tensor) -> Iterator[Tensor]:
-        """One scalar for each batch, computed when asked for; they add up to L(w)."""
-        for weight, (x, y) in self._weighted():
+    def _batch_terms(self, w: Tensor) -> Iterator[Tensor]:
+        """The summands (n_b / n) (loss + penalty) of L(w), one for each batch of this process, computed one
+        at a time."""
+        for weight, (x, y) in self._weighted_batches():
             term = self.loss(self.predict(w, x), y)
             if self.penalty is not None:
                 term = term + self.penalty(w)
@@ -176,25 +187,28 @@ class LossSurface:
 
     @staticmethod
     def _sum(w: Tensor, terms: Iterable[Tensor]) -> Tensor:
+        """The sum of the terms; for a process without examples a zero that depends on w, which can be
+        differentiated."""
         total = None
         for term in terms:
             total = term if total is None else total + term
-        return w.sum() * 0 if total is None else total  # a process without examples adds nothing
+        return w.sum() * 0 if total is None else total
 
 
 class Linearization:
-    """The gradient `grad` [D] at w, and products there with the Hessian H, the Gauss-Newton matrix and the
+    """The gradient `grad` [D] at w, and the products there with the Hessian, the Gauss-Newton matrix and the
     second moment of the examples' gradients.
 
-    A Hessian product differentiates g(w).v once more; the others go through the outputs, J^T M J v. The
-    graphs are kept for all products where the gradient's fits the surface's budget (`kept`), else rebuilt
-    batch by batch for every call, so that peak memory is that of one batch: pass several vectors at once
-    then. Products take one vector [D], or the rows of a block [m, D], which share one rebuilt graph and take
-    turns: batching them through `vmap` (`is_grads_batched`) costs 1.6 times as much on a ResNet, and a little
-    more on an mlp.
+    A Hessian product differentiates g(w).v, g = grad L; the others are J^T M J v, J the Jacobian of the
+    outputs. If the graph of g fits `graph_budget` (`kept`), the graphs are built once for all products.
+    Otherwise each call rebuilds them batch by batch, and peak memory is that of one batch; then one call with
+    a block of vectors is cheaper than a call for each.
+
+    Products take one vector [D] or a block [m, D] and treat the rows in turn: batching them by `vmap`
+    (`is_grads_batched`) takes 1.6 times as long for a ResNet, and slightly longer for an mlp.
     """
 
-    def __init__(self, surface: LossSurface, w: Tensor) -> None:
+    def __init__(self, surface: LossSurface, w: Float[Tensor, " D"]) -> None:
         self._surface = surface
         self._w = w.detach().requires_grad_()
         self.kept = surface.graph_bytes(w) <= surface.graph_budget
@@ -203,123 +217,138 @@ class Linearization:
         self._grad: Tensor | None = None
 
     @property
-    def grad(self) -> Tensor:
-        """grad L(w) [D], without a graph."""
+    def grad(self) -> Float[Tensor, " D"]:
+        """grad L(w), without a graph; computed once."""
         if self._grad is None:
-            s = self._surface
-            self._grad = s.processes.sum(self._whole().detach().clone()) if self.kept else s.grad(self._w)
+            surface = self._surface
+            if self.kept:
+                self._grad = surface.processes.sum(self._kept_graph().detach().clone())
+            else:
+                self._grad = surface.grad(self._w)
         return self._grad
 
-    def hvp(self, V: Tensor) -> Tensor:
-        """H V."""
+    def hvp(self, V: Float[Tensor, "*m D"]) -> Float[Tensor, "*m D"]:
+        """H v for a vector or for each row v of a block, H the Hessian of L."""
         if V.ndim == 1:
             return self.hvp(V[None])[0]
-        s = self._surface
-        compiled = None if s.compiled is None or s.penalty is not None else s.compiled
-        product = None if compiled is None else compiled.product(s.predict, V.device, len(V))
+        surface = self._surface
+        product = None
+        if surface.compiled is not None and surface.penalty is None:
+            product = surface.compiled.product(surface.predict, V.device, len(V))
         if product is None and self.kept:
-            return s.processes.sum(_products(self._whole(), self._w, V))
+            return surface.processes.sum(_graph_products(self._kept_graph(), self._w, V))
         total = torch.zeros_like(V)
-        for weight, (x, y) in s._weighted():
+        for weight, (x, y) in surface._weighted_batches():
             if product is not None:
                 total += torch.stack([product(self._w.detach(), v, x, y) for v in V]) * weight
             else:
-                total += _products(s._alone((x, y))._gradient_graph(self._w), self._w, V) * weight
-        return s.processes.sum(total)
+                graph = surface._single((x, y))._gradient_graph(self._w)
+                total += _graph_products(graph, self._w, V) * weight
+        return surface.processes.sum(total)
 
-    def ggn(self, V: Tensor) -> Tensor:
-        """G V, the Gauss-Newton matrix G = (1/n) sum_i J_i^T (d^2 loss_i / d f_i^2) J_i, J_i [C, D] the
-        Jacobian of the outputs (Schraudolph 2002); for cross-entropy the Fisher. A penalty counts with its
-        own Hessian."""
-        out = self._through_outputs(V, lambda outputs, JV: outputs.curved(JV))
+    def ggn(self, V: Float[Tensor, "*m D"]) -> Float[Tensor, "*m D"]:
+        """G v for a vector or for each row v of a block, G = (1/n) sum_i J_i^T (d^2 loss_i / d f_i^2) J_i the
+        Gauss-Newton matrix, J_i [C, D] the Jacobian of example i's outputs (Schraudolph 2002).
+
+        For cross-entropy G is the Fisher matrix. The Hessian of a penalty is added to G.
+        """
+        product = self._through_outputs(V, lambda outputs, JV: outputs.curved(JV))
         if self._surface.penalty is not None:
-            penalty = torch.autograd.grad(
+            penalty_grad = torch.autograd.grad(
                 self._surface.penalty(self._w), self._w, create_graph=True, materialize_grads=True
             )[0]
-            out = out + _products(penalty, self._w, V.reshape(-1, V.shape[-1])).view_as(V)
-        return out
+            rows = V.reshape(-1, V.shape[-1])
+            product = product + _graph_products(penalty_grad, self._w, rows).view_as(V)
+        return product
 
-    def second_moment(self, V: Tensor) -> Tensor:
-        """M V, M = (1/n) sum_i g_i g_i^T over the gradients g_i of single examples (without a penalty); their
-        covariance is M - g g^T. Needs outputs that do not depend on other examples."""
+    def second_moment(self, V: Float[Tensor, "*m D"]) -> Float[Tensor, "*m D"]:
+        """M v for a vector or for each row v of a block, M = (1/n) sum_i g_i g_i^T over the gradients g_i of
+        single examples, without a penalty. Their covariance is M - g g^T. Only meaningful if the outputs of
+        an example do not depend on other examples."""
         return self._through_outputs(V, lambda outputs, JV: outputs.squared(JV))
 
-    def _whole(self) -> Tensor:
+    def _kept_graph(self) -> Tensor:
+        """The gradient of the whole surface with its graph, built once."""
         if self._graph is None:
             self._graph = self._surface._gradient_graph(self._w)
         return self._graph
 
     def _through_outputs(self, V: Tensor, middle: Callable[[_Outputs, Tensor], Tensor]) -> Tensor:
+        """J^T middle(J v) for a vector or for each row v of a block, averaged over batches; the outputs'
+        graphs are kept if the surface's is."""
         if V.ndim == 1:
             return self._through_outputs(V[None], middle)[0]
         if self.kept and self._outputs is None:
-            self._outputs = [_Outputs(self._surface, self._w, *item) for item in self._surface._weighted()]
-        parts: Iterable[_Outputs] = self._outputs or (
-            _Outputs(self._surface, self._w, *item) for item in self._surface._weighted()
-        )
+            self._outputs = list(self._batch_outputs())
         total = torch.zeros_like(V)
-        for outputs in parts:
+        for outputs in self._batch_outputs() if self._outputs is None else self._outputs:
             total += torch.stack([outputs.pull(middle(outputs, outputs.push(v))) for v in V]) * outputs.weight
         return self._surface.processes.sum(total)
 
+    def _batch_outputs(self) -> Iterator[_Outputs]:
+        """The outputs of each batch of this process, built one at a time."""
+        return (_Outputs(self._surface, self._w, *item) for item in self._surface._weighted_batches())
+
 
 class _Outputs:
-    """The outputs f of a batch and their Jacobian, as two products: J v by differentiating J^T u in u, and
-    J^T u."""
+    """The outputs f [n_b, ...] of a batch at w and products with their Jacobian J and the Hessian of the mean
+    loss in f, from two graphs: J^T u as a function of u, whose derivative along v is J v, and the loss as a
+    function of f."""
 
     def __init__(self, surface: LossSurface, w: Tensor, weight: float, batch: Batch) -> None:
         x, y = batch
         self.w, self.weight, self.n = w, weight, len(y)
         self.f = surface.predict(w, x)
         self.u = torch.zeros_like(self.f, requires_grad=True)
-        (self.pulled,) = torch.autograd.grad(self.f, w, self.u, create_graph=True, materialize_grads=True)
-        free = self.f.detach().requires_grad_()
-        self.free, (self.slope,) = free, torch.autograd.grad(surface.loss(free, y), free, create_graph=True)
+        (self.JTu,) = torch.autograd.grad(self.f, w, self.u, create_graph=True, materialize_grads=True)
+        self.leaf = self.f.detach().requires_grad_()  # f as an independent variable of the loss
+        (self.slope,) = torch.autograd.grad(surface.loss(self.leaf, y), self.leaf, create_graph=True)
 
-    def push(self, v: Tensor) -> Tensor:
+    def push(self, v: Float[Tensor, " D"]) -> Tensor:
         """J v, of the shape of f."""
-        return torch.autograd.grad(self.pulled, self.u, v, **KEEP_GRAPH)[0]
+        return torch.autograd.grad(self.JTu, self.u, v, **KEEP_GRAPH)[0]
 
-    def pull(self, u: Tensor) -> Tensor:
-        """J^T u [D]."""
+    def pull(self, u: Tensor) -> Float[Tensor, " D"]:
+        """J^T u, for u of the shape of f."""
         return torch.autograd.grad(self.f, self.w, u, **KEEP_GRAPH)[0]
 
-    def curved(self, JV: Tensor) -> Tensor:
-        """The Hessian of the batch's mean loss in its outputs, times JV."""
+    def curved(self, JV: Float[Tensor, "*f"]) -> Float[Tensor, "*f"]:
+        """The Hessian of the batch's mean loss in f, times JV; zero for a loss linear in f."""
         if not self.slope.requires_grad:
             return torch.zeros_like(JV)
-        return torch.autograd.grad(self.slope, self.free, JV, **KEEP_GRAPH)[0]
+        return torch.autograd.grad(self.slope, self.leaf, JV, **KEEP_GRAPH)[0]
 
-    def squared(self, JV: Tensor) -> Tensor:
-        """(1/n_b) r_i (r_i . JV_i) for each example, r_i the gradient of its own loss in its outputs."""
+    def squared(self, JV: Float[Tensor, "*f"]) -> Float[Tensor, "*f"]:
+        """(1 / n_b) r_i (r_i.JV_i) for each example i, r_i the gradient of its own loss in its outputs."""
         r = self.slope.detach() * self.n
         along = (r * JV).flatten(1).sum(1).view(-1, *[1] * (r.ndim - 1))
         return r * along / self.n
 
 
-def _third(g: Tensor, w: Tensor, v: Tensor) -> Tensor:
-    """The gradient of v.Hv [D], given the graph of the gradient g."""
+def _curvature_grad(g: Tensor, w: Tensor, v: Tensor) -> Tensor:
+    """The gradient of v.Hv in w, from the graph of the gradient g [D]."""
     try:
-        (hv,) = torch.autograd.grad(g, w, v, create_graph=True, materialize_grads=True)
-        return torch.autograd.grad(hv, w, v, **KEEP_GRAPH)[0] if hv.requires_grad else torch.zeros_like(w)
-    except RuntimeError as problem:
-        if "order derivatives" not in str(problem):
+        (Hv,) = torch.autograd.grad(g, w, v, create_graph=True, materialize_grads=True)
+        return torch.autograd.grad(Hv, w, v, **KEEP_GRAPH)[0] if Hv.requires_grad else torch.zeros_like(w)
+    except RuntimeError as error:
+        if "order derivatives" not in str(error):
             raise
         raise Refusal(
-            f"a third derivative is needed, and PyTorch says: {problem}; take a model with another norm"
+            f"a third derivative is needed, and PyTorch says: {error}; take a model with another norm"
         ) from None
 
 
-def _products(graph: Tensor, w: Tensor, V: Tensor) -> Tensor:
-    """The derivative of graph . v in w, for each row v of V."""
-    if not graph.requires_grad:  # a loss linear in w has no second derivative
+def _graph_products(g: Tensor, w: Tensor, V: Tensor) -> Tensor:
+    """The derivative of g.v in w for each row v of V, from the graph of g [D]; zero for a g that does not
+    depend on w (a loss linear in w)."""
+    if not g.requires_grad:
         return torch.zeros_like(V)
-    return torch.stack([torch.autograd.grad(graph, w, v, **KEEP_GRAPH)[0] for v in V]).detach()
+    return torch.stack([torch.autograd.grad(g, w, v, **KEEP_GRAPH)[0] for v in V]).detach()
 
 
 def whole_loss(grad: Grad, rule: str) -> LossSurface:
-    """The loss whose gradient function an update rule was handed. Refuses, in the name of `rule`, a gradient
-    that another rule has changed, such as SAM's."""
+    """The surface whose gradient function an update rule was given (its attribute `whole`). Raises Refusal,
+    naming the optimizer `rule`, for a gradient that another rule has modified, such as SAM's."""
     surface: LossSurface | None = getattr(grad, "whole", None)
     if surface is None:
         raise Refusal(f"optimizer={rule} needs the training loss itself; it is no base for another rule")

@@ -1,10 +1,11 @@
-"""Extreme eigenpairs of a symmetric operator: block Lanczos with full re-orthogonalisation, warm and thick
-restarts.
+"""Extreme eigenpairs of a symmetric operator A by block Lanczos with full re-orthogonalisation, warm starts
+and thick restarts.
 
-One Krylov decomposition serves both ends of the spectrum and its quadrature. From one start vector this is
-Lanczos; from a block of previous eigenvectors it spends products only where they are still needed. Parlett,
-The Symmetric Eigenvalue Problem (1998), chapters 11 to 13; the decomposition and its restart are those of
-Stewart 2001, "A Krylov-Schur algorithm".
+`Krylov` holds the decomposition, `extremes` grows it until the eigenpairs asked for have converged. The same
+decomposition gives both ends of the spectrum, and from a single start vector the quadrature of
+`quadrature.rule`. Started from the eigenvectors of a nearby operator, it is extended only in the directions
+of residuals that are too large. Parlett, The Symmetric Eigenvalue Problem (1998), chapters 11 to 13; the
+decomposition and its restart are those of Stewart 2001, "A Krylov-Schur algorithm for large eigenproblems".
 """
 
 from __future__ import annotations
@@ -13,33 +14,47 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import pad
 
-Matvec = Callable[[Tensor], Tensor]
-Tell = Callable[[int, float], object]
+Matvec = Callable[[Float[Tensor, "m D"]], Float[Tensor, "m D"]]  # the rows v_i to the rows A v_i
+Tell = Callable[[int, float], object]  # progress of a solve: (products so far, relative error)
 
-CROWD = 0.85  # Ritz values above this share of the largest may overtake it before the next measurement
-PIECE = 8192  # numbers whose products are added in their own precision
-KEPT_VECTORS = 8  # for the next measurement, at most, unless more are wanted
-ROUNDING = 16  # units in the last place of |A| below which no residual is believed
+# `Ritz.vectors` holds, beside the k vectors asked for, the vectors whose Ritz values exceed KEPT_SHARE of the
+# largest and may overtake it before the next measurement; at most KEPT_VECTORS in all, unless k is larger.
+KEPT_SHARE = 0.85
+KEPT_VECTORS = 8
+# Entries of a row whose products are summed in the row's own precision, before the sums are added in float64.
+SUM_LENGTH = 8192
+# A residual below this many machine epsilons of |A| is rounding error, and is counted as that large.
+RESIDUAL_FLOOR_EPS = 16
+# Gram-Schmidt is repeated when a pass leaves less than this share of a vector's norm (Parlett, section 6.9).
+REORTHOGONALIZE_BELOW = 0.7
+# A vector is dependent on the basis when its remainder is below this many machine epsilons of its norm.
+DEPENDENT_EPS = 10
 
 
 @dataclass(frozen=True)
 class Ritz:
-    """Approximate eigenpairs, largest (algebraic) first, and what is known of their error.
+    """Approximate eigenpairs (theta_i, v_i) of A, algebraically largest first, with bounds and estimates of
+    their errors.
 
-    `values` [k] float64; `vectors` [p, D], p > k: the k wanted first, then those that crowd below the
-    largest, as a start for a nearby operator; `residuals` [k] = |A v - theta v|: an eigenvalue lies within;
-    `errors` [k] <= `residuals`: the estimate |R|^2 / gap (see `cluster_errors`); `products` spent by this
-    call; `converged`. `least`, `least_residual`, `least_error`: the same for the smallest eigenvalue, where
-    it was asked for; its vector is then the last of `vectors`.
+    `values` [k] are the theta_i, in float64. `vectors` [p, D] start with the k eigenvectors v_i, followed by
+    those that should start the next solve (see `KEPT_SHARE`), at least one if the basis has one. `residuals`
+    [k] are |A v_i - theta_i v_i|: an eigenvalue lies within that distance of theta_i. `errors` [k] are
+    estimates of |theta_i - lambda_i|, at most the residuals (see `cluster_errors`). `products` is the number
+    of products with A spent, `converged` whether all k pairs, and the smallest if asked for, met the
+    tolerance.
+
+    `least`, `least_residual` and `least_error` describe the smallest eigenvalue, None unless it was asked
+    for; its vector is then the last row of `vectors`.
     """
 
-    values: Tensor
-    vectors: Tensor
-    residuals: Tensor
-    errors: Tensor
+    values: Float64[Tensor, " k"]
+    vectors: Float[Tensor, "p D"]
+    residuals: Float64[Tensor, " k"]
+    errors: Float64[Tensor, " k"]
     products: int
     converged: bool
     least: float | None = None
@@ -47,83 +62,95 @@ class Ritz:
     least_error: float | None = None
 
     def columns(self, name: str) -> dict[str, float]:
-        """`<name>_1` ..., then their residuals and errors, then those of `<name>_min` where it was asked
-        for."""
+        """The columns of a metrics row: `<name>_i`, `<name>_i_residual` and `<name>_i_error` for i = 1 ... k,
+        and if the smallest eigenvalue was asked for, `<name>_min` with its `_residual` and `_error`."""
         out = {f"{name}_{i + 1}": float(x) for i, x in enumerate(self.values)}
-        for what, values in (("residual", self.residuals), ("error", self.errors)):
-            out |= {f"{name}_{i + 1}_{what}": float(x) for i, x in enumerate(values)}
+        for suffix, numbers in (("residual", self.residuals), ("error", self.errors)):
+            out |= {f"{name}_{i + 1}_{suffix}": float(x) for i, x in enumerate(numbers)}
         if self.least is None or self.least_residual is None or self.least_error is None:
             return out
-        last = {f"{name}_min": self.least, f"{name}_min_residual": self.least_residual}
-        return out | last | {f"{name}_min_error": self.least_error}
+        out |= {f"{name}_min": self.least, f"{name}_min_residual": self.least_residual}
+        return out | {f"{name}_min_error": self.least_error}
 
 
 class Krylov:
-    """A V^T = V^T T + G^T C^T: orthonormal rows V [m, D], and orthonormal rows G [p, D] for what A takes out
-    of their span.
+    """The Krylov decomposition A V^T = V^T T + G^T C^T of a symmetric A, with orthonormal rows V [m, D], and
+    orthonormal rows G [p, D] that span what A maps out of the span of V; T [m, m] is symmetric, C is [m, p].
 
-    A Ritz pair (theta, y) of T, with vector y V, has the residual (y C) G, whose norm is |y C|: no work of
-    length D. Growing by a direction z G takes one product and makes that part of the residual exact. T and C
-    are float64 and on the CPU: they are a few hundred numbers, which decide what comes next.
+    A Ritz pair (theta, y) of T stands for the vector y V and has the residual (y C) G, of norm |y C|, so that
+    residuals cost no work of length D. `grow` moves a direction z G into V, for one product with A. T and C
+    are float64 and on the CPU: they have a few hundred entries, and all decisions depend on them.
+
+    `size` is m, `width` p, `capacity` the largest m. `products` counts the products with A, and `restarted`
+    says whether the basis was ever cut back.
     """
 
-    def __init__(self, matvec: Matvec, start: Tensor, capacity: int) -> None:
+    def __init__(self, matvec: Matvec, start: Float[Tensor, "b D"], capacity: int) -> None:
+        """Orthonormalizes the rows of `start` into the first basis, for one product each."""
         self.matvec, self.products = matvec, 0
         self.capacity, self.size, self.width = min(capacity, start.shape[-1]), 0, 0
+        # V, T and C are allocated for a few rows and enlarged as the basis grows: the capacity of a small
+        # network is tens of thousands, and T is its square.
         self._V = start.new_empty(min(self.capacity, 2 * KEPT_VECTORS), start.shape[-1])
         self._G = start.new_empty(0, start.shape[-1])
-        # rows for what is held now: the capacity of a small network is tens of thousands, and T is its square
         self.T = torch.zeros(len(self._V), len(self._V), dtype=torch.float64)
         self.C = torch.zeros(len(self._V), 0, dtype=torch.float64)
         self.restarted = False
         self.add(start)
 
     @property
-    def V(self) -> Tensor:
-        """The basis [m, D]."""
+    def V(self) -> Float[Tensor, "m D"]:
+        """The basis V [m, D]."""
         return self._V[: self.size]
 
-    def add(self, X: Tensor) -> bool:
-        """Adds what is new in the rows of X, at one product each, to a basis that A does not leave (an empty
-        one, at first); False when there is nothing new or no room."""
-        assert not self.width, "what A takes out of the basis comes first"
-        before = self.size
-        for x in X[: self.capacity - before]:
-            if (unit := orthonormal(x, self.V)) is not None:
-                self._push(unit)
-        self._multiply(before)
-        return self.size > before
+    def add(self, X: Float[Tensor, "b D"]) -> bool:
+        """Adds the components of the rows of X that are orthogonal to V, for one product each.
 
-    def grow(self, Z: Tensor) -> bool:
-        """Adds the directions Z G, rows Z [q, p], at one product each; False when there is nothing left or no
-        room."""
-        before, room = self.size, self.capacity - self.size
-        if not room or not self.width:
+        Only for a basis that is empty or invariant under A (`width` 0): otherwise T would miss the products
+        between the new rows and the old. Returns False if no row is independent of V or the capacity is
+        reached.
+        """
+        assert not self.width, "the directions G are added to the basis before any others"
+        old_size = self.size
+        for x in X[: self.capacity - old_size]:
+            if (unit := orthonormal(x, self.V)) is not None:
+                self._append(unit)
+        self._multiply(old_size)
+        return self.size > old_size
+
+    def grow(self, Z: Float64[Tensor, "q p"]) -> bool:
+        """Adds the directions Z G to the basis, at most q of them, for one product each; returns False if G
+        is empty or the capacity is reached."""
+        old_size, capacity_left = self.size, self.capacity - self.size
+        if not capacity_left or not self.width:
             return False
+        # The columns of Q are orthonormal coordinates of the directions, without those that depend on earlier
+        # columns up to rounding.
         Q, R = torch.linalg.qr(Z.T)
-        Q = Q[:, R.diagonal().abs() > 1e-8 * R.abs().max()][:, :room]
+        Q = Q[:, R.diagonal().abs() > 1e-8 * R.abs().max()][:, :capacity_left]
         for x in Q.T.to(self._G) @ self._G:
-            self._push(x / norm(x))
-        block = self.C[:before] @ Q
-        self.T[:before, before : self.size], self.T[before : self.size, :before] = block, block.T
-        rest = torch.linalg.svd(Q)[0][:, Q.shape[1] :]
-        self._G, self.C, self.width = rest.T.to(self._G) @ self._G, self.C @ rest, rest.shape[1]
-        self._multiply(before)
+            self._append(x / norm(x))
+        block = self.C[:old_size] @ Q
+        self.T[:old_size, old_size : self.size], self.T[old_size : self.size, :old_size] = block, block.T
+        complement = torch.linalg.svd(Q)[0][:, Q.shape[1] :]
+        self._G = complement.T.to(self._G) @ self._G
+        self.C, self.width = self.C @ complement, complement.shape[1]
+        self._multiply(old_size)
         return True
 
-    def ritz(self) -> tuple[Tensor, Tensor]:
-        """Ritz values [m], largest first, and their coefficients as rows [m, m]."""
+    def ritz(self) -> tuple[Float64[Tensor, " m"], Float64[Tensor, "m m"]]:
+        """The Ritz values theta [m], largest first, and the matching eigenvectors of T as rows [m, m]."""
         T = self.T[: self.size, : self.size]
         theta, Y = torch.linalg.eigh((T + T.T) / 2)
         return theta.flip(0), Y.T.flip(0)
 
-    def residuals(self, Y: Tensor) -> Tensor:
-        """The residuals [q, p] of coefficient rows Y [q, m], in the coordinates of G."""
+    def residuals(self, Y: Float64[Tensor, "q m"]) -> Float64[Tensor, "q p"]:
+        """The residuals Y C of the Ritz vectors Y V, in the coordinates of G."""
         return Y @ self.C[: self.size]
 
-    def restart(self, Y: Tensor, theta: Tensor) -> None:
-        """Shrinks the basis to the Ritz vectors of rows Y; nothing is lost of them, nor of their
-        residuals."""
+    def restart(self, Y: Float64[Tensor, "q m"], theta: Float64[Tensor, " q"]) -> None:
+        """Replaces the basis by the q Ritz vectors Y V with values theta. The decomposition stays exact, and
+        with it the residuals of these vectors."""
         C = self.residuals(Y)
         self._V[: len(Y)] = Y.to(self._V) @ self.V
         self.size = len(Y)
@@ -133,37 +160,38 @@ class Krylov:
         self.C[: self.size] = C
         self.restarted = True
 
-    def _push(self, x: Tensor) -> None:
+    def _append(self, x: Tensor) -> None:
+        """Appends the unit vector x [D] to V, doubling the allocated rows if they are all in use."""
         if self.size == len(self._V):
-            more = min(self.capacity, 2 * len(self._V)) - len(self._V)
-            self._V = torch.cat([self._V, self._V.new_empty(more, self._V.shape[1])])
-            self.T, self.C = pad(self.T, (0, more, 0, more)), pad(self.C, (0, 0, 0, more))
+            extra = min(self.capacity, 2 * len(self._V)) - len(self._V)
+            self._V = torch.cat([self._V, self._V.new_empty(extra, self._V.shape[1])])
+            self.T, self.C = pad(self.T, (0, extra, 0, extra)), pad(self.C, (0, 0, 0, extra))
         self._V[self.size] = x
         self.size += 1
 
-    def _multiply(self, before: int) -> None:
-        """The images of the basis vectors from `before` on: their part in V goes to T (which has that in
-        earlier vectors already, by symmetry), what is left to G and C."""
-        if self.size == before:
+    def _multiply(self, first: int) -> None:
+        """Multiplies the basis vectors from index `first` on by A. The components of the products in V go to
+        T (the rows above `first` hold theirs already, by symmetry), the remainders to G and C."""
+        if self.size == first:
             return
-        images = self.matvec(self._V[before : self.size])
-        self.products += self.size - before
-        for j, x in enumerate(images, before):
-            size = length = norm(x)
-            smallest = 10 * torch.finfo(x.dtype).eps * size
-            inside, outside = self.T.new_zeros(self.size), self.T.new_zeros(self.width)
-            while True:  # a second pass only where the first took much away: Parlett, section 6.9
+        images = self.matvec(self._V[first : self.size])
+        self.products += self.size - first
+        for j, x in enumerate(images, first):
+            length = norm(x)
+            negligible = DEPENDENT_EPS * torch.finfo(x.dtype).eps * length
+            in_V, in_G = self.T.new_zeros(self.size), self.T.new_zeros(self.width)
+            while True:
                 a, b = dots(self.V, x[None])[:, 0], dots(self._G, x[None])[:, 0]
                 x = torch.addmv(x, self.V.T, a.to(x), alpha=-1)
                 if self.width:
                     x = torch.addmv(x, self._G.T, b.to(x), alpha=-1)
-                inside, outside = inside + a, outside + b
-                length, before_pass = norm(x), length
-                if length > 0.7 * before_pass or length <= smallest:
+                in_V, in_G = in_V + a, in_G + b
+                length, previous_length = norm(x), length
+                if length > REORTHOGONALIZE_BELOW * previous_length or length <= negligible:
                     break
-            self.T[before : self.size, j] = inside[before:]
-            self.C[j] = outside
-            if length > smallest:
+            self.T[first : self.size, j] = in_V[first:]
+            self.C[j] = in_G
+            if length > negligible:
                 self._G = torch.cat([self._G, (x / length)[None]])
                 self.C = torch.cat([self.C, self.C.new_zeros(len(self.C), 1)], 1)
                 self.C[j, -1] = length
@@ -178,42 +206,46 @@ def extremes(
     *,
     least: bool = False,
     slack: float = 1.0,
-    fresh: Callable[[], Tensor] | None = None,
+    fresh: Callable[[], Float[Tensor, " D"]] | None = None,
     tell: Tell | None = None,
 ) -> Ritz:
-    """The k algebraically largest eigenpairs, and the smallest for `least`, to an estimated error of tol
-    |theta_1|.
+    """Grows `krylov` until its k algebraically largest eigenpairs, and with `least` the smallest one too,
+    have converged to `tol`, relative to |theta_1|.
 
-    A pair has converged when its error is at most tol |theta_1| and its residual at most `slack` times that:
-    a mixture of eigenvectors that the basis cannot tell apart yet has a small |R|^2 / gap and a large
-    residual. Use slack=1 from a random start (slack=3 accepted an eigenvalue 1 % off); from warm vectors that
-    span the near-top eigenvalues 3 suffices. The basis is cut back to its best Ritz vectors when it is full.
-    Stops with `converged` False when this call would exceed `max_products`. `fresh` gives a random row where
-    the space is exhausted and pairs are missing. `tell(products, error)` is called at each step.
+    A pair has converged when its estimated error (`cluster_errors`) is at most tol |theta_1| and its residual
+    at most `slack` times that. The second condition is needed because a mixture of eigenvectors that the
+    basis does not separate yet has a small |R|^2 / gap but a large residual. From a random start use slack=1
+    (slack=3 once accepted an eigenvalue that was 1 % off); from warm vectors that span the eigenvectors near
+    the top, 3 suffices.
+
+    A basis at its capacity is cut back to its best Ritz vectors. When the basis is invariant under A but may
+    lack eigenpairs, `fresh` supplies a random vector [D]; without `fresh` the solve ends, perhaps with fewer
+    than k pairs. `tell(products, error)` is called once per step. The result is `converged=False` if this
+    call would need more than `max_products` products.
     """
-    already, previous = krylov.products, torch.empty(0, dtype=torch.float64)
+    products_before, previous_theta = krylov.products, torch.empty(0, dtype=torch.float64)
     while True:
-        now = _assess(krylov, k, tol, slack, least)
-        spent = krylov.products - already
+        assessment = _assess(krylov, k, tol, slack, least)
+        spent = krylov.products - products_before
         if tell is not None:
-            tell(spent, now.worst)
-        done = _is_done(now, krylov, k, previous, tol, fresh is not None)
-        previous = now.theta
+            tell(spent, assessment.relative_error)
+        done = _is_done(assessment, krylov, k, previous_theta, tol, fresh is not None)
+        previous_theta = assessment.theta
         if done or spent >= max_products:
             break
         if krylov.size == krylov.capacity < krylov.V.shape[1]:
-            kept = _survivors(now.theta, max(now.wanted + 1, krylov.size // 2), least)
-            krylov.restart(now.Y[kept], now.theta[kept])
+            kept = _survivors(assessment.theta, max(assessment.wanted + 1, krylov.size // 2), least)
+            krylov.restart(assessment.Y[kept], assessment.theta[kept])
         elif krylov.width:
-            krylov.grow(now.next_direction(krylov.width))
+            krylov.grow(assessment.next_direction(krylov.width))
         elif fresh is None or not krylov.add(fresh()[None]):
             break
-    return _ritz(now, krylov, k, krylov.products - already)
+    return _ritz(assessment, krylov, k, krylov.products - products_before)
 
 
 @dataclass(frozen=True)
 class _Smallest:
-    """The smallest Ritz value, its residual and its estimated error."""
+    """The smallest Ritz value, the norm of its residual and its estimated error."""
 
     value: float
     residual: float
@@ -222,162 +254,181 @@ class _Smallest:
 
 @dataclass(frozen=True)
 class _Assessment:
-    """What is known of the Ritz pairs of a basis: all values `theta` [m], largest first, with coefficients
-    `Y` [m, m] and residuals `R` [m, p] in the coordinates of G; the `errors` and `residuals` of the
-    `wanted` largest; `allowed`, the error that is asked for, and `floor`, below which no residual is
-    believed; the rows that have not converged; the `worst` relative error; and the `smallest` pair, where
-    it is asked for."""
+    """The Ritz pairs of a basis and how far they have converged.
 
-    theta: Tensor
-    Y: Tensor
-    R: Tensor
+    `theta` [m], largest first, has the eigenvectors `Y` [m, m] and the residuals `R` [m, p] in the
+    coordinates of G. The `wanted` largest have the estimated `errors` and the `residuals` [wanted] (norms);
+    `allowed` is the error asked for, `floor` the rounding error of a residual. `unconverged` lists the
+    indices of the pairs that have not converged, `relative_error` is the largest estimated error over
+    |theta_1|, and `smallest` the smallest pair, None unless it is asked for.
+    """
+
+    theta: Float64[Tensor, " m"]
+    Y: Float64[Tensor, "m m"]
+    R: Float64[Tensor, "m p"]
     wanted: int
-    errors: Tensor
-    residuals: Tensor
+    errors: Float64[Tensor, " wanted"]
+    residuals: Float64[Tensor, " wanted"]
     allowed: float
     floor: float
     unconverged: list[int]
-    worst: float
+    relative_error: float
     smallest: _Smallest | None
 
-    def next_direction(self, width: int) -> Tensor:
-        """The residual [1, p] of the first pair that has not converged; any direction where all have."""
+    def next_direction(self, width: int) -> Float64[Tensor, "1 p"]:
+        """The residual of the first pair that has not converged, in the `width` coordinates of G; the first
+        row of G if all have."""
         if self.unconverged:
             return self.R[self.unconverged[:1]]
         return torch.eye(width, dtype=self.R.dtype)[:1]
 
 
 def _assess(krylov: Krylov, k: int, tol: float, slack: float, least: bool) -> _Assessment:
+    """Computes the Ritz pairs of the basis and compares the k largest, with `least` also the smallest, with
+    the tolerance (see `extremes`)."""
     theta, Y = krylov.ritz()
-    m, scale = krylov.size, float(theta.abs().max())
-    wanted, size = min(k, m), float(theta[0].abs()) or scale
-    allowed, floor = tol * size, ROUNDING * torch.finfo(krylov.V.dtype).eps * scale
+    m, spectral_norm = krylov.size, float(theta.abs().max())
+    wanted, top_value = min(k, m), float(theta[0].abs()) or spectral_norm
+    allowed, floor = tol * top_value, RESIDUAL_FLOOR_EPS * torch.finfo(krylov.V.dtype).eps * spectral_norm
     R = krylov.residuals(Y)
     top = min(m, max(wanted + 1, KEPT_VECTORS))
     errors, residuals = cluster_errors(theta[:top], R[:top], wanted, floor), _norms(R[:wanted], floor)
     unconverged = ((errors > allowed) | (residuals > slack * allowed)).nonzero().flatten().tolist()
-    worst, smallest = float(errors.max()), None
-    if least:
+    largest_error, smallest = float(errors.max()), None
+    if least:  # the smallest eigenvalue of A is the largest of -A
         bottom = min(m, KEPT_VECTORS)
         error = float(cluster_errors(-theta.flip(0)[:bottom], R.flip(0)[:bottom], 1, floor)[0])
         smallest = _Smallest(float(theta[-1]), float(_norms(R[-1:], floor)[0]), error)
-        worst = max(worst, error)
+        largest_error = max(largest_error, error)
         if error > allowed or smallest.residual > slack * allowed:
             unconverged.append(m - 1)
-    relative = worst / size if size else 0.0
+    relative_error = largest_error / top_value if top_value else 0.0
     return _Assessment(
-        theta, Y, R, wanted, errors, residuals, allowed, floor, unconverged, relative, smallest
+        theta, Y, R, wanted, errors, residuals, allowed, floor, unconverged, relative_error, smallest
     )
 
 
-def _is_done(now: _Assessment, krylov: Krylov, k: int, previous: Tensor, tol: float, can_add: bool) -> bool:
-    """Whether all wanted pairs have converged. A space that the start cannot leave may hide copies of an
-    eigenvalue: in it one more random vector must have changed nothing."""
+def _is_done(
+    assessment: _Assessment, krylov: Krylov, k: int, previous_theta: Tensor, tol: float, can_add: bool
+) -> bool:
+    """Whether all k pairs have converged.
+
+    A basis invariant under A may still lack copies of a multiple eigenvalue, which no start vector reaches.
+    Where a random vector can be added (`can_add`), the k largest values of an invariant basis must therefore
+    agree to `tol` with those of the previous step, `previous_theta`.
+    """
     m, D = krylov.V.shape
-    if now.unconverged:
+    if assessment.unconverged:
         return False
-    leaves = float(krylov.C[:m].norm()) if krylov.width else 0.0
-    if can_add and m < D and leaves <= 100 * now.floor:
-        return len(previous) >= k and torch.allclose(previous[:k], now.theta[:k], rtol=tol, atol=now.allowed)
-    return now.wanted == k or m == D
+    coupling = float(krylov.C[:m].norm()) if krylov.width else 0.0  # 0 for a basis invariant under A
+    if can_add and m < D and coupling <= 100 * assessment.floor:
+        if len(previous_theta) < k:
+            return False
+        return torch.allclose(previous_theta[:k], assessment.theta[:k], rtol=tol, atol=assessment.allowed)
+    return assessment.wanted == k or m == D
 
 
-def _ritz(now: _Assessment, krylov: Krylov, k: int, products: int) -> Ritz:
-    """The wanted pairs, with the vectors that the next measurement starts from."""
-    m, wanted = krylov.size, now.wanted
-    # One more than wanted, always: the next one down is where an overtaking eigenvalue comes from, and it
-    # tells the gap.
+def _ritz(assessment: _Assessment, krylov: Krylov, k: int, products: int) -> Ritz:
+    """The wanted pairs as a result, with the vectors that should start the next solve (see `KEPT_SHARE`)."""
+    m, wanted, theta = krylov.size, assessment.wanted, assessment.theta
     top = min(m, max(wanted + 1, KEPT_VECTORS))
-    crowd = int((now.theta[:top] > CROWD * now.theta[0].abs()).sum())
-    kept = [*range(max(min(wanted + 1, m), min(crowd, KEPT_VECTORS)))]
-    if now.smallest is not None and m - 1 not in kept:
+    near_largest = int((theta[:top] > KEPT_SHARE * theta[0].abs()).sum())
+    # One vector beyond those wanted is always kept: the next eigenvalue is the first to overtake, and its
+    # distance is the gap of the error estimate.
+    kept = [*range(max(min(wanted + 1, m), min(near_largest, KEPT_VECTORS)))]
+    smallest = assessment.smallest
+    if smallest is not None and m - 1 not in kept:
         kept.append(m - 1)
     return Ritz(
-        values=now.theta[:wanted],
-        vectors=now.Y[kept].to(krylov.V) @ krylov.V,
-        residuals=now.residuals,
-        errors=now.errors,
+        values=theta[:wanted],
+        vectors=assessment.Y[kept].to(krylov.V) @ krylov.V,
+        residuals=assessment.residuals,
+        errors=assessment.errors,
         products=products,
-        converged=wanted == k and not now.unconverged,
-        least=None if now.smallest is None else now.smallest.value,
-        least_residual=None if now.smallest is None else now.smallest.residual,
-        least_error=None if now.smallest is None else now.smallest.error,
+        converged=wanted == k and not assessment.unconverged,
+        least=None if smallest is None else smallest.value,
+        least_residual=None if smallest is None else smallest.residual,
+        least_error=None if smallest is None else smallest.error,
     )
 
 
-def largest(matvec: Matvec, start: Tensor, k: int, tol: float, max_products: int, slack: float = 1.0) -> Ritz:
-    """The k algebraically largest eigenpairs of an operator by its products alone, from the rows of `start`.
-
-    The smallest eigenvalues are the largest of -A. See `extremes`.
-    """
+def largest(
+    matvec: Matvec, start: Float[Tensor, "b D"], k: int, tol: float, max_products: int, slack: float = 1.0
+) -> Ritz:
+    """The k algebraically largest eigenpairs of the operator `matvec`, from the rows of `start`, by at most
+    `max_products` products (see `extremes`). The smallest eigenvalues of A are the largest of -A."""
     krylov = Krylov(matvec, start[:max_products], max_products)
     ritz = extremes(krylov, k, tol, max(0, max_products - krylov.products), slack=slack)
     return replace(ritz, products=krylov.products)
 
 
 def _survivors(theta: Tensor, count: int, least: bool) -> list[int]:
-    """The Ritz pairs that survive a restart: the largest, and a quarter of the room for the smallest where
-    wanted."""
+    """The indices of the `count` Ritz pairs that a restart keeps: the largest; with `least` a quarter of them
+    the smallest."""
     m = len(theta)
     low = max(1, count // 4) if least else 0
     return [*range(min(count - low, m - low)), *range(m - low, m)]
 
 
 def _norms(R: Tensor, floor: float) -> Tensor:
+    """sqrt(|R_i|^2 + floor^2) for each row R_i: the norm of a residual, and its rounding error `floor`."""
     return (R.square().sum(1) + floor**2).sqrt()
 
 
-def orthonormal(x: Tensor, V: Tensor) -> Tensor | None:
-    """x without its part in the rows of V, normalized; None where nothing is left."""
-    size = length = norm(x)
-    eps = torch.finfo(x.dtype).eps
+def orthonormal(x: Float[Tensor, " D"], V: Float[Tensor, "m D"]) -> Float[Tensor, " D"] | None:
+    """The unit vector along the component of x that is orthogonal to the orthonormal rows of V; None if that
+    component is zero up to rounding."""
+    length = norm(x)
+    negligible = DEPENDENT_EPS * torch.finfo(x.dtype).eps * length
     while True:
         if len(V):
             x = torch.addmv(x, V.T, dots(V, x[None])[:, 0].to(x), alpha=-1)
-        length, before = norm(x), length
-        if length > 0.7 * before or length <= 10 * eps * size:
+        length, previous_length = norm(x), length
+        if length > REORTHOGONALIZE_BELOW * previous_length or length <= negligible:
             break
-    return x / length if length > 10 * eps * size else None
+    return x / length if length > negligible else None
 
 
-def dots(A: Tensor, B: Tensor) -> Tensor:
-    """A B^T [m, p] in float64, on the CPU, for rows of any length D.
+def dots(A: Float[Tensor, "m D"], B: Float[Tensor, "p D"]) -> Float64[Tensor, "m p"]:
+    """The inner products A B^T, in float64 and on the CPU, for rows of any length D.
 
-    Added up in float64 over pieces of the rows: over 10^6 numbers a float32 matrix product was seen to lose
-    3e-5.
+    Products of `SUM_LENGTH` entries are summed in the tensors' own precision and the partial sums in float64:
+    over 10^6 entries a float32 matrix product was seen to lose 3e-5.
     """
     m, p, D = len(A), len(B), A.shape[1]
     if not m or not p:
         return torch.zeros(m, p, dtype=torch.float64)
-    whole = D - D % PIECE
-    parts = (X[:, :whole].unflatten(1, (-1, PIECE)).transpose(0, 1) for X in (A, B))
-    a, b = parts
-    out = (A[:, whole:] @ B[:, whole:].T).double()
-    if whole:
-        out = out + torch.bmm(a, b.transpose(1, 2)).double().sum(0)
-    return out.to("cpu")
+    chunked = D - D % SUM_LENGTH  # entries in chunks of that length; the remainder is one shorter chunk
+    products = (A[:, chunked:] @ B[:, chunked:].T).double()
+    if chunked:
+        a, b = (X[:, :chunked].unflatten(1, (-1, SUM_LENGTH)).transpose(0, 1) for X in (A, B))
+        products = products + torch.bmm(a, b.transpose(1, 2)).double().sum(0)
+    return products.to("cpu")
 
 
-def norm(x: Tensor) -> float:
-    """|x|, added up in float64."""
+def norm(x: Float[Tensor, "*shape"]) -> float:
+    """The Euclidean norm |x|, summed in float64."""
     return float(x.double().norm())
 
 
-def cluster_errors(theta: Tensor, R: Tensor, wanted: int, floor: float = 0.0) -> Tensor:
-    """For each wanted Ritz value the smallest of its residual and |R_c|^2 / gap_c over clusters of the c
-    largest.
+def cluster_errors(
+    theta: Float64[Tensor, " m"], R: Float64[Tensor, "m p"], wanted: int, floor: float = 0.0
+) -> Float64[Tensor, " wanted"]:
+    """Estimates |theta_i - lambda_i| for the `wanted` largest Ritz values: the smallest of |R_i| and, over
+    all c >= i, of |R_1..c|^2 / gap_ic, the bound for a cluster of the c largest.
 
-    R_c [c, p] are the residuals of the cluster, in any orthonormal coordinates, and the gap reaches to the
-    next Ritz value *outside* it plus half of that one's own residual, its likely distance from an eigenvalue
-    (after Parlett, theorem 11.7.1, for blocks): with several eigenvalues close together, the gap inside the
-    cluster would promise too much. An estimate, no bound. `floor` is what rounding hides of a residual.
+    R [m, p] are the residuals in any orthonormal coordinates, |R_1..c| is the spectral norm of the first c
+    rows, and gap_ic = theta_i - theta_{c+1} - |R_{c+1}| / 2: half of the residual stands for the likely error
+    of theta_{c+1}, the first value outside the cluster. Taking the gap outside matters where several
+    eigenvalues are close: the gap inside would promise too small an error. After Parlett, theorem 11.7.1, for
+    blocks; an estimate, not a bound. `floor` is the rounding error of a residual.
     """
     G = R @ R.T
     r = _norms(R, floor)
     errors = r[:wanted].clone()
     for c in range(1, len(R)):
-        size = torch.linalg.eigvalsh(G[:c, :c])[-1].clamp_min(0)
+        squared_norm = torch.linalg.eigvalsh(G[:c, :c])[-1].clamp_min(0)
         gap = theta[: min(c, wanted)] - (theta[c] + r[c] / 2)
-        bound = torch.where(gap > 0, (size + floor**2) / gap, torch.inf)
+        bound = torch.where(gap > 0, (squared_norm + floor**2) / gap, torch.inf)
         errors[: len(bound)] = torch.minimum(errors[: len(bound)], bound)
     return errors

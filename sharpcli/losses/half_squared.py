@@ -1,9 +1,10 @@
-"""Half the squared error, summed over outputs, averaged over examples."""
+"""Half the squared error, summed over the outputs and averaged over the examples."""
 
 from torch import Tensor
 
 
 def half_squared(outputs: Tensor, targets: Tensor) -> Tensor:
-    """(1 / 2n) sum_i |f_i - y_i|^2. With C outputs it is C / 2 times `torch.nn.functional.mse_loss`, and so
-    are its gradient and Hessian; critical step sizes are 2 / C times those of `mse_loss`."""
+    """(1 / 2n) sum_i |f_i - y_i|^2, f [n, C] the outputs and y [n, C] the targets. It is C / 2 times
+    `torch.nn.functional.mse_loss`, and so are its gradient and Hessian; critical step sizes are 2 / C times
+    those of `mse_loss`."""
     return (outputs - targets).square().sum() / (2 * len(targets))

@@ -16,13 +16,14 @@ def density(at: Point, *, probes: int, steps: int) -> Estimates:
     draws the density. Refuses fewer than 2 probes or 2 steps.
 
     Columns:
-        density_nodes [loss/weight^2]: [probes][steps]: for each probe its Ritz values, its quadrature points
-            on the axis of eigenvalues
-        density_weights [-]: [probes][steps]: the share of the eigenvalues that each node stands for; the
-            weights of a probe add up to 1
-        density_mean [loss/weight^2, error _stderr]: Tr H / D, the mean eigenvalue; error: over probes
-        density_square [loss^2/weight^4, error _stderr]: |H|_F^2 / D, the mean squared eigenvalue; error: over
-            probes
+        density_nodes [loss/weight^2]: for each probe a list of nodes, its Ritz values: estimates of
+            eigenvalues
+        density_weights [-]: for each probe a list of weights: the share of the eigenvalues that each node
+            stands for; the weights of a probe add up to 1
+        density_mean [loss/weight^2, error _stderr]: Tr H / D, the mean eigenvalue; error: the standard error
+            over probes
+        density_square [loss^2/weight^4, error _stderr]: |H|_F^2 / D, the mean squared eigenvalue; error: the
+            standard error over probes
         density_least [loss/weight^2]: the smallest node: no smaller than the smallest eigenvalue of H, up to
             rounding
         density_most [loss/weight^2]: the largest node: no larger than lambda_1, up to rounding

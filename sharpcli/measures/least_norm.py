@@ -17,11 +17,11 @@ def least_norm(at: Point, *, positive: bool) -> Estimates:
     Columns:
         least_l1_norm [weight^2]: uv: the least |u*u - v*v|_1 among vectors that fit (basis pursuit)
         basis_pursuit_error [-]: uv: the recovery_error of the vector of least l1 norm
-        least_nuclear_norm [weight^depth]: matrices: the least nuclear norm among matrices that fit
-        nuclear_excess [-]: matrices: nuclear_norm / least_nuclear_norm - 1, nuclear_norm as in `norms`
+        least_nuclear_norm [weight^depth]: matrix problems: the least nuclear norm among matrices that fit
+        nuclear_excess [-]: matrix problems: nuclear_norm / least_nuclear_norm - 1, nuclear_norm as in `norms`
         least_norm_gap [-]: the relative duality gap of least_l1_norm or least_nuclear_norm, a bound on its
             relative error
-        least_trace [loss/weight^2]: matrices of depth 2: the least Tr H of an interpolator
+        least_trace [loss/weight^2]: matrix problems of depth 2: the least Tr H of an interpolator
         least_trace_gap [-]: the relative duality gap of least_trace, a bound on its relative error
     """
     if at.problem.least_norm is None:

@@ -1,5 +1,5 @@
 """Log-determinant and rank of the Hessian over its non-zero eigenvalues, as in Laplace approximations of the
-evidence."""
+evidence (MacKay 1992)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def log_det(at: Point, *, cut: float, probes: int, steps: int) -> Estimates:
 
     Columns:
         log_det [-, error _stderr]: sum of log lambda_i over the eigenvalues above the threshold, lambda_i in
-            loss/weight^2; error: over probes, 0 from the dense Hessian
-        rank [-, error _stderr]: the number of eigenvalues above the threshold; error: over probes, 0 from the
-            dense Hessian
+            loss/weight^2; error: the standard error over probes, 0 from the dense Hessian
+        rank [-, error _stderr]: the number of eigenvalues above the threshold; error: the standard error over
+            probes, 0 from the dense Hessian
         log_det_cut [loss/weight^2]: the threshold
         log_det_below [-]: the number of eigenvalues below minus the threshold, which is 0 at a minimum
     """

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
-from sharpcli.landscape.interpolators import LARGEST_JACOBIAN, Interpolators, tangent
+from sharpcli.landscape.interpolators import MAX_JACOBIAN_ENTRIES, Interpolators, tangent
 from sharpcli.measures import Estimates, Point
 
 
@@ -22,13 +22,13 @@ def manifold(at: Point, *, cut: float, tol: float) -> Estimates:
     and a cut outside (0, 1).
 
     Columns:
-        manifold_rank [-]: the number of singular values of J above `cut` times the largest; D less this rank
-            is the dimension of the manifold
+        manifold_rank [-]: the number of singular values above `cut` times the largest, of the outputs'
+            Jacobian J at w; D less this rank is the dimension of the manifold
         manifold_gap [-]: the smallest singular value that the rank counts over the largest that it does not
             count; null where it counts all or none, and where it leaves out only zeros
         manifold_condition [-]: the largest singular value over the smallest that the rank counts
         manifold_distance [weight]: |w* - w|
-        manifold_residual [output]: max |r| at w*
+        manifold_residual [output]: max |r| at w*, r the residuals (f_i - y_i for half squared loss)
         manifold_converged [-]: whether manifold_residual is at most `tol`
         manifold_slope [loss/weight^3]: |(I - J^+ J) grad Tr H| at w*: the speed of label noise's limiting
             flow, up to its factor
@@ -36,9 +36,9 @@ def manifold(at: Point, *, cut: float, tol: float) -> Estimates:
     if not 0 < cut < 1 or not tol > 0:
         raise Refusal(f"measure.manifold: cut={cut} and tol={tol}; a cut between 0 and 1, tol above 0")
     D = len(at.w)
-    if D * D > LARGEST_JACOBIAN:
+    if D * D > MAX_JACOBIAN_ENTRIES:
         raise Refusal(
-            f"measure=manifold: a Hessian of {D * D:,} entries; at most {LARGEST_JACOBIAN:,}: take a "
+            f"measure=manifold: a Hessian of {D * D:,} entries; at most {MAX_JACOBIAN_ENTRIES:,}: take a "
             f"smaller model"
         )
     interpolators = Interpolators(at.surface)

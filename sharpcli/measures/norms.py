@@ -1,4 +1,5 @@
-"""Norms of the weights, and of the function that they compute, where the problem defines them."""
+"""Norms of the weights, and of the function that they compute, where the problem defines them; the path norm
+after Neyshabur et al. 2015."""
 
 from __future__ import annotations
 
@@ -15,7 +16,6 @@ def norms(at: Point) -> Estimates:
         init_distance [weight, exact]: |w - w_0|_2, w_0 where training began; absent for a file of weights
         path_norm [weight^depth, exact]: networks of linear layers and ReLU: the sum over paths from an input
             to an output of the product of |weights| along the path, biases as weights from a constant input
-            (Neyshabur et al. 2015)
         barron_norm [weight^2, exact]: two layers with ReLU between: sum_j |a_j|_1 |(w_j, b_j)|_2, w_j and b_j
             the incoming weights and bias of neuron j, a_j its outgoing weights
         nuclear_norm [weight^depth, exact]: linear networks and matrix problems: the sum of the singular

@@ -38,32 +38,34 @@ def pac_bayes_sharpness(
     The rise is a mean over antithetic pairs v, -v. With `control`, 1/2 v.Hv is subtracted from each pair's
     rise, and its mean sigma^2 / 2 Tr H, from as many products by XTrace, is added to the mean.
 
-    With probability 1 - delta over the m measured examples, the expected 0-1 error of the *perturbed* network
-    is at most its expected training error + sqrt((KL + ln(2 sqrt(m) |sigmas| / delta)) / 2m), KL = |w -
-    w_prior|^2 / 2 sigma^2, w_prior where training began or 0 (`prior`). The grid `sigmas` is fixed
-    beforehand; the union bound over its |sigmas| values pays for taking the least. Expected errors are means
-    over `samples` noise vectors, the same for all sigma, so that the rise of the error is nearly smooth in
-    sigma. Only problems with classes have the columns from pac_bayes_bound on. Refuses sizes out of range,
-    prior=init for weights without a known start, and `tested` for a problem without classified test examples.
+    With probability 1 - `delta` over the m measured examples, pac_bayes_bound is at least the expected 0-1
+    error of the *perturbed* network, not of w itself. The grid `sigmas` is fixed beforehand; the union bound
+    over it pays for taking the least. Expected errors are means over `samples` noise vectors, the same for
+    all sigma, so that the rise of the error is nearly smooth in sigma. Only problems with classes have the
+    columns from pac_bayes_bound on. Refuses sizes out of range, prior=init for weights without a known start,
+    and `tested` for a problem without classified test examples.
 
     Columns:
         pac_bayes_sharpness [loss, error _stderr]: E L(w + v) - L(w), near sigma^2 / 2 Tr H for small sigma
-        pac_bayes_bound [-, error _stderr]: the least bound over the grid `sigmas`; error: the standard error
-            of the expected training error in the bound
+        pac_bayes_bound [-, error _stderr]: the least over the grid `sigmas` of the expected training error +
+            sqrt((KL + ln(2 sqrt(m) |sigmas| / delta)) / 2m), KL = |w - w_prior|^2 / 2 sigma^2, w_prior where
+            training began or 0 (`prior`), m the number of measured examples and |sigmas| the number of values
+            in the grid; error: the standard error of the expected training error
         pac_bayes_bound_sigma [weight]: the sigma of the grid at which the bound is least
         pac_bayes_train_error [-]: the expected training error at pac_bayes_bound_sigma; its standard error is
             pac_bayes_bound_stderr
         pac_bayes_test_error [-]: with `tested`, the expected 0-1 error on all test examples at
-            pac_bayes_bound_sigma: an estimate of what pac_bayes_bound bounds
-        pac_bayes_bound_talk [-]: a form seen in talks: the expected training error + |w - w_prior| / (2 sigma
-            sqrt(2m)) = sqrt(KL / 4m) at pac_bayes_bound_sigma: this root is smaller by sqrt 2 and omits the
-            term ln(2 sqrt(m) |sigmas| / delta), so it is not a valid bound
+            pac_bayes_bound_sigma, which pac_bayes_bound exceeds with probability 1 - `delta`, up to sampling
+            errors of both
+        pac_bayes_bound_talk [-]: a form seen in talks: the expected training error + sqrt(KL / 4m) at
+            pac_bayes_bound_sigma. This root, |w - w_prior| / (2 sigma sqrt(2m)), is smaller by sqrt 2 and
+            omits the term ln(2 sqrt(m) |sigmas| / delta), so the form is not a valid bound
         sigma_harmless [weight]: the largest sigma whose expected rise of the training error is at most
-            `target`, by bisection of log sigma; 0 where it is below the grid, the largest of the grid where
-            it is above
+            `target`, by bisection of log sigma between the least and the largest of `sigmas`; 0 where the
+            least of `sigmas` is too large, and the largest of `sigmas` where that is harmless
         sigma_harmless_low [weight]: the lower end of the bracket of sigma_harmless
-        sigma_harmless_high [weight]: the upper end of the bracket; null where sigma_harmless is above the
-            grid
+        sigma_harmless_high [weight]: the upper end of the bracket of sigma_harmless; null where the largest
+            of `sigmas` is harmless
     """
     if not sigma > 0 or pairs < 4 or samples < 2 or not 0 < delta < 1 or not 0 < target < 1:
         raise Refusal(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
-from sharpcli.landscape.flows import NEAR
+from sharpcli.landscape.flows import NEWTON_RESIDUAL
 from sharpcli.landscape.interpolators import Interpolators, lambda_1
 from sharpcli.measures import Estimates, Point
 from sharpcli.problems.problem import Problem
@@ -25,7 +25,7 @@ def projected(at: Point, *, steps: int, tol: float) -> Estimates:
 
     Columns:
         projected_distance [weight]: |w - w*|
-        projected_residual [output]: max |r| at w*
+        projected_residual [output]: max |r| at w*, r the residuals (f_i - y_i for half squared loss)
         projected_converged [-]: whether projected_residual is at most `tol`
         projected_trace [loss/weight^2]: (1/n) |J|_F^2 at w*, J the outputs' Jacobian: Tr H at w*
         projected_<scores> [as the score]: each column of `scores`, at w*
@@ -61,7 +61,7 @@ def descend(
     lr = 1 / max(float(lambda_1(interpolators.jacobian(w), surface.examples)), 1e-12)
     in_a_round = max(1, steps // ROUNDS)
     for _ in range(ROUNDS):
-        if float(interpolators.residual(w).abs().max()) <= NEAR:
+        if float(interpolators.residual(w).abs().max()) <= NEWTON_RESIDUAL:
             break
         if toy is not None:
             from sharpcli.problems.compiled_loop import Steps

@@ -25,7 +25,7 @@ def relative_flatness(at: Point, *, layer: str, rtol: float, max_products: int) 
         relative_flatness [loss, error _stderr]: sum_{s,s'} <w_s, w_s'> Tr H_{s,s'}, H_{s,s'} [m, m] the block
             of H for the rows s and s'; exact where m^2 <= `max_products`
     """
-    if not rtol > 0 or max_products < traces.FEWEST:
+    if not rtol > 0 or max_products < traces.MIN_SAMPLES:
         raise Refusal(
             f"measure.relative_flatness: rtol={rtol} and max_products={max_products}; rtol above 0, at "
             f"least 8"

@@ -9,11 +9,11 @@ from sharpcli.measures import Estimates, Point, closed_flows
 
 
 def sam_flow(at: Point, *, rho: float, rate: float) -> Estimates:
-    """The distance of a run of SAM from SAM's two limiting flows at their common time tau = lr rho^2 step.
+    """The distance of Phi(w), the interpolator where gradient flow from w ends, from SAM's two limiting flows
+    at their common time tau = lr rho^2 step.
 
-    Phi(w) is the interpolator where gradient flow from w ends. Both flows move along the interpolators with
-    speed `rate`, from Phi of the run's start. Only for a problem that supplies the closed forms of its flows
-    (problem=uv), in training.
+    Both flows move along the interpolators with speed `rate`, from Phi of the run's start. Only for a problem
+    that supplies the closed forms of its flows (problem=uv), in training.
 
     Columns:
         trace_flow_error [weight]: |Phi(w) - Y|, Y the flow at tau that lowers Tr H (SAM on single examples);

@@ -20,10 +20,10 @@ def trace(at: Point, *, method: traces.Method, rtol: float, max_products: int) -
             over probes, 0 where exact
         trace_converged [-]: whether trace_stderr is at most `rtol` |trace|
     """
-    if not rtol > 0 or max_products < traces.FEWEST:
+    if not rtol > 0 or max_products < traces.MIN_SAMPLES:
         raise Refusal(
             f"measure.trace: rtol={rtol} and max_products={max_products}; rtol above 0, max_products at "
-            f"least {traces.FEWEST}"
+            f"least {traces.MIN_SAMPLES}"
         )
     hvp = at.curvature.matvec("hessian")
     estimate = traces.estimate(method, hvp, at.w, at.rng, rtol, max_products, at.curvature.tell)

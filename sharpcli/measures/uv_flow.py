@@ -12,10 +12,10 @@ from sharpcli.measures import Estimates, Point, closed_flows
 
 
 def uv_flow(at: Point, *, rate: float, delta: float, power: int, clock: bool) -> Estimates:
-    """The distance of a run from gradient flow's limit and from the limiting flow of label noise.
+    """The distance of a run from Phi(w), the interpolator where gradient flow from w ends, and from Y, the
+    limiting flow of label noise from Phi(w_0), w_0 where the run began.
 
-    Phi(w) is the interpolator where gradient flow from w ends. Y is the limiting flow of `rate` and `delta`
-    from Phi of the run's start w_0, at its time tau = lr^`power` step (2 for label noise, 1 for the flow
+    Y is the flow of `rate` and `delta` at its time tau = lr^`power` step (2 for label noise, 1 for the flow
     itself).
 
     Only for a problem that supplies the closed forms of its flows (problem=uv). Weights of a file have no

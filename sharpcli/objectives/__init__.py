@@ -1,9 +1,10 @@
-"""What one step of training is shown instead of the training loss.
+"""Objectives: the loss that one step of training descends on in place of the training loss.
 
-A part is a function `(surface, w, rng, *, ...) -> surface`, or a frozen dataclass with that `__call__`. It
-draws its randomness once, from `rng`; the surface it returns is deterministic, so that two gradients of one
-step see the same noise. A dataclass may also have `compiled() -> Noise | None`, for toys whose steps are
-compiled; `compiled` asks an objective.
+A part is a function `(surface, w, rng, *, ...) -> surface`, or a frozen dataclass with that `__call__`: from
+the loss of the step's examples and the weights w [D] before the step it makes the loss to descend on. It
+draws its random numbers once, from `rng`; the surface that it returns is deterministic, so that two gradients
+of one step have the same noise. A dataclass may also have a method `compiled() -> Noise | None`, for toys
+whose steps are compiled; the function `compiled` below calls it.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import Any, NamedTuple
 
 
 class Noise(NamedTuple):
-    """Labels y + delta xi, redrawn at each step: xi of the law with this number in `rng.laws.LAWS`, one for
-    each example or `shared` by the batch; `key` names the draws."""
+    """The noise y + delta xi of a step's labels, drawn again at each step: xi has the law of this number in
+    `rng.laws.LAWS` and is drawn for each example, or once for all of the batch where it is `shared`; `key`
+    selects the stream of the draws."""
 
     delta: float = 0.0
     law: int = 0
@@ -22,6 +24,6 @@ class Noise(NamedTuple):
 
 
 def compiled(objective: Any) -> Noise | None:
-    """The objective as compiled steps know it, its key not yet set; None where it has no such form. A class
-    that inherits `compiled` and writes another `__call__` has none."""
+    """The noise by which compiled steps do the same as this objective, its key not yet set; None where they
+    cannot. A class that inherits `compiled` states nothing by it, for its `__call__` may be another."""
     return objective.compiled() if "compiled" in vars(type(objective)) else None

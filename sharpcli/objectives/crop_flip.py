@@ -11,8 +11,8 @@ from sharpcli.landscape.surface import LossSurface
 
 
 def crop_flip(surface: LossSurface, w: Tensor, rng: Generator, *, pad: int) -> LossSurface:
-    """Each image [C, H, W] is padded by `pad` zeros, cropped back at a random place and flipped with
-    probability 1/2.
+    """The loss of moved images: each image [C, H, W] is padded with `pad` zeros on every side, cropped to [C,
+    H, W] at a random place, and flipped from left to right with probability 1/2.
 
     Refuses inputs that are no images, and pad < 0.
     """
@@ -22,16 +22,17 @@ def crop_flip(surface: LossSurface, w: Tensor, rng: Generator, *, pad: int) -> L
             f"{list(surface.batches[0][0].shape)}, pad={pad}"
         )
 
-    def moved(x: Tensor) -> Tensor:
+    def augmented(x: Tensor) -> Tensor:
+        """The moved images of a batch [n, C, H, W]."""
         n, _, height, width = x.shape
-        down, right = (torch.randint(0, 2 * pad + 1, (n, 1), generator=rng) for _ in range(2))
-        flip = torch.randint(0, 2, (n, 1), generator=rng).bool()
-        rows = down + torch.arange(height)
+        first_row, first_column = (torch.randint(0, 2 * pad + 1, (n, 1), generator=rng) for _ in range(2))
+        flipped = torch.randint(0, 2, (n, 1), generator=rng).bool()
+        rows = first_row + torch.arange(height)
         columns = torch.arange(width).expand(n, -1)
-        columns = right + torch.where(flip, width - 1 - columns, columns)
-        image = torch.arange(n)[:, None, None].to(x.device)
+        columns = first_column + torch.where(flipped, width - 1 - columns, columns)
+        images = torch.arange(n)[:, None, None].to(x.device)
         padded = F.pad(x, (pad, pad, pad, pad)).permute(0, 2, 3, 1)
-        picked = padded[image, rows[:, :, None].to(x.device), columns[:, None, :].to(x.device)]
-        return picked.permute(0, 3, 1, 2).contiguous()
+        cropped = padded[images, rows[:, :, None].to(x.device), columns[:, None, :].to(x.device)]
+        return cropped.permute(0, 3, 1, 2).contiguous()
 
-    return surface.on([(moved(x), y) for x, y in surface.batches])
+    return surface.on([(augmented(x), y) for x, y in surface.batches])

@@ -1,4 +1,4 @@
-"""Labels redrawn at every step; Blanc et al. 2020, arXiv:1904.09080, and Li, Wang & Arora 2022,
+"""Label noise, drawn again at every step; Blanc et al. 2020, arXiv:1904.09080, and Li, Wang & Arora 2022,
 arXiv:2110.06914."""
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from sharpcli.rng.laws import LAWS, draws, number
 
 @dataclass(frozen=True)
 class LabelNoise:
-    """y + delta xi: xi = +-1 for `signs`, uniform in [-1, 1] (variance 1/3), `normal` (variance 1), or
-    `student` (heavy-tailed, variance 1), as `rng.laws` states them; independent for every example and output,
-    or with `shared` one xi for all of a batch.
+    """The loss of the labels y + delta xi. The `distribution` of xi is `signs` (+-1, variance 1), `uniform`
+    (in [-1, 1], variance 1/3), `normal` (variance 1) or `student` (heavy-tailed, variance 1), as `rng.laws`
+    states them; xi is independent for every example and output, or with `shared` the same for all of a batch.
 
-    The limiting flow's clock is proportional to the variance. Refuses delta < 0 and an unknown distribution.
+    The speed of the limiting flow is proportional to the variance. Refuses delta < 0 and an unknown
+    distribution.
     """
 
     delta: float
@@ -35,14 +36,14 @@ class LabelNoise:
             raise Refusal(f"distribution={self.distribution}: label noise is one of {', '.join(LAWS)}")
 
     def __call__(self, surface: LossSurface, w: Tensor, rng: Stream) -> LossSurface:
-        """The loss of the noisy labels."""
+        """The loss of the noisy labels on the surface's examples."""
         count = 1 if self.shared else sum(y.numel() for _, y in surface.batches)
         xi = torch.from_numpy(draws(self.distribution, rng, count))
-        batches, drawn = [], 0
+        batches, used = [], 0
         for x, y in surface.batches:
-            noise = xi if self.shared else xi[drawn : drawn + y.numel()].view(y.shape)
-            batches.append((x, y + self.delta * noise.to(y)))
-            drawn += y.numel()
+            xi_of_batch = xi if self.shared else xi[used : used + y.numel()].view(y.shape)
+            batches.append((x, y + self.delta * xi_of_batch.to(y)))
+            used += y.numel()
         return surface.on(batches)
 
     def compiled(self) -> Noise:

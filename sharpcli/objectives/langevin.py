@@ -1,5 +1,5 @@
-"""Gradient noise of a shape that is not the loss's own, to compare with label noise; HaoChen et al. 2021,
-arXiv:2006.08680."""
+"""Gradient noise whose covariance does not come from the loss, to compare with label noise; HaoChen et al.
+2021, arXiv:2006.08680."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from sharpcli.rng import Stream
 def langevin(
     surface: LossSurface, w: Tensor, rng: Stream, *, sigma: float, shape: Literal["spherical", "weights"]
 ) -> LossSurface:
-    """L(w) + sigma xi.w, so that the gradient is grad L + sigma xi: xi ~ N(0, I) for `spherical`, or xi_i
-    times the size of the weight, |w_i| before the step, for `weights`. Refuses sigma < 0."""
+    """L(w) + sigma xi.w, whose gradient is grad L + sigma xi, with xi [D] drawn once a step: N(0, I) for
+    shape `spherical`, and N(0, 1) times |w_i| of the weight before the step for shape `weights`. Refuses
+    sigma < 0."""
     if sigma < 0:
         raise Refusal(f"sigma={sigma}: noise has a size of at least 0")
     xi = sigma * torch.from_numpy(rng.normal(len(w))).to(w)

@@ -1,5 +1,5 @@
-"""The stochastic differential equation of SGD, step by step; Li, Tai & E 2017, arXiv:1511.06251, Li, Malladi
-& Arora 2021, arXiv:2102.12470."""
+"""The stochastic differential equation of SGD, solved step by step; Li, Tai & E 2017, arXiv:1511.06251, and
+Li, Malladi & Arora 2021, arXiv:2102.12470."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ def sde_noise(
     delta: float,
     sampling: bool,
 ) -> LossSurface:
-    """Makes gradient descent with lr = `dt` the Euler-Maruyama scheme of dX = -grad L dt + sqrt(sgd_lr)
-    Sigma^(1/2) dW, of SGD with learning rate `sgd_lr` on half squared loss: L(w) + xi.w with xi = sqrt(sgd_lr
-    / dt) Sigma(w_t)^(1/2) N(0, I).
+    """L(w) + xi.w with xi = sqrt(sgd_lr / dt) Sigma(w_t)^(1/2) N(0, I) [D]: a step of gradient descent on it
+    with lr = `dt` is a step of the Euler-Maruyama scheme for dX = -grad L dt + sqrt(sgd_lr) Sigma^(1/2) dW,
+    the stochastic differential equation of SGD with learning rate `sgd_lr` on half squared loss.
 
-    Sigma = (1/batch) [(delta^2/n) sum_i |grad f_i><grad f_i| + Cov_i(r_i grad f_i)]: of label noise of size
-    `delta`, and with `sampling` of drawing the examples, r the residuals. xi = J^T zeta costs a gradient.
-    Refuses sizes that are not above 0.
+    Sigma = (1/batch) [(delta^2/n) sum_i grad f_i grad f_i^T + Cov_i(r_i grad f_i)], r the residuals: the
+    first term is of label noise of size `delta`, the second, which `sampling` adds, of drawing the examples.
+    xi = J^T zeta, J the Jacobian of the n outputs and zeta random numbers in output space, costs one
+    gradient. Refuses sgd_lr and dt that are not above 0, delta < 0 and batch < 1.
     """
     if not (sgd_lr > 0 and dt > 0 and delta >= 0) or batch < 1:
         raise Refusal(
@@ -36,12 +37,12 @@ def sde_noise(
         )
     x, y = surface.joined
     n = len(y)
-    at = w.detach().requires_grad_()
-    f = surface.predict(at, x)
+    w_t = w.detach().requires_grad_()
+    f = surface.predict(w_t, x)
     zeta = delta * torch.from_numpy(rng.normal(2 * f.numel())[: f.numel()]).to(f).view(f.shape)
     if sampling:
         draws = torch.from_numpy(rng.normal(2 * f.numel() + n)[-n:]).to(f)
         zeta = zeta + (f.detach() - y) * (draws - draws.mean()).view(-1, *[1] * (f.ndim - 1))
-    (xi,) = torch.autograd.grad(f, at, zeta)
+    (xi,) = torch.autograd.grad(f, w_t, zeta)
     xi = (sgd_lr / (dt * n * batch)) ** 0.5 * xi
     return surface.plus(lambda u: xi @ u)

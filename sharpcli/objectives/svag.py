@@ -1,5 +1,5 @@
-"""Stochastic variance-amplified gradient: SGD's noise at a smaller step; Li, Malladi & Arora 2021,
-arXiv:2102.12470."""
+"""The stochastic variance-amplified gradient (SVAG), which keeps the noise of SGD at a smaller step size; Li,
+Malladi & Arora 2021, arXiv:2102.12470."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from sharpcli.rng import Stream
 
 
 def svag(surface: LossSurface, w: Tensor, rng: Stream, *, l: float) -> LossSurface:  # noqa: E741 - the paper's name
-    """(1 + s)/2 L_A + (1 - s)/2 L_B, s = sqrt(2 l - 1), A and B the halves of the step's examples: the
-    gradient keeps its mean and has l times the covariance that half of the examples give. With lr / l and l
-    times as many steps, l -> infinity is the SDE of SGD at lr with half the batch. l = 1 is A alone. Refuses
-    l < 1, and an odd or single batch.
+    """(1 + s)/2 L_A + (1 - s)/2 L_B with s = sqrt(2 l - 1), A and B the first and second half of the step's
+    examples: the mean of the gradient stays, and its covariance is l times that of a gradient of half of the
+    examples.
+
+    With step size lr / l and l times as many steps, l -> infinity gives the stochastic differential equation
+    of SGD at lr with half the batch; l = 1 is A alone. Refuses l < 1 and an odd number of examples.
     """
     x, y = surface.joined
     half = len(y) // 2
@@ -28,10 +30,8 @@ def svag(surface: LossSurface, w: Tensor, rng: Stream, *, l: float) -> LossSurfa
     s = (2 * l - 1) ** 0.5
     predict, loss = surface.predict, surface.loss
 
-    def of_second_half(w: Tensor) -> Tensor:
+    def second_term(w: Tensor) -> Tensor:
         return (1 - s) / 2 * loss(predict(w, x[half:]), y[half:])
 
-    of_first_half = replace(
-        surface, loss=lambda f, y: (1 + s) / 2 * loss(f, y), batches=((x[:half], y[:half]),)
-    )
-    return of_first_half.plus(of_second_half)
+    first_term = replace(surface, loss=lambda f, y: (1 + s) / 2 * loss(f, y), batches=((x[:half], y[:half]),))
+    return first_term.plus(second_term)

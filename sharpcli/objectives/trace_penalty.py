@@ -1,5 +1,5 @@
-"""The trace of the Hessian as an explicit regularizer; Damian, Ma & Lee 2021, arXiv:2106.06530, Wei & Schwab
-2019."""
+"""The trace of the Hessian as an explicit regularizer; Damian, Ma & Lee 2021, arXiv:2106.06530, and Wei &
+Schwab 2019."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sharpcli.rng import Stream
 def trace_penalty(
     surface: LossSurface, w: Tensor, rng: Stream, *, strength: float, probes: int
 ) -> LossSurface:
-    """L(w) + strength (1/m) sum_i v_i . H(w) v_i, the m = `probes` vectors v_i of signs drawn once a step: an
-    unbiased estimate of L + strength Tr H, whose gradient is a third derivative of L. Refuses strength < 0
-    and probes < 1."""
+    """L(w) + strength (1/m) sum_i v_i.H(w) v_i, where the m = `probes` vectors v_i [D] have random signs as
+    entries and are drawn once a step: an unbiased estimate of L + strength Tr H, whose gradient takes a third
+    derivative of L. Refuses strength < 0 and probes < 1."""
     if strength < 0 or probes < 1:
         raise Refusal(f"strength={strength} probes={probes}: a strength of at least 0, and at least 1 probe")
     if strength == 0:
@@ -29,8 +29,8 @@ def trace_penalty(
         return surface.loss(surface.predict(at, x), y)
 
     def penalty(at: Tensor) -> Tensor:
-        product = vjp(grad(loss), at)[1]
-        curved = torch.stack([v @ product(v)[0] for v in V]).mean()
-        return strength * curved
+        hessian_product = vjp(grad(loss), at)[1]
+        trace = torch.stack([v @ hessian_product(v)[0] for v in V]).mean()
+        return strength * trace
 
     return surface.plus(penalty)

@@ -14,9 +14,12 @@ from sharpcli.optimizers import State
 
 @dataclass(frozen=True)
 class Adam:
-    """m <- beta1 m + (1 - beta1) g, v <- beta2 v + (1 - beta2) g^2, w <- w - lr m^ / (sqrt(v^) + eps), where
-    m^ and v^ are m / (1 - beta1^t) and v / (1 - beta2^t), as in `torch.optim.Adam`. Its edge is one of the
-    preconditioned sharpness. Refuses betas outside [0, 1) and eps <= 0."""
+    """m <- beta1 m + (1 - beta1) g, v <- beta2 v + (1 - beta2) g^2, w <- w - lr m^ / (sqrt(v^) + eps) with m^
+    = m / (1 - beta1^t) and v^ = v / (1 - beta2^t), as in `torch.optim.Adam`; the state is (m [D], v [D], t).
+
+    The edge of stability is an edge of the preconditioned sharpness, so that no `edge` is stated. Refuses
+    betas outside [0, 1) and eps <= 0.
+    """
 
     beta1: float
     beta2: float
@@ -35,14 +38,15 @@ class Adam:
     def step(self, w: Tensor, state: State, grad: Grad, lr: float) -> tuple[Tensor, State]:
         g, (m, v, t) = grad(w), state
         m, v, t = self.beta1 * m + (1 - self.beta1) * g, self.beta2 * v + (1 - self.beta2) * g * g, t + 1
-        # m^ / (sqrt(v^) + eps) is m / P
+        # m / P is m^ / (sqrt(v^) + eps)
         return w - lr * m / self.preconditioner((m, v, t), lr)[0], (m, v, t)
 
     def preconditioner(self, state: State, lr: float) -> tuple[Tensor, float]:
-        """P = (1 - beta1^t) (sqrt(v^) + eps), 0 before the first step, and (2 + 2 beta1) / ((1 - beta1) lr):
-        momentum written as an average on a quadratic in the metric of P. Cohen et al. 2022, arXiv:2207.14484,
-        section 2."""
+        """P = (1 - beta1^t) (sqrt(v^) + eps) [D], which is 0 before the first step, and the edge (2 + 2
+        beta1) / ((1 - beta1) lr), that of momentum whose v is an average of gradients; infinity for lr = 0.
+        Cohen et al. 2022, arXiv:2207.14484, section 2."""
         _, v, t = state
         corrected = v / (1 - self.beta2**t).clamp_min(torch.finfo(torch.float64).tiny).to(v)
         P = (1 - self.beta1**t).to(v) * (corrected.sqrt() + self.eps)
-        return P, (2 + 2 * self.beta1) / ((1 - self.beta1) * lr) if lr > 0 else float("inf")
+        edge = (2 + 2 * self.beta1) / ((1 - self.beta1) * lr) if lr > 0 else float("inf")
+        return P, edge

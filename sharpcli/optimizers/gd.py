@@ -12,7 +12,7 @@ from sharpcli.optimizers import Rule, State
 
 @dataclass(frozen=True)
 class GD:
-    """w <- w - lr g(w)."""
+    """w <- w - lr g(w); there is no state."""
 
     def init(self, w: Tensor) -> State:
         return ()
@@ -21,9 +21,9 @@ class GD:
         return w - lr * grad(w), state
 
     def edge(self, lr: float) -> float:
-        """2 / lr."""
+        """2 / lr, where w_i <- (1 - lr lambda_i) w_i begins to grow on a quadratic."""
         return 2 / lr
 
     def compiled(self) -> Rule:
-        """Plain descent."""
+        """The rule of plain descent."""
         return Rule()

@@ -14,13 +14,14 @@ from sharpcli.optimizers import State
 
 @dataclass(frozen=True)
 class GradientFlow:
-    """One step is the flow over a time of lr: after `step` steps the time is lr step, as for gradient
+    """One step follows the flow for a time of lr, so that after t steps the time is lr t, as for gradient
     descent.
 
-    By an adaptive solver of SciPy with local errors below atol + rtol |w|; `DOP853` where the flow is not
-    stiff, `LSODA` or `Radau` on toys where it is. Where |grad L| falls to `tol` the flow stops and stays, so
-    that one step of a large lr ends at its limit to that tolerance; 0 never stops it. It states no edge: a
-    flow is stable at any curvature. Refuses rtol and atol that are not above 0, and tol below 0.
+    The solver is one of SciPy's adaptive solvers, with local errors below atol + rtol |w|: `DOP853` where the
+    flow is not stiff, `LSODA` or `Radau` for toys where it is. Where |grad L| falls to `tol` the flow stops,
+    so that one step of a large lr ends at the flow's limit to that tolerance; for tol = 0 it never stops. It
+    states no edge, since a flow is stable at any curvature. Refuses rtol and atol that are not above 0, and
+    tol below 0.
     """
 
     solver: Solver

@@ -1,6 +1,6 @@
-"""The limiting flow of a noisy method: Riemannian gradient flow of a regularizer on the manifold of
-interpolators. Li, Wang & Arora 2022, arXiv:2110.06914, theorem 4.6 (label noise: the trace, rate 1/4); Wen,
-Ma & Li 2023, arXiv:2211.05729 (SAM)."""
+"""The limiting flow of a noisy method: the Riemannian gradient flow of a regularizer on the manifold of
+interpolators. Li, Wang & Arora 2022, arXiv:2110.06914, theorem 4.6 (for label noise the trace, at rate 1/4),
+and Wen, Ma & Li 2023, arXiv:2211.05729 (for SAM)."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from sharpcli.landscape.interpolators import Interpolators
 from sharpcli.landscape.surface import Grad, whole_loss
 from sharpcli.optimizers import State
 
-ON = 1e-11  # residuals of points that are on the manifold
-LOST = 1e-7  # the ratio of J's singular values at which the manifold is taken to have lost its dimension
+MANIFOLD_TOL = 1e-11  # the largest residual of a point that counts as on the manifold
+RANK_TOL = 1e-7  # smallest over largest singular value of J at which J counts as having lost rank
 
 
 @dataclass(frozen=True)
 class LimitingFlow:
-    """dY/dtau = -rate P(Y) grad R(Y), Y(0) = Phi(w_0) the limit of gradient flow; P projects to the tangent
-    space, the kernel of the outputs' Jacobian J [m, D]. One step is the flow over a time tau of lr, then
-    Newton's steps back to the manifold.
+    """dY/dtau = -rate P(Y) grad R(Y) with Y(0) = Phi(w_0), the limit of gradient flow; P projects to the
+    tangent space of the manifold, the kernel of the outputs' Jacobian J [m, D]. One step follows the flow for
+    a time tau of lr, and then Newton's method brings the weights back onto the manifold. The state is (tau,).
 
-    R = `regularizer`(J, n): `trace` or `lambda_1` of the Hessian, or one's own function of the Jacobian and
-    the number of examples. Rates, for half squared loss: label noise of size delta 1/4 delta^2 with tau =
-    lr^2 steps, SAM 1/2 with tau = lr rho^2 steps. For toys and small networks, full batch. Refuses another
-    rule's gradient (as SAM's base), weights from which no interpolator is reached, and says at which tau J
-    loses rank.
+    R is `regularizer`(J, n), a function of the Jacobian and the number of examples: the Hessian's `trace` or
+    `lambda_1` as `landscape.interpolators` has them, or a user's own. For half squared loss the rate is
+    delta^2 / 4 for label noise of size delta, where tau = lr^2 steps, and 1/2 for SAM, where tau = lr rho^2
+    steps. It is meant for toys and small networks at full batch. Refuses rates and tolerances that are not
+    above 0, the gradient of another rule (as SAM's base), weights from which gradient flow reaches no
+    interpolator, and a J that loses rank, and says at which tau.
     """
 
     regularizer: Callable[[Tensor, int], Tensor]
@@ -44,32 +45,31 @@ class LimitingFlow:
             raise Refusal(f"optimizer.rtol={self.rtol} atol={self.atol} rate={self.rate}: all above 0")
 
     def init(self, w: Tensor) -> State:
-        """tau, below 0 before w has been brought to the manifold."""
+        """tau = -1: w has not been brought to the manifold yet."""
         return (torch.tensor([-1.0], dtype=torch.float64),)
 
     def step(self, w: Tensor, state: State, grad: Grad, lr: float) -> tuple[Tensor, State]:
         interpolators, tau = Interpolators(whole_loss(grad, "limiting_flow")), float(state[0])
         if tau < 0:
-            w, residual = limit(interpolators, w, min(self.rtol, 1e-6), ON)
+            w, residual = limit(interpolators, w, min(self.rtol, 1e-6), MANIFOLD_TOL)
             tau = 0.0
-            if not residual <= 1e3 * ON:
+            if not residual <= 1e3 * MANIFOLD_TOL:
                 raise Refusal(
                     f"limiting_flow: gradient flow from the start reaches no interpolator (largest residual "
-                    f"{residual:.1e}); "
-                    "take a problem that can be fitted exactly, or another start"
+                    f"{residual:.1e}); take a problem that can be fitted exactly, or another start"
                 )
 
-        def field(y: Tensor) -> Tensor:
-            along, ratio = interpolators.slope(y, self.regularizer, LOST)
-            if not ratio > LOST:
+        def velocity(y: Tensor) -> Tensor:
+            """-rate P grad R at y."""
+            tangent, ratio = interpolators.slope(y, self.regularizer, RANK_TOL)
+            if not ratio > RANK_TOL:
                 raise Refusal(
                     f"limiting_flow: the Jacobian loses rank between tau = {tau:g} and {tau + lr:g} "
-                    f"(singular values "
-                    f"{ratio:.0e} of the largest): the manifold ends there; stop before, or take more "
-                    f"parameters"
+                    f"(singular values {ratio:.0e} of the largest): the manifold ends there; stop before, or "
+                    f"take more parameters"
                 )
-            return -self.rate * along
+            return -self.rate * tangent
 
-        w = integrate(field, w, lr, self.solver, self.rtol, self.atol)
-        w, _ = interpolators.project(w, ON)
+        w = integrate(velocity, w, lr, self.solver, self.rtol, self.atol)
+        w, _ = interpolators.project(w, MANIFOLD_TOL)
         return w, (torch.tensor([tau + lr], dtype=torch.float64),)

@@ -14,10 +14,8 @@ from sharpcli.optimizers import Rule, State
 
 @dataclass(frozen=True)
 class Momentum:
-    """v <- beta v + g(w), then w <- w - lr v, or w <- w - lr (g(w) + beta v) for `nesterov`.
-
-    Refuses beta outside [0, 1).
-    """
+    """v <- beta v + g(w), then w <- w - lr v, or w <- w - lr (g(w) + beta v) for `nesterov`; the state is (v
+    [D],), 0 at first. Refuses beta outside [0, 1)."""
 
     beta: float
     nesterov: bool
@@ -32,13 +30,14 @@ class Momentum:
     def step(self, w: Tensor, state: State, grad: Grad, lr: float) -> tuple[Tensor, State]:
         g = grad(w)
         v = self.beta * state[0] + g
-        return w - lr * (g + self.beta * v if self.nesterov else v), (v,)
+        direction = g + self.beta * v if self.nesterov else v
+        return w - lr * direction, (v,)
 
     def edge(self, lr: float) -> float:
-        """2 (1 + beta) / lr; Nesterov's is 2 (1 + beta) / ((1 + 2 beta) lr). Cohen et al. 2021, appendix
-        B."""
+        """2 (1 + beta) / lr, and 2 (1 + beta) / ((1 + 2 beta) lr) for Nesterov's momentum. Cohen et al. 2021,
+        arXiv:2103.00065, appendix B."""
         return 2 * (1 + self.beta) / ((1 + 2 * self.beta) * lr if self.nesterov else lr)
 
     def compiled(self) -> Rule:
-        """Momentum beta, Nesterov's or not."""
+        """The rule with this beta, Nesterov's or heavy-ball."""
         return Rule(beta=self.beta, nesterov=self.nesterov)

@@ -14,8 +14,12 @@ from sharpcli.optimizers import State
 
 @dataclass(frozen=True)
 class RMSProp:
-    """v <- beta v + (1 - beta) g^2, w <- w - lr g / (sqrt(v) + eps). Its edge is one of the preconditioned
-    sharpness. Refuses beta outside [0, 1) and eps <= 0."""
+    """v <- beta v + (1 - beta) g^2, w <- w - lr g / (sqrt(v) + eps); the state is (v [D], the number of steps
+    t).
+
+    The edge of stability is an edge of the preconditioned sharpness, so that no `edge` is stated. Refuses
+    beta outside [0, 1) and eps <= 0.
+    """
 
     beta: float
     eps: float
@@ -35,6 +39,8 @@ class RMSProp:
         return w - lr * g / (v.sqrt() + self.eps), (v, t + 1)
 
     def preconditioner(self, state: State, lr: float) -> tuple[Tensor, float]:
-        """P = sqrt(v) + eps, 0 before the first step, and 2 / lr."""
+        """P = sqrt(v) + eps [D], which is set to 0 before the first step, and the edge 2 / lr; infinity for
+        lr = 0."""
         v, t = state
-        return (v.sqrt() + self.eps) * float(t > 0), 2 / lr if lr > 0 else float("inf")
+        P = (v.sqrt() + self.eps) * float(t > 0)
+        return P, 2 / lr if lr > 0 else float("inf")

@@ -13,10 +13,9 @@ from sharpcli.optimizers import Optimizer, Rule, State, columns, compiled, edge,
 
 @dataclass(frozen=True)
 class SAM:
-    """Any optimizer, shown the gradient at the ascent point: g_sam(w) = g(w + rho g(w) / |g(w)|).
-
-    `normalized=false` leaves |g(w)| out. Refuses rho < 0.
-    """
+    """The rule `base`, with the gradient at the ascent point in place of the gradient: g_sam(w) = g(w + rho
+    g(w) / |g(w)|), or g(w + rho g(w)) for `normalized=false`. State, preconditioner and columns are those of
+    the base. Refuses rho < 0."""
 
     rho: float
     normalized: bool
@@ -32,14 +31,14 @@ class SAM:
     def step(self, w: Tensor, state: State, grad: Grad, lr: float) -> tuple[Tensor, State]:
         def sam_grad(w: Tensor) -> Tensor:
             g = grad(w)
-            scale = g.norm().clamp_min(1e-12) if self.normalized else 1.0
-            return grad(w + self.rho * g / scale)
+            divisor = g.norm().clamp_min(1e-12) if self.normalized else 1.0
+            return grad(w + self.rho * g / divisor)
 
         return self.base.step(w, state, sam_grad, lr)
 
     def base_edge(self, lr: float) -> float | None:
-        """The base's edge: SAM's own moves with |g| (Long & Bartlett 2024, `measure=sam_sharpness`) and lies
-        below it."""
+        """The edge of the base. SAM's edge depends on |g| and lies below it (Long & Bartlett 2024,
+        arXiv:2309.12488, `measure=sam_sharpness`)."""
         return edge(self.base, lr)
 
     def preconditioner(self, state: State, lr: float) -> tuple[Tensor, float] | None:
@@ -49,6 +48,7 @@ class SAM:
         return columns(self.base, state, lr)
 
     def compiled(self) -> Rule | None:
-        """The base's rule at the ascent point; None for SAM around SAM."""
+        """The rule of the base with the gradient at the ascent point; None where the base has no compiled
+        form or is SAM itself."""
         base = compiled(self.base)
         return None if base is None or base.rho else base._replace(rho=self.rho, normalized=self.normalized)

@@ -31,17 +31,16 @@ def density(frame: pd.DataFrame, *, width: float) -> Figure:
         spectrum_length = max(nodes.max() - nodes.min(), np.finfo(float).tiny)
         sigma = width * spectrum_length
         grid = np.linspace(nodes.min() - 4 * sigma, nodes.max() + 4 * sigma, GRID_POINTS)
-        gaussians = np.exp(-0.5 * ((grid[:, None, None] - nodes) / sigma) ** 2) / (
-            sigma * np.sqrt(2 * np.pi)
-        )  # [points, probes, nodes]
-        by_probe = (gaussians * weights).sum(2)
+        area = sigma * np.sqrt(2 * np.pi)
+        gaussians = np.exp(-0.5 * ((grid[:, None, None] - nodes) / sigma) ** 2) / area
+        by_probe = (gaussians * weights).sum(2)  # [points, probes], summed over the nodes
         mean, stderr = by_probe.mean(1), by_probe.std(1, ddof=1) / np.sqrt(by_probe.shape[1])
         colour, name = PALETTE[i % len(PALETTE)], f"{row['run']}, step {row['step']}"
         low, high = np.maximum(mean - stderr, 1e-12), mean + stderr  # a logarithmic scale ends above 0
         for ax in axes:
             ax.plot(grid, mean, color=colour, linewidth=1.2, label=name)
             ax.fill_between(grid, low, high, color=colour, alpha=0.25, linewidth=0)
-        lowest_peak = weights[weights > 0].min() / (sigma * np.sqrt(2 * np.pi)) / len(nodes)
+        lowest_peak = weights[weights > 0].min() / area / len(nodes)
         axes[1].set_ylim(bottom=max(lowest_peak, mean.max() * 1e-9))
     axes[1].set(yscale="log", xlabel=r"eigenvalue $\lambda$ of $H$", ylabel="density (log)")
     axes[0].set(ylabel="density")

@@ -1,10 +1,10 @@
 """Convolutions whose second and higher derivatives are convolutions again.
 
-conv(x, w) is bilinear, and with an output's cotangent g it makes one trilinear form T(x, w, g) = conv(x,
-w).g. Its three partial gradients, y(x, w), dx(g, w) and dw(g, x), are each other's derivatives, each one call
-of the library's kernels. PyTorch's own double backward computes the gradient in the weights as a convolution
-with the image as kernel and the batch as channels: on an H100 12 such calls took 77 % of a Hessian product of
-a ResNet-20.
+y = conv(x, w) is bilinear, and the gradient g of a loss in y makes of it one trilinear form T(x, w, g) =
+conv(x, w).g. The gradients of T in its three arguments, y(x, w), dx(g, w) and dw(g, x), are the derivatives
+of one another, and each of them is one call of PyTorch's convolution kernels. PyTorch's double backward
+computes the gradient in the weights as a convolution with the image as its kernel and the batch as its
+channels instead: on an H100 12 such calls took 77 % of a Hessian product of a ResNet-20.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ Geometry = tuple[list[int], list[int], list[int], int]  # stride, padding, dilat
 
 
 class Convolutions(TorchFunctionMode):
-    """While this mode is on, `conv1d`, `conv2d` and `conv3d` that are to be differentiated are the ones
-    below."""
+    """A mode in which the functions `conv1d`, `conv2d` and `conv3d` of torch, where they are differentiated,
+    are computed by the autograd functions of this module."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in KINDS:
+        if func in SPATIAL_DIMENSIONS:
             return _convolution(func, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
-KINDS: dict[Callable[..., Tensor], int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
+SPATIAL_DIMENSIONS: dict[Callable[..., Tensor], int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
 
 
 def _convolution(
-    plain: Callable[..., Tensor],
+    torch_function: Callable[..., Tensor],
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -42,18 +42,21 @@ def _convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
+    """What `torch_function`, one of `SPATIAL_DIMENSIONS`, gives for these arguments; by `_Output` where it is
+    differentiated, the padding is a number and the input a batch."""
     differentiated = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)
-    dims = KINDS[plain]
+    dims = SPATIAL_DIMENSIONS[torch_function]
     if isinstance(padding, str) or input.ndim != dims + 2 or not differentiated:
-        return plain(input, weight, bias, stride, padding, dilation, groups)
-    shape = tuple(
+        return torch_function(input, weight, bias, stride, padding, dilation, groups)
+    by_dimension = tuple(
         [value] * dims if isinstance(value, int) else list(value) for value in (stride, padding, dilation)
     )
-    y = _Output.apply(input, weight, (*shape, groups))
+    y = _Output.apply(input, weight, (*by_dimension, groups))
     return y if bias is None else y + bias.view(-1, *[1] * dims)
 
 
 def _backward(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry, which: int) -> Tensor:
+    """The gradient of conv(x, w).g in x for `which` = 0, in w for `which` = 1."""
     stride, padding, dilation, groups = geometry
     mask = [which == 0, which == 1, False]
     zeros = [0] * len(stride)
@@ -63,7 +66,7 @@ def _backward(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry, which: int) -
 
 
 class _Output(torch.autograd.Function):
-    """y = conv(x, w)."""
+    """y = conv(x, w): bilinear in x and w."""
 
     generate_vmap_rule = True
 
@@ -95,7 +98,7 @@ class _Output(torch.autograd.Function):
 
 
 class _Input(torch.autograd.Function):
-    """dx, the gradient in x of conv(x, w).g: bilinear in g and w; x lends its shape."""
+    """dx, the gradient in x of conv(x, w).g: bilinear in g and w; of x only the shape matters."""
 
     generate_vmap_rule = True
 
@@ -126,7 +129,7 @@ class _Input(torch.autograd.Function):
 
 
 class _Weight(torch.autograd.Function):
-    """dw, the gradient in w of conv(x, w).g: bilinear in g and x; w lends its shape."""
+    """dw, the gradient in w of conv(x, w).g: bilinear in g and x; of w only the shape matters."""
 
     generate_vmap_rule = True
 
@@ -157,4 +160,7 @@ class _Weight(torch.autograd.Function):
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return b if a is None else a if b is None else a + b
+    """a + b, where None stands for 0."""
+    if a is None:
+        return b
+    return a if b is None else a + b

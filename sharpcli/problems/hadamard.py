@@ -1,5 +1,5 @@
-"""Sparse regression through an elementwise product, f(z) = <u*v, z>, or a square, f(z) = <v*v, z> (HaoChen et
-al. 2021, arXiv:2006.08680)."""
+"""Sparse regression through an elementwise product, f(z) = <u*v, z>, or an elementwise square, f(z) = <v*v,
+z>: HaoChen et al. 2021, arXiv:2006.08680."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
 from sharpcli.problems.compiled import CompiledToy, descend, output, pull
 from sharpcli.problems.problem import Problem
-from sharpcli.problems.regression import layout, normal, regression, signs, sparsest, users_own
+from sharpcli.problems.regression import layout, regression, signs, sparsest, start_around, users_examples
 from sharpcli.rng import generator
 
 
@@ -26,9 +26,16 @@ def hadamard(
     spread: float,
     instance: int | None,
 ) -> Problem:
-    """f(z) = <u*v, z>, w = (u, v) [2d]; data, start and refusals as for problem=uv, but u and v at the same
-    start s give <s^2, z>: u*v begins at s^2 and not at 0."""
-    x, y, beta = _data(data, d, n, k, seed if instance is None else instance, "hadamard", positive=False)
+    """f(z) = <u*v, z> with w = (u, v) [2d] on n inputs z in {-1, 1}^d with labels <beta, z>; beta [d] has k
+    entries +-1 and zeros else, or with data=table it is the vector of least l1 norm that fits the file's
+    examples.
+
+    Inputs and beta are drawn from `instance`, the seed by default. Every entry of w starts at `start` plus
+    `spread` times a normal number of `seed`; unlike for problem=uv, the vector u*v then starts at `start`^2
+    and not at 0. `recovery_error` is |u*v - beta|^2 / |beta|^2. Refuses sizes below 1, k above d, n not below
+    d, and a start at 0, from which no coordinate moves.
+    """
+    x, y, beta = _examples(data, d, n, k, seed if instance is None else instance, "hadamard", positive=False)
     d = x.shape[1]
 
     def vector(w: Tensor) -> Tensor:
@@ -37,7 +44,7 @@ def hadamard(
 
     return regression(
         lambda w, x: (x @ vector(w))[:, None],
-        _start(2 * d, start, spread, seed),
+        start_around(start, spread, 2 * d, seed),
         x,
         y,
         chunk,
@@ -63,13 +70,14 @@ def squares(
     spread: float,
     instance: int | None,
 ) -> Problem:
-    """f(z) = <v*v, z>, w = v [d], with a truth of k ones, or for one's own data the least l1 norm without
-    negative entries; on the interpolators, for inputs +-1, Tr H = 4 |v|^2."""
-    x, y, beta = _data(data, d, n, k, seed if instance is None else instance, "squares", positive=True)
+    """f(z) = <v*v, z> with w = v [d]; all else is as for problem=hadamard, but beta has k ones and zeros
+    else, or with data=table it is the vector of least l1 norm without negative entries that fits. On the
+    interpolators, for inputs +-1, Tr H = 4 |v|^2."""
+    x, y, beta = _examples(data, d, n, k, seed if instance is None else instance, "squares", positive=True)
     d = x.shape[1]
     return regression(
         lambda w, x: (x @ w.square())[:, None],
-        _start(d, start, spread, seed),
+        start_around(start, spread, d, seed),
         x,
         y,
         chunk,
@@ -83,29 +91,22 @@ def squares(
     )
 
 
-def _data(
+def _examples(
     data: Dataset | None, d: int, n: int, k: int, instance: int, name: str, positive: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x [n, d], y [n, 1] and the truth [d]: one's own, or drawn."""
+    """x [n, d], y [n, 1] and beta [d]: of a user's data, or else drawn from `instance`; `positive` as in
+    `sparsest`. Refuses sizes out of range."""
     if data is not None:
-        x, y = users_own(data, 2, name)
+        x, y = users_examples(data, 2, name)
         return x, y, sparsest(x, y, name, positive)
     if min(d, n, k) < 1 or k > d or n >= d:
         raise Refusal(
             f"problem.d={d} problem.n={n} problem.k={k}: all at least 1, k at most d, and n below d"
         )
     x, beta = signs((n, d), instance, "hadamard-inputs"), torch.zeros(d, dtype=torch.float64)
-    truth = torch.ones(k, dtype=torch.float64) if positive else signs((k,), instance, "hadamard-truth")
-    beta[torch.randperm(d, generator=generator(instance, "hadamard", 0))[:k]] = truth
+    entries = torch.ones(k, dtype=torch.float64) if positive else signs((k,), instance, "hadamard-truth")
+    beta[torch.randperm(d, generator=generator(instance, "hadamard", 0))[:k]] = entries
     return x, (x @ beta)[:, None], beta
-
-
-def _start(size: int, start: float, spread: float, seed: int) -> Tensor:
-    if start == 0 and spread == 0:
-        raise Refusal(
-            "problem.start=0: the gradient vanishes there and no coordinate ever moves; take another"
-        )
-    return start + spread * normal((size,), seed, "start")
 
 
 @output

@@ -1,4 +1,4 @@
-"""Linear least squares, whose gradient descent converges to the interpolator nearest its start."""
+"""Linear least squares, where gradient descent converges to the interpolator that is nearest to its start."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
 from sharpcli.problems.compiled import CompiledToy, descend, output, pull
 from sharpcli.problems.problem import Problem
-from sharpcli.problems.regression import layout, normal, regression, users_own
+from sharpcli.problems.regression import layout, normal, regression, users_examples
 
 
 def least_squares(
@@ -23,27 +23,28 @@ def least_squares(
     noise: float,
     instance: int | None,
 ) -> Problem:
-    """L(w) = (1/2n) |A w - b|^2, A [n, d] normal and scaled so that lambda_1 = 1, b = A beta + `noise` N(0,
-    1); w0 is `spread` times a normal vector of `seed`. With data=table A and b are a file's, as they are.
+    """L(w) = (1/2n) |A w - b|^2 with A [n, d] normal, scaled so that lambda_1 = 1, and b = A beta + `noise`
+    N(0, I) [n]; w0 [d] is `spread` times a normal vector of `seed`. A, beta and the noise are drawn from
+    `instance`, the seed by default; with data=table A and b are the file's Z and y, unscaled.
 
-    With n < d there are many interpolators; gradient descent reaches w0 + A^+ (b - A w0), and
-    `interpolator_error` is the distance from it, `min_norm_error` from A^+ b, which forgets the start; both
-    relative. Refuses sizes below 1.
+    With n < d there are many interpolators, of which gradient descent reaches w0 + A^+ (b - A w0).
+    `interpolator_error` is the distance from it, `min_norm_error` that from A^+ b, which does not depend on
+    the start; both are relative. Refuses sizes below 1.
     """
     if min(d, n) < 1:
         raise Refusal(f"problem.d={d} problem.n={n}: both at least 1")
     if data is None:
         A, b = _drawn(d, n, noise, seed if instance is None else instance)
     else:
-        A, right = users_own(data, 2, "least_squares")
-        b, d = right[:, 0], A.shape[1]
+        A, y = users_examples(data, 2, "least_squares")
+        b, d = y[:, 0], A.shape[1]
     w0 = spread * normal((d,), seed, "start")
-    nearest, least = w0 + torch.linalg.pinv(A) @ (b - A @ w0), torch.linalg.pinv(A) @ b
+    nearest, of_least_norm = w0 + torch.linalg.pinv(A) @ (b - A @ w0), torch.linalg.pinv(A) @ b
 
     def scores(w: Tensor) -> dict[str, float]:
         return {
             "interpolator_error": float((w - nearest.to(w)).norm() / nearest.norm()),
-            "min_norm_error": float((w - least.to(w)).norm() / least.norm()),
+            "min_norm_error": float((w - of_least_norm.to(w)).norm() / of_least_norm.norm()),
         }
 
     compiled = CompiledToy(_output, _pull, A.numpy(), b.numpy(), descend=_descend)
@@ -61,11 +62,11 @@ def least_squares(
 
 
 def _drawn(d: int, n: int, noise: float, instance: int) -> tuple[Tensor, Tensor]:
+    """A [n, d] and b [n] of the seed `instance`."""
     A = normal((n, d), instance, "least-squares")
     A = A * (n**0.5 / torch.linalg.matrix_norm(A, 2))
-    return A, A @ normal((d,), instance, "least-squares-truth") + noise * normal(
-        (n,), instance, "least-squares-noise"
-    )
+    beta = normal((d,), instance, "least-squares-truth")
+    return A, A @ beta + noise * normal((n,), instance, "least-squares-noise")
 
 
 @output

@@ -1,4 +1,4 @@
-"""Losses of two parameters with a curve of minima along which the sharpness varies."""
+"""Losses of two parameters (u, v) with a curve of minima along which the sharpness varies."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ from sharpcli.rng import generator
 
 
 def valley(seed: int, chunk: int, *, start: list[float], box: float) -> Problem:
-    """L(u, v) = 1/2 (u v - 1)^2; at a minimum lambda_1 = Tr H = u^2 + v^2, least (2) at u = v = +-1.
+    """L(u, v) = 1/2 (u v - 1)^2; at a minimum lambda_1 = Tr H = u^2 + v^2, whose least value is 2, at u = v =
+    +-1.
 
-    The start is [u, v], moved by numbers uniform in [-`box`, `box`] that `seed` draws. The scores hold `u`
-    and `v`. Refuses a start that is not two numbers.
+    Training begins at `start` = [u, v] plus two numbers uniform in [-`box`, `box`] that `seed` draws. `u` and
+    `v` are scores. Refuses a start that is not two numbers.
     """
-    return _plane(
-        lambda w: w[0] * w[1], 1.0, CompiledToy(_uv, _pull_uv, *_target(1.0)), seed, chunk, start, box
-    )
+    compiled = CompiledToy(_uv, _pull_uv, *_one_example(0.0, 1.0))
+    return _plane(lambda w: w[0] * w[1], 1.0, compiled, seed, chunk, start, box)
 
 
 def quartic(seed: int, chunk: int, *, start: list[float], box: float) -> Problem:
     """L(u, v) = 1/4 (u^2 v^2 - 1)^2; at a minimum lambda_1 = 2 (u^2 + v^2), at least 4. Its third derivative
-    along the sharpest direction pins gradient descent to 2/lr, which the valley's does not."""
+    along the sharpest direction keeps gradient descent at lambda_1 = 2/lr, which that of problem=valley does
+    not. Start and scores are those of problem=valley."""
     root = 0.5**0.5
-    compiled = CompiledToy(_squared, _pull_squared, *_target(root))
+    compiled = CompiledToy(_squared, _pull_squared, *_one_example(0.0, root))
     return _plane(lambda w: root * (w[0] * w[1]).square(), root, compiled, seed, chunk, start, box)
 
 
 def two_well(seed: int, chunk: int, *, start: list[float], box: float, tilt: float) -> Problem:
     """L(u, v) = 1/2 v^2 h(u) with h(u) = 2 + (u^2 - 1)^2 + tilt u: every (u, 0) is a minimum, with Tr H =
-    h(u), which has two wells, the left one deeper for tilt > 0. Flowing down h a start reaches the well on
-    its side of h's local maximum.
+    h(u). h has two wells, near u = -1 and u = 1, of which that near -1 is deeper for tilt > 0; the flow of u
+    down h ends in the well on its side of h's local maximum. Start and scores are those of problem=valley.
 
-    Refuses |tilt| above 1, where one well is gone or nearly so (8 / (3 sqrt 3) = 1.54 is the limit).
+    Refuses |tilt| above 1: one well vanishes at |tilt| = 8 / (3 sqrt 3) = 1.54.
     """
     if abs(tilt) > 1:
         raise Refusal(f"problem.tilt={tilt}: between -1 and 1, so that there are two wells")
@@ -48,12 +49,13 @@ def two_well(seed: int, chunk: int, *, start: list[float], box: float, tilt: flo
     def f(w: Tensor) -> Tensor:
         return w[1] * (2 + (w[0].square() - 1).square() + tilt * w[0]).sqrt()
 
-    x, y = _target(0.0)
-    return _plane(f, 0.0, CompiledToy(_wells, _pull_wells, x + tilt, y), seed, chunk, start, box)
+    compiled = CompiledToy(_wells, _pull_wells, *_one_example(tilt, 0.0))
+    return _plane(f, 0.0, compiled, seed, chunk, start, box)
 
 
-def _target(y: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return np.zeros((1, 1)), np.full(1, y)
+def _one_example(z: float, y: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The only example of a loss of two parameters: its input [1, 1] and its label [1]."""
+    return np.full((1, 1), z, dtype=np.float64), np.full(1, y, dtype=np.float64)
 
 
 def _plane(
@@ -65,7 +67,8 @@ def _plane(
     start: list[float],
     box: float,
 ) -> Problem:
-    """Half squared loss of f(w) [scalar] against y, from `start` moved by numbers uniform in [-box, box]."""
+    """The problem 1/2 (f(w) - y)^2 of w = (u, v), f scalar, and the same as `compiled` functions; `start` and
+    `box` as in `valley`."""
     if len(start) != 2:
         raise Refusal(f"problem.start={list(start)}: there are two parameters; give [u, v]")
     w0 = torch.tensor(start, dtype=torch.float64)
@@ -102,9 +105,9 @@ def _squared(w, z, c):  # type: ignore[no-untyped-def]
 
 @pull
 def _pull_squared(w, z, c, s, g):  # type: ignore[no-untyped-def]
-    factor = s * 2.0**0.5 * w[0] * w[1]
-    g[0] += factor * w[1]
-    g[1] += factor * w[0]
+    slope = s * 2.0**0.5 * w[0] * w[1]
+    g[0] += slope * w[1]
+    g[1] += slope * w[0]
 
 
 @output

@@ -1,5 +1,5 @@
-"""Regression toys: a few examples, one output, half squared loss, float64, and the same as compiled
-functions."""
+"""Regression toys: problems of a few examples, one output and half squared loss in float64, whose steps can
+run compiled."""
 
 from __future__ import annotations
 
@@ -42,10 +42,13 @@ def regression(
     least_norm: Callable[[Tensor, bool], dict[str, float]] | None = None,
     joint: bool = False,
 ) -> Problem:
-    """L(w) = (1/2n) sum_i (predict(w, x_i) - y_i)^2 with x [n, .], y [n, 1] and predict [n, 1]; `scores` and
-    `norms` add what this toy knows of w, and `better` says which of its scores a reader wants to see and
-    whether a lower one is better; `joint` where the outputs of a batch depend on one another. The rest is as
-    in `Problem`."""
+    """The problem L(w) = (1/2n) sum_i (predict(w, x_i) - y_i)^2 with x [n, ...], y [n, 1] and predict(w, x)
+    [n, 1], in batches of `chunk` examples, from w0 [D].
+
+    `scores(w)` are the toy's scores beside `train_loss`, and `better` says for those that a reader wants to
+    see whether a lower or a higher one is better; `joint` says that the outputs of a batch depend on one
+    another. The other arguments are as in `Problem`.
+    """
     surface = LossSurface(predict, half_squared, chunks((x, y), chunk), joint=joint)
 
     def all_scores(w: Tensor) -> dict[str, float]:
@@ -66,9 +69,9 @@ def regression(
     )
 
 
-def users_own(data: Dataset, dims: int, name: str) -> tuple[Tensor, Tensor]:
-    """A user's own Z [n, ...] of `dims` dimensions and y [n, 1], in float64. Refuses other dimensions and
-    several outputs."""
+def users_examples(data: Dataset, dims: int, name: str) -> tuple[Tensor, Tensor]:
+    """The inputs Z [n, d] (or [n, d, d] for `dims` = 3) and labels y [n, 1] of a user's data, in float64.
+    Refuses, in the name of problem `name`, inputs of other dimensions and several labels an example."""
     x, y = data.x_train.double(), data.y_train.double()
     if x.ndim != dims or y.shape != (len(x), 1):
         shape = ", ".join(["n", *["d"] * (dims - 1)])
@@ -80,8 +83,9 @@ def users_own(data: Dataset, dims: int, name: str) -> tuple[Tensor, Tensor]:
 
 
 def sparsest(x: Tensor, y: Tensor, name: str, positive: bool = False) -> Tensor:
-    """The vector of least l1 norm that fits x [n, d] and y [n, 1], of those without negative entries for
-    `positive`. Refuses labels that no such vector fits."""
+    """The vector w [d] of least l1 norm with x w = y, x [n, d] and y [n, 1]; `positive` admits vectors
+    without negative entries alone. Refuses, in the name of problem `name`, labels that no such vector
+    fits."""
     try:
         return torch.from_numpy(least_l1(x.numpy(), y[:, 0].numpy(), positive=positive)[0])
     except ValueError as problem:
@@ -90,15 +94,25 @@ def sparsest(x: Tensor, y: Tensor, name: str, positive: bool = False) -> Tensor:
 
 
 def normal(shape: tuple[int, ...], seed: int, who: str) -> Tensor:
-    """Independent N(0, 1) in float64, the same for the same seed and consumer."""
+    """Independent N(0, 1) in float64: the same for the same seed and `who`, the name of what draws them."""
     return torch.randn(shape, generator=generator(seed, who, 0), dtype=torch.float64)
 
 
 def signs(shape: tuple[int, ...], seed: int, who: str) -> Tensor:
-    """Independent +-1 in float64."""
+    """Independent +-1, each with probability 1/2, in float64; as for `normal`."""
     return torch.randint(0, 2, shape, generator=generator(seed, who, 0)).double() * 2 - 1
 
 
+def start_around(start: float, spread: float, size: int, seed: int) -> Tensor:
+    """w0 [size]: every entry is `start` plus `spread` times a normal number of `seed`. Refuses 0, a saddle of
+    toys whose output is a product of weights."""
+    if start == 0 and spread == 0:
+        raise Refusal(
+            "problem.start=0: the gradient vanishes there and no coordinate ever moves; take another"
+        )
+    return start + spread * normal((size,), seed, "start")
+
+
 def layout(**shapes: tuple[int, ...]) -> Layout:
-    """Names and shapes of the tensors that w is the concatenation of."""
+    """A problem's layout: the names and shapes of the tensors whose concatenation is w, in order."""
     return tuple((name, torch.Size(shape)) for name, shape in shapes.items())

@@ -1,6 +1,6 @@
-"""Two toys for ReLU networks: a small teacher (Wu & Su 2023, arXiv:2305.17490) and XOR (Wen, Li & Ma 2023,
-arXiv:2307.11007), whose flattest interpolators have a small Barron norm without bias, and need not generalize
-with."""
+"""Two toys for ReLU networks: a teacher of a few neurons (Wu & Su 2023, arXiv:2305.17490) and XOR (Wen, Li &
+Ma 2023, arXiv:2307.11007). Without biases their flattest interpolators have a small Barron norm; with biases
+they need not generalize."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
 from sharpcli.problems.problem import Better, Problem
-from sharpcli.problems.regression import layout, normal, regression, signs, users_own
+from sharpcli.problems.regression import layout, normal, regression, signs, users_examples
 from sharpcli.problems.relu_net import Norm, ReLUNet
 from sharpcli.rng import generator
 
-TESTS = 2000  # fresh examples that the test error is over
+TEST_EXAMPLES = 2000  # drawn beside the n training examples
 Init = Literal["normal", "fan_in"]
 
 
@@ -37,23 +37,25 @@ def teacher(
     rescale: float,
     instance: int | None,
 ) -> Problem:
-    """f(z) = sum_j a_j relu(w_j.z + b_j) on n inputs uniform on the unit sphere, labelled by a net of
-    `neurons` unit vectors with a = +-sqrt(d) in turn; or on one's own inputs and labels, and then without a
-    test error.
+    """f(z) = sum_j a_j relu(w_j.z + b_j), h = `width` neurons, on n inputs z uniform on the unit sphere in
+    R^d, labelled by a teacher of `neurons` neurons with unit vectors w_j, b_j = 0 and a_j = sqrt(d),
+    -sqrt(d), ... in turn. Inputs and teacher are drawn from `instance`, the seed by default; with data=table
+    inputs and labels are the file's Z and y, and there is no test error.
 
-    The net is `ReLUNet`, from depth 3 on with further hidden layers [h, h]; its weights are drawn as N(0, 1),
-    or with `fan_in` over the square root of a unit's inputs, times `scale`. `test_error` is the mean squared
-    error on 2,000 fresh inputs over their labels' variance. `rescale` r multiplies (w_j, b_j) by c_j and a_j
-    by 1/c_j at the start, the c_j log-uniform in [1, r] (Dinh et al. 2017, arXiv:1703.04933). Refuses sizes
-    below 1, and a rescaling below 1 or of other nets than two layers without norm.
+    The network is a `ReLUNet`, which from depth 3 on has further hidden layers [h, h] and which has the b_j
+    with `bias` alone. Its weights start at `scale` times N(0, 1), divided for `init=fan_in` by the square
+    root of the number of a unit's inputs. `rescale` r then multiplies (w_j, b_j) by c_j and a_j by 1/c_j, the
+    c_j log-uniform in [1, r] (Dinh et al. 2017, arXiv:1703.04933). `test_error` is the mean squared error on
+    2,000 further inputs over the variance of their labels. Refuses sizes below 1, a depth below 2, and a
+    rescale below 1 or above 1 for networks other than those of two layers without norm.
     """
     _check_sizes(d=d, n=n, width=width, depth=depth, neurons=neurons)
     if data is not None:
-        x, y = users_own(data, 2, "teacher")
-        z, labels, n = x, y[:, 0], len(x)
+        z, y = users_examples(data, 2, "teacher")
+        labels, n = y[:, 0], len(z)
     else:
         instance = seed if instance is None else instance
-        z = torch.nn.functional.normalize(normal((n + TESTS, d), instance, "relu-inputs"), dim=1)
+        z = torch.nn.functional.normalize(normal((n + TEST_EXAMPLES, d), instance, "relu-inputs"), dim=1)
         inner = torch.nn.functional.normalize(normal((neurons, d), instance, "relu-teacher"), dim=1)
         outer = d**0.5 * (1.0 - 2.0 * (torch.arange(neurons) % 2)).double()
         labels = torch.relu(z @ inner.T) @ outer
@@ -77,24 +79,25 @@ def xor(
     rescale: float,
     instance: int | None,
 ) -> Problem:
-    """The same net on y = x_1 x_2, x in {-1, 1}^d: the parity that a bias lets the flattest interpolator
-    memorize.
+    """The network of problem=teacher on inputs z in {-1, 1}^d with labels z_1 z_2, their parity, which the
+    flattest interpolator with biases can memorize.
 
-    `test_error` as for the teacher, here with variance 1, and `test_accuracy` is the share of signs that are
-    right.
+    `test_error` is as for problem=teacher, and `test_accuracy` is the share of test inputs at which f has the
+    label's sign. Refuses d = 1, and what problem=teacher refuses.
     """
     _check_sizes(d=d, n=n, width=width, depth=depth)
     if d < 2:
         raise Refusal(f"problem.d={d}: the parity is of two coordinates; take at least 2")
-    z = signs((n + TESTS, d), seed if instance is None else instance, "xor")
+    z = signs((n + TEST_EXAMPLES, d), seed if instance is None else instance, "xor")
     net = ReLUNet(d, width, depth, bias, norm)
     better: dict[str, Better] = {"test_error": "lower", "test_accuracy": "higher"}
     return _problem(net, _start(net, init, scale, rescale, seed), z, z[:, 0] * z[:, 1], n, chunk, better)
 
 
 def _check_sizes(**sizes: int) -> None:
-    if bad := [f"problem.{name}={size}" for name, size in sizes.items() if size < 1]:
-        raise Refusal(f"{bad[0]}: give at least 1")
+    """Refuses the first size that is below 1, and a `depth` below 2."""
+    if too_small := [f"problem.{name}={size}" for name, size in sizes.items() if size < 1]:
+        raise Refusal(f"{too_small[0]}: give at least 1")
     if sizes["depth"] < 2:
         raise Refusal(
             "problem.depth=1: a network has at least two layers; problem=least_squares is the linear one"
@@ -102,36 +105,39 @@ def _check_sizes(**sizes: int) -> None:
 
 
 def _start(net: ReLUNet, init: Init, scale: float, rescale: float, seed: int) -> Tensor:
-    """w_0 [D]: random weights of `init` times `scale`, its neurons rescaled by factors up to `rescale`."""
+    """w_0 [D]: random weights of law `init` times `scale`, the neurons rescaled by factors up to `rescale`.
+    Refuses a rescale below 1, and one above 1 for other networks than those of two layers without norm."""
     if not rescale >= 1 or (rescale > 1 and (net.depth > 2 or net.norm != "none")):
         raise Refusal(f"problem.rescale={rescale}: at least 1, and only for two layers without norm")
     rng = generator(seed, "start", 0)
-    pieces = []
+    tensors = []
     for name, shape in net.shapes.items():
-        piece = torch.randn(shape, generator=rng, dtype=torch.float64)
+        tensor = torch.randn(shape, generator=rng, dtype=torch.float64)
         fan_in = 1 if init == "normal" or name.startswith("b") else shape[-1]
-        pieces.append((piece / fan_in**0.5).flatten())
-    w0 = scale * torch.cat(pieces)
+        tensors.append((tensor / fan_in**0.5).flatten())
+    w0 = scale * torch.cat(tensors)
     if rescale == 1:
         return w0
     c = rescale ** torch.rand(net.width, generator=rng, dtype=torch.float64)
     (inner,), a, b = net.split(w0)
-    return torch.cat([(inner * c[:, None]).flatten(), a / c, *(shift * c for shift in b if net.bias)])
+    biases = [shift * c for shift in b if net.bias]
+    return torch.cat([(inner * c[:, None]).flatten(), a / c, *biases])
 
 
 def _problem(
     net: ReLUNet, w0: Tensor, z: Tensor, y: Tensor, n: int, chunk: int, better: dict[str, Better]
 ) -> Problem:
-    """Half squared loss of the net on the first n of z [m, d] and y [m]; the others are its test examples."""
+    """Half squared loss of the network on the first n of the examples z [m, d] and y [m], from w0; the others
+    are its test examples."""
     x, labels = z[:n].contiguous(), y[:n].contiguous()
 
     def scores(w: Tensor) -> dict[str, float]:
         if len(z) == n:
             return {}
-        f, right = net(w, z[n:])[:, 0], y[n:]
+        f, test_labels = net(w, z[n:])[:, 0], y[n:]
         return {
-            "test_error": float((f - right).square().mean() / right.var()),
-            "test_accuracy": float((f.sign() == right.sign()).double().mean()),
+            "test_error": float((f - test_labels).square().mean() / test_labels.var()),
+            "test_accuracy": float((f.sign() == test_labels.sign()).double().mean()),
         }
 
     return regression(

@@ -1,5 +1,6 @@
-"""Sparse regression through f(z) = <u*u - v*v, z>: the model of Woodworth et al. 2020 and of Li, Wang & Arora
-2022, arXiv:2110.06914, section 6, whose flattest interpolators have the least l1 norm."""
+"""Sparse regression through f(z) = <u*u - v*v, z>, whose flattest interpolators have the least l1 norm: the
+model of Woodworth et al. 2020, arXiv:2002.09277, and of Li, Wang & Arora 2022, arXiv:2110.06914, section
+6."""
 
 from __future__ import annotations
 
@@ -13,7 +14,15 @@ from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
 from sharpcli.problems.compiled import CompiledToy, descend, output, pull
 from sharpcli.problems.problem import ClosedFlows, Problem
-from sharpcli.problems.regression import layout, normal, regression, signs, sparsest, users_own
+from sharpcli.problems.regression import (
+    layout,
+    normal,
+    regression,
+    signs,
+    sparsest,
+    start_around,
+    users_examples,
+)
 from sharpcli.rng import generator
 from sharpcli.theory import uv as theory
 from sharpcli.theory.convex import least_l1
@@ -33,50 +42,33 @@ def uv(
     rows: Any,
     instance: int | None,
 ) -> Problem:
-    """n examples z in {-1, 1}^d (or N(0, 1)) with y = <beta, z>, beta having k entries +-1 and zeros else,
-    all drawn from `instance`.
+    """f(z) = <u*u - v*v, z> with w = (u, v) [2d] on n `inputs` z in {-1, 1}^d (or N(0, I)) with labels <beta,
+    z>, where beta [d] has k entries +-1 and zeros else. Inputs and beta are drawn from `instance`, the seed
+    by default.
 
-    `rows` are one's own examples, [[z_1, ..., z_d, y], ...], or with data=table a file's; the truth is then
-    the interpolator of least l1 norm. w = (u, v) [2d], every entry `start` + `spread` times a normal number
-    of `seed`. On the interpolators, for inputs +-1, Tr H = 4 (|u|^2 + |v|^2). `recovery_error` is |u*u - v*v
-    - beta|^2 / |beta|^2. Refuses sizes below 1, k above d, rows that are not n lists of d + 1 numbers, and a
-    start at 0, from where no coordinate moves.
+    `rows` gives a user's examples instead, as [[z_1, ..., z_d, y], ...], and data=table those of a file; beta
+    is then the vector of least l1 norm that fits them. Every entry of w starts at `start` plus `spread` times
+    a normal number of `seed`. On the interpolators, for inputs +-1, Tr H = 4 (|u|^2 + |v|^2).
+    `recovery_error` is |u*u - v*v - beta|^2 / |beta|^2. Refuses sizes below 1, k above d, rows that are not n
+    lists of d + 1 numbers, and a start at 0, from which no coordinate moves.
     """
     if data is not None and rows is not None:
-        raise Refusal("problem.rows and data=table are both one's own examples; give one of them")
+        raise Refusal("problem.rows and data=table both give the examples; give one of them")
     if data is not None:
-        x, y = users_own(data, 2, "uv")
+        x, y = users_examples(data, 2, "uv")
         (n, d), k = x.shape, 1
     if min(d, n, k) < 1 or k > d:
         raise Refusal(f"problem.d={d} problem.n={n} problem.k={k}: all at least 1, and k at most d")
-    if start == 0 and spread == 0:
-        raise Refusal(
-            "problem.start=0: the gradient vanishes there and no coordinate ever moves; take another"
-        )
-    instance = seed if instance is None else instance
-    rng = generator(instance, "uv", 0)
+    w0 = start_around(start, spread, 2 * d, seed)
     if data is None and rows is None:
-        x = (
-            signs((n, d), instance, "uv-inputs")
-            if inputs == "signs"
-            else normal((n, d), instance, "uv-inputs")
-        )
-        beta = torch.zeros(d, dtype=torch.float64)
-        beta[torch.randperm(d, generator=rng)[:k]] = signs((k,), instance, "uv-truth")
-        y = (x @ beta)[:, None]
+        x, y, beta = _drawn(d, n, k, inputs, seed if instance is None else instance)
     else:
         if rows is not None:
-            x, y = _own(rows, n, d)
+            x, y = _from_rows(rows, n, d)
         beta = sparsest(x, y, "uv")
-    w0 = torch.full((2 * d,), start, dtype=torch.float64)
-    if spread:
-        w0 += spread * normal((2 * d,), seed, "start")
-
-    def predict(w: Tensor, x: Tensor) -> Tensor:
-        u, v = w[:d], w[d:]
-        return (x @ (u.square() - v.square()))[:, None]
 
     def vector(w: Tensor) -> Tensor:
+        """u*u - v*v [d]."""
         u, v = w[:d], w[d:]
         return u.square() - v.square()
 
@@ -84,17 +76,19 @@ def uv(
         return {"recovery_error": float((vector(w) - beta.to(w)).square().sum() / beta.square().sum())}
 
     def least_norm(w: Tensor, positive: bool) -> dict[str, float]:
-        """`least_l1_norm`, that of basis pursuit, with the solver's relative duality gap, and
-        `basis_pursuit_error`, its error as `recovery_error`."""
-        least, gap = least_l1(x.numpy(), y[:, 0].numpy())
-        at_least = torch.from_numpy(least)
-        error = scores(torch.cat([at_least.clamp_min(0).sqrt(), (-at_least).clamp_min(0).sqrt()]))[
-            "recovery_error"
-        ]
-        return {"least_l1_norm": float(abs(least).sum()), "basis_pursuit_error": error, "least_norm_gap": gap}
+        """`least_l1_norm`, the least l1 norm of a vector that fits; `basis_pursuit_error`, the
+        `recovery_error` of that vector; and `least_norm_gap`, the solver's relative duality gap."""
+        solution, gap = least_l1(x.numpy(), y[:, 0].numpy())
+        beta_1 = torch.from_numpy(solution)
+        w_1 = torch.cat([beta_1.clamp_min(0).sqrt(), (-beta_1).clamp_min(0).sqrt()])
+        return {
+            "least_l1_norm": float(abs(solution).sum()),
+            "basis_pursuit_error": scores(w_1)["recovery_error"],
+            "least_norm_gap": gap,
+        }
 
     return regression(
-        predict,
+        lambda w, x: (x @ vector(w))[:, None],
         w0,
         x,
         y,
@@ -109,8 +103,20 @@ def uv(
     )
 
 
+def _drawn(
+    d: int, n: int, k: int, inputs: Literal["signs", "normal"], instance: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x [n, d], y [n, 1] and beta [d] of the seed `instance`."""
+    draw = signs if inputs == "signs" else normal
+    x, beta = draw((n, d), instance, "uv-inputs"), torch.zeros(d, dtype=torch.float64)
+    entries = torch.randperm(d, generator=generator(instance, "uv", 0))[:k]
+    beta[entries] = signs((k,), instance, "uv-truth")
+    return x, (x @ beta)[:, None], beta
+
+
 def _flows(x: Tensor, y: Tensor) -> ClosedFlows:
-    """The closed forms of `theory.uv` in the flat weights (u, v)."""
+    """The closed forms of `theory.uv` for inputs x [n, d] and labels y [n], as functions of w = (u, v)
+    [2d]."""
     Z, labels = x.numpy(), y.numpy()
     n, d = Z.shape
 
@@ -122,13 +128,14 @@ def _flows(x: Tensor, y: Tensor) -> ClosedFlows:
         return torch.from_numpy(np.concatenate(pair))
 
     def elapsed(w: Tensor, start: Tensor) -> float | None:
-        """-(1/2d) sum_j log(u_j v_j / (u_j v_j at the start)); None where a product has changed its sign or
-        is 0."""
+        """A = -(1/2d) sum_j log(u_j v_j / (u_j v_j at the start)); None where a product u_j v_j has changed
+        its sign or is 0."""
         (u, v), (u0, v0) = pair(w), pair(start)
         with np.errstate(invalid="ignore", divide="ignore"):
-            shrunk = -0.5 * np.mean(np.log((u * v) / (u0 * v0)))
-        return float(shrunk) if np.isfinite(shrunk) else None
+            A = -0.5 * np.mean(np.log((u * v) / (u0 * v0)))
+        return float(A) if np.isfinite(A) else None
 
+    idle = f"with n = {n} >= d = {d} examples a single vector interpolates; take n below d" if n >= d else ""
     return ClosedFlows(
         limit=lambda w: flat(theory.limit(*pair(w), Z, labels)),
         trace=lambda w: theory.trace(*pair(w), Z),
@@ -138,13 +145,13 @@ def _flows(x: Tensor, y: Tensor) -> ClosedFlows:
         elapsed=elapsed,
         clock=lambda w, tau, lr, delta: theory.clock(*pair(w), Z, labels, tau, lr, delta),
         l1=lambda w: float(np.abs(pair(w)[0] ** 2 - pair(w)[1] ** 2).sum()),
-        idle=f"with n = {n} >= d = {d} examples a single vector interpolates; take n below d"
-        if n >= d
-        else "",
+        idle=idle,
     )
 
 
-def _own(rows: Any, n: int, d: int) -> tuple[Tensor, Tensor]:
+def _from_rows(rows: Any, n: int, d: int) -> tuple[Tensor, Tensor]:
+    """x [n, d] and y [n, 1] of lists [z_1, ..., z_d, y]. Refuses anything but n lists of d + 1 finite
+    numbers."""
     try:
         table = torch.tensor(rows, dtype=torch.float64)
     except (TypeError, ValueError):

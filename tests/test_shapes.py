@@ -1,0 +1,268 @@
+"""The shapes that the signatures of sharpcli.linalg and sharpcli.landscape state hold in real computations.
+
+Run as a program, this file imports the two packages with every function checked by jaxtyping and beartype,
+calls them all on small inputs, and prints as JSON what was not called and which wrong shapes were refused. A
+process of its own, because the checks are added at import.
+"""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+PACKAGES = ["sharpcli.linalg", "sharpcli.landscape"]
+SETTINGS = {"seed": 0, "step": 0, "basis_bytes": 2**20}
+
+
+def test_the_stated_shapes_hold_in_every_function_and_wrong_ones_are_refused():
+    done = subprocess.run(
+        [sys.executable, __file__], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    checked = json.loads(done.stdout)
+    assert checked["called"] > 100 and checked["not_called"] == []
+    assert len(checked["wrong"]) >= 10
+    assert {name: error for name, error in checked["wrong"].items() if error != "TypeCheckError"} == {}
+
+
+def main():
+    from jaxtyping import install_import_hook
+
+    hook = install_import_hook(PACKAGES, "beartype.beartype")
+    import torch._dynamo.exc  # noqa: F401  # slow to import, and slower once functions are profiled
+
+    import sharpcli.landscape
+    import sharpcli.linalg
+
+    files = [
+        file
+        for package in (sharpcli.linalg, sharpcli.landscape)
+        for file in sorted(Path(package.__file__).parent.glob("*.py"))
+    ]
+    called = set()
+
+    def profile(frame, event, _):
+        if event == "call":
+            called.add((frame.f_code.co_filename, frame.f_code.co_qualname))
+
+    sys.setprofile(profile)
+    solve()
+    surfaces()
+    share_curvature()
+    follow_flows()
+    sys.setprofile(None)
+    defined = {(str(file), name) for file in files for name in functions(ast.parse(file.read_text()))}
+    print(
+        json.dumps(
+            {
+                "called": len(defined & called),
+                "not_called": sorted(defined - called),
+                "wrong": wrong_shapes(),
+            }
+        )
+    )
+    hook.uninstall()
+
+
+def functions(node, prefix=""):
+    """The qualified names of all functions defined in a syntax tree."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef):
+            yield prefix + child.name
+            yield from functions(child, f"{prefix}{child.name}.<locals>.")
+        elif isinstance(child, ast.ClassDef):
+            yield from functions(child, f"{prefix}{child.name}.")
+        else:
+            yield from functions(child, prefix)
+
+
+def normal(*shape, seed=0, dtype=None):
+    import torch
+
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=rng, dtype=torch.float64).to(dtype or torch.float64)
+
+
+def solve():
+    """Every function of sharpcli.linalg, on matrices."""
+    import torch
+
+    from sharpcli.linalg import ascent, lanczos, quadrature, semidefinite, trace
+
+    symmetric = normal(60, 60)
+    symmetric = symmetric + symmetric.T
+    for dtype in (torch.float64, torch.float32):
+        A = symmetric.to(dtype)
+
+        def matvec(V, A=A):
+            return V @ A
+
+        start, tol = normal(1, 60, dtype=dtype), 1e-3
+        krylov = lanczos.Krylov(matvec, start, 12)  # too few vectors: restarts
+        ritz = lanczos.extremes(krylov, 2, tol, 400, least=True, tell=lambda products, error: None)
+        assert krylov.restarted and ritz.converged and len(ritz.columns("lambda")) == 9
+        assert lanczos.largest(matvec, ritz.vectors, 2, tol, 400, slack=3.0).converged
+        assert lanczos.norm(start) > 0
+        rules = []
+        for seed in range(2):
+            krylov = lanczos.Krylov(matvec, normal(1, 60, seed=seed, dtype=dtype), 60)
+            quadrature.extend(krylov, 6 + seed)
+            rules.append(quadrature.rule(krylov))
+        density = quadrature.stack(rules)
+        density.mean(density.nodes**2)
+        density.curve(torch.linspace(-30, 30, 50), 0.5)
+        for method in ("hutchinson", "hutchpp", "xtrace"):
+            rng = torch.Generator().manual_seed(0)
+            trace.estimate(method, matvec, A[0], rng, 1e-3, 56)
+        trace.estimate("xtrace", matvec, A[0], rng, 1e-3, 60)  # exact
+
+        def value_and_grad(u, A=A):
+            return float(0.5 * u @ A @ u), A @ u
+
+        for norm in ("l2", "linf"):
+            assert ascent.highest(value_and_grad, normal(3, 60, dtype=dtype), 0.5, norm, 20, 1e-3)
+    Q = normal(3, 3) @ normal(3, 3).T
+    x = semidefinite.least(Q, semidefinite.svec(normal(2, 2) + normal(2, 2).T))
+    assert semidefinite.smat(x, 2).shape == (2, 2)
+
+
+def network(w, x):
+    """Two layers of a network with D = 22 weights, 3 inputs and 2 outputs."""
+    return (x @ w[:12].view(3, 4)).tanh() @ w[12:20].view(4, 2) + w[20:]
+
+
+def surface(n=13, dtype=None, **settings):
+    from sharpcli.landscape.surface import LossSurface
+    from sharpcli.losses.half_squared import half_squared
+
+    x, y = normal(n, 3, seed=1, dtype=dtype), normal(n, 2, seed=2, dtype=dtype)
+    return LossSurface(network, half_squared, ((x[:9], y[:9]), (x[9:], y[9:])), **settings)
+
+
+def surfaces():
+    """A surface, its linearization kept and rebuilt, its derivatives, and their compiled and distributed
+    forms."""
+    import torch
+
+    from sharpcli.landscape.compiled_products import CompiledProducts
+    from sharpcli.landscape.distributed import Processes, processes
+    from sharpcli.landscape.surface import whole_loss
+    from sharpcli.losses.cross_entropy import cross_entropy
+
+    for dtype in (torch.float64, torch.float32):
+        w, V = normal(22, dtype=dtype), normal(3, 22, seed=3, dtype=dtype)
+        for budget in (2**31, 0):
+            whole = surface(dtype=dtype, graph_budget=budget).plus(lambda w: 0.1 * w.square().sum())
+            whole = whole.plus(lambda w: w.sum())
+            value, gradient = whole.value_and_grad(w)
+            assert abs(float(whole.value(w)) - value) < 1e-4 and torch.allclose(whole(w), gradient, atol=1e-4)
+            whole.curvature_grad(w, V)
+            at = whole.linearize(w)
+            assert at.kept is (budget > 0) and at.grad.shape == (22,)
+            for product in (at.hvp, at.ggn, at.second_moment, partial(whole.hvp, w)):
+                assert product(V).shape == (3, 22) and product(V[0]).shape == (22,)
+    plain = surface()
+    w, V = normal(22), normal(3, 22, seed=3)
+    part = plain.through(lambda u: torch.cat([u, w[5:]]))
+    assert part.hvp(w[:5], normal(2, 5)).shape == (2, 5)
+    assert len(plain.on(plain.batches[:1]).joined[0]) == 9 and whole_loss(plain, "sgd") is plain
+    torch.compile = lambda function: function  # the compiler itself is tested elsewhere
+    compiled = CompiledProducts("true", network, cross_entropy)
+    assert surface(compiled=compiled).hvp(w, V).shape == (3, 22)
+    with processes() as alone:
+        alone.wait()
+        assert alone.first and alone.sum(w) is w
+    for joint in (True, False):
+        assert sum(len(y) for rank in (0, 1) for _, y in Processes(rank, 2).share(plain.batches, joint)) == 13
+
+
+def share_curvature():
+    """The measures' shared computations, cold, stored and warm."""
+    from sharpcli.landscape.curvature import Curvature
+    from sharpcli.landscape.surface import LossSurface
+    from sharpcli.losses.half_squared import half_squared
+
+    at = Curvature(surface(), normal(22), **SETTINGS, tell=lambda products, error: None)
+    for operator in ("hessian", "gauss_newton"):
+        cold = at.eigenpairs(operator, 2, 1e-6, 22, None, True)
+        assert at.eigenpairs(operator, 1, 1e-6, 22).products == 0
+        assert at.dense(operator).shape == (22, 22)
+        assert at.quadrature(operator, 3, 5)[0].nodes.shape[0] == 3
+    assert (
+        Curvature(surface(), normal(22), **SETTINGS).eigenpairs("hessian", 2, 1e-6, 22, cold.vectors).products
+    )
+    x = normal(2, 7)  # a Hessian of rank 2, whose third eigenvector no Krylov space of one start contains
+    linear = LossSurface(lambda w, x: (x @ w)[:, None], half_squared, ((x, normal(2, 1)),))
+    assert Curvature(linear, normal(7), **SETTINGS).eigenpairs("hessian", 4, 1e-6, 20).converged
+
+
+def quadratic(f, y):
+    """A loss whose Hessian in an example's two outputs is not diagonal."""
+    r = f - y
+    return (r.square().sum() + r[:, 0] @ r[:, 1]) / (2 * len(y))
+
+
+def follow_flows():
+    """Interpolators of few examples, and flows to them."""
+    from dataclasses import replace
+
+    from sharpcli.landscape import flows, interpolators
+
+    few = surface(n=10).on([tuple(part[:4] for part in surface(n=10).batches[0])])
+    w = normal(22)
+    on_manifold, _ = flows.limit(interpolators.Interpolators(few), w, 1e-4, 1e-9)
+    for loss in (few.loss, quadratic):
+        fit = interpolators.Interpolators(replace(few, loss=loss))
+        J = fit.jacobian(w)
+        assert J.shape == (8, 22) and fit.outputs(w).shape == fit.residual(w).shape == (8,)
+        assert fit.trace(w).ndim == 0 and float(interpolators.lambda_1(J, 4)) > 0
+        projected, residual = fit.project(on_manifold + 1e-2 * w, 1e-9)
+        assert residual <= 1e-9
+        for of in (interpolators.trace, interpolators.lambda_1):
+            fit.slope(projected, of, 1e-9)
+    for solver in ("RK45", "LSODA"):
+        flows.integrate(lambda w: -few.grad(w), w, 1.0, solver, 1e-4, 1e-6)
+    flows.integrate(lambda w: -few.grad(w), w, 1e3, "RK45", 1e-4, 1e-6, 0.1)
+
+
+def wrong_shapes():
+    """The error type that each call with a wrong shape or precision raises; None where it passes."""
+    from sharpcli.landscape import interpolators
+    from sharpcli.landscape.curvature import Curvature
+    from sharpcli.linalg import ascent, lanczos, quadrature, semidefinite
+
+    w, at = normal(22), surface().linearize(normal(22))
+    calls = {
+        "a block of D + 1 columns": lambda: surface().hvp(w, normal(3, 23)),
+        "a vector of D + 1 entries": lambda: surface().hvp(w, normal(23)),
+        "a third derivative along D + 1": lambda: surface().curvature_grad(w, normal(3, 23)),
+        "weights as a row": lambda: surface().grad(w[None]),
+        "integers": lambda: surface().value(w.long()),
+        "a scalar as a block": lambda: at.hvp(w.sum()),
+        "a warm vector without rows": lambda: Curvature(surface(), w, **SETTINGS).eigenpairs(
+            "hessian", 1, 1e-3, 20, w
+        ),
+        "rows of two lengths": lambda: lanczos.dots(normal(2, 5), normal(3, 6)),
+        "another length than the basis": lambda: lanczos.orthonormal(normal(5), normal(2, 6)),
+        "a start that is no block": lambda: lanczos.Krylov(lambda V: V, w, 4),
+        "nodes without weights": lambda: quadrature.Quadrature(normal(2, 4), normal(2, 3)),
+        "nodes in float32": lambda: quadrature.Quadrature(normal(2, 4).float(), normal(2, 4).float()),
+        "a matrix that is not square": lambda: semidefinite.svec(normal(2, 3)),
+        "a gradient of another length": lambda: interpolators.tangent(normal(6, 22), normal(23), 1e-9),
+        "a matrix for a point": lambda: ascent.project(normal(2, 2), 1.0, "l2"),
+    }
+    errors = {}
+    for name, call in calls.items():
+        try:
+            call()
+            errors[name] = None
+        except Exception as error:
+            errors[name] = type(error).__name__
+    return errors
+
+
+if __name__ == "__main__":
+    main()
