@@ -134,9 +134,11 @@ def test_a_compiled_run_that_diverges_says_at_which_step_as_the_general_path_doe
 
 def test_the_laws_of_the_words_that_compiled_loops_draw():
     n = 200_000
-    signs, uniform, normal = (
-        getattr(generator(3, "law", 7), law)(n) for law in ("signs", "uniform", "normal")
-    )
+    signs, uniform, normal, student = (draws(law, generator(3, "law", 7), n) for law in LAWS)
+    assert np.array_equal(signs, generator(3, "law", 7).signs(n))
+    assert np.allclose(normal, generator(3, "law", 7).normal(n), rtol=1e-12)
+    assert student.mean() == pytest.approx(0, abs=0.01) and student.var() == pytest.approx(1, rel=0.1)
+    assert (student**4).mean() > 6  # heavy tails: the moment does not exist
     assert set(signs) == {-1.0, 1.0} and abs(signs.mean()) < 4 / n**0.5
     assert uniform.min() >= -1 and uniform.max() < 1 and uniform.var() == pytest.approx(1 / 3, rel=0.01)
     assert normal.mean() == pytest.approx(0, abs=0.01) and normal.var() == pytest.approx(1, rel=0.02)

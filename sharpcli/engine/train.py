@@ -92,7 +92,10 @@ def train(
     offset = began_offset = run.offset
     began = position.copy()
     try:
-        with ThreadPoolExecutor(threads) as pool:
+        # OpenMP's number of threads belongs to a thread: without the initializer a lane would sum in another order
+        with ThreadPoolExecutor(
+            threads, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)
+        ) as pool:
             while True:
                 began, began_offset = position.copy(), offset
                 due = position.step % checkpoint_every == 0 or position.step == last_step
