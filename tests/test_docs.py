@@ -15,6 +15,15 @@ def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
 
 
+def modules(page, folder, monkeypatch):
+    """Writes each python block of a page into the module that its first line names, as in `# lion.py`."""
+    monkeypatch.syspath_prepend(str(folder))
+    for code in blocks(page, "python"):
+        if name := re.match(r"# (\w+)\.py\n", code):
+            (folder / f"{name[1]}.py").write_text(code)
+            sys.modules.pop(name[1], None)
+
+
 CASES = [(page, i, block) for page in PAGES for i, block in enumerate(blocks(page, "bash"))]
 
 
@@ -38,10 +47,7 @@ def smaller(words):
 def test_the_commands_of_a_page_work(sharp, folder, monkeypatch, page, number, block):
     if "cifar10" in block and not (CIFAR / "cifar-10-batches-py").is_dir():
         pytest.skip("no CIFAR-10 here")
-    for code in blocks(page, "python"):
-        (folder / "mine.py").write_text(code)
-    monkeypatch.syspath_prepend(str(folder))
-    sys.modules.pop("mine", None)
+    modules(page, folder, monkeypatch)
     for line in block.splitlines():
         words = shlex.split(line, comments=True)
         if words and words[0] == "python":

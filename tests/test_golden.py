@@ -21,7 +21,17 @@ GOLDEN = Path(__file__).parent / "golden"
 TABLE = json.loads((GOLDEN / "rows.json").read_text())
 NEW_COLUMNS = {"base_edge"}
 # counts of products and estimates of errors jump where the last digits of a residual decide
-JUMPY = ("_products", "_error", "_residual", "_stderr", "_spread", "_batches", "_gap", "_converged", "flow_clock")
+JUMPY = (
+    "_products",
+    "_error",
+    "_residual",
+    "_stderr",
+    "_spread",
+    "_batches",
+    "_gap",
+    "_converged",
+    "flow_clock",
+)
 
 
 def is_same_machine() -> bool:
@@ -70,7 +80,15 @@ def test_a_run_of_format_1_measures_to_the_numbers_it_logged(sharp, old_runs):
 
 def test_the_command_of_a_run_of_format_1_finds_it_again(sharp, old_runs):
     network = ("data.train_examples=60", "model.widths=[6]", "steps=12", "measure_every=3")
-    toy = ("problem=uv", "method=limiting_flow", "problem.d=6", "problem.n=3", "problem.k=1", "lr=0.02", "steps=4")
+    toy = (
+        "problem=uv",
+        "method=limiting_flow",
+        "problem.d=6",
+        "problem.n=3",
+        "problem.k=1",
+        "lr=0.02",
+        "steps=4",
+    )
     for words in (network, (*toy, "measure_every=2")):
         said = sharp("train", *words)
         assert said.code == 0 and "already complete" in said.out
@@ -82,7 +100,9 @@ def test_an_unfinished_run_of_format_1_is_resumed_to_the_rows_of_a_whole_one(sha
     whole = rows_of(run.path / "metrics.jsonl")
     run.cut((run.path / "metrics.jsonl").read_bytes().index(b'"step": 9') - 1)
     run.drop(12)
-    said = sharp("train", "data.train_examples=60", "model.widths=[6]", "steps=12", "measure_every=3", "threads=1")
+    said = sharp(
+        "train", "data.train_examples=60", "model.widths=[6]", "steps=12", "measure_every=3", "threads=1"
+    )
     assert said.code == 0 and "at step 6" in said.err
     rows = rows_of(run.path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [row["step"] for row in whole]

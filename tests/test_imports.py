@@ -45,7 +45,15 @@ MAY = {
 }
 PARTS = ("data", "models", "losses", "optimizers", "objectives", "schedules", "measures", "plots", "problems")
 SHARED = {  # modules of a room of parts that are no part, but what several parts share
-    "problems": {"problem", "minibatches", "regression", "relu_net", "compiled", "compiled_loop", "convolution"}
+    "problems": {
+        "problem",
+        "minibatches",
+        "regression",
+        "relu_net",
+        "compiled",
+        "compiled_loop",
+        "convolution",
+    }
     | {"network_norms"},
     "data": {"npz"},
 }
@@ -76,7 +84,9 @@ def test_a_file_imports_only_from_the_rooms_that_its_own_may_know(file):
         if other != room:
             assert other in MAY[room], f"{room} imports {name}"
         elif room in PARTS and module and parts[-1] != "__init__":
-            assert module.split(".")[0] in SHARED.get(room, set()), f"a part imports another of its kind: {name}"
+            assert module.split(".")[0] in SHARED.get(room, set()), (
+                f"a part imports another of its kind: {name}"
+            )
 
 
 def test_the_rooms_have_floors_and_no_circle():
@@ -99,7 +109,9 @@ def test_every_room_is_in_the_table_and_the_table_is_that_of_contributing():
     rows = dict(re.findall(r"^\| `(\w+)` \| .*? \| ([^|]*) \|$", text, re.M))
     for room, others in MAY.items():
         if not room.startswith("__"):
-            assert {word.strip("`") for word in rows[room].replace("-", "").split(", ") if word.strip()} == others, room
+            assert {
+                word.strip("`") for word in rows[room].replace("-", "").split(", ") if word.strip()
+            } == others, room
 
 
 @pytest.mark.parametrize(

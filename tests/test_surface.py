@@ -107,7 +107,11 @@ def test_compiled_products_are_those_of_the_graph_and_auto_compiles_where_it_pay
     assert fast is not None  # unequal batches: two shapes
     assert torch.allclose(p.surface.hvp(p.w0, V), slow.surface.hvp(p.w0, V), rtol=1e-9, atol=1e-12)
     auto = problem(MODELS["mlp"]).surface
-    for device, count, compiles in (("cuda", BREAK_EVEN_PRODUCTS, False), ("cpu", 1, False), ("cuda", 1, True)):
+    for device, count, compiles in (
+        ("cuda", BREAK_EVEN_PRODUCTS, False),
+        ("cpu", 1, False),
+        ("cuda", 1, True),
+    ):
         assert (auto.compiled.product(auto.predict, torch.device(device), count) is not None) == compiles
     assert auto.compiled.product(lambda w, x: x, torch.device("cuda"), 1) is None  # made for other outputs
 

@@ -1,4 +1,4 @@
-"""What long work says while it lasts: a bar in a terminal, plain lines in a log file."""
+"""The progress of a run or of long measures: a bar in a terminal, plain lines in a log file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from rich.progress import (
 
 from sharpcli.jsonl import Row
 
-BETWEEN_LINES = 10.0  # seconds between the lines of a long measure
-LINES = 20  # about so many plain lines are printed in a whole run
-REFRESH = 0.1  # seconds between two drawings of the bar
+SECONDS_BETWEEN_LINES = 10.0  # of a long measure, in a log file
+LINES_OF_RUN = 20  # about so many plain lines are printed in a whole run
+SECONDS_BETWEEN_REDRAWS = 0.1  # of the bar, at steps without a row
 
 
 def describe(row: Row, scores: Sequence[str]) -> str:
-    """The few numbers of a row that tell how a run is doing: its problem's scores, and the curvature."""
+    """A row in short, as `loss 0.01  accuracy 1  lambda_1 9.8 (edge 10)`: the columns `scores`, the trace and
+    lambda_1 with its edge, as far as the row has them."""
     if row.get("diverged"):
         return "diverged"
     parts = [
@@ -41,7 +42,7 @@ def describe(row: Row, scores: Sequence[str]) -> str:
 
 
 def describe_time(seconds: float) -> str:
-    """Seconds as h:mm:ss or m:ss."""
+    """Seconds as h:mm:ss, or as m:ss below an hour."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
@@ -49,7 +50,8 @@ def describe_time(seconds: float) -> str:
 
 @contextmanager
 def progress(steps: int, start: int, scores: Sequence[str]) -> Iterator[Any]:
-    """Yields `tell(step, row)`, to be called at every step; a call without a row is cheap. `scores` are the
+    """Shows how far a run of `steps` steps is that begins at step `start`. Yields `tell(step, row)`, which is
+    to be called at every step, with None for `row` where there is none; that call is cheap. `scores` are the
     columns to show."""
     console = Console(stderr=True)
     show = _bar if console.is_terminal else _lines
@@ -59,6 +61,7 @@ def progress(steps: int, start: int, scores: Sequence[str]) -> Iterator[Any]:
 
 @contextmanager
 def _bar(console: Console, steps: int, start: int, scores: Sequence[str]) -> Iterator[Any]:
+    """`progress` by a bar that is drawn again."""
     columns = (
         MofNCompleteColumn(),
         BarColumn(20),
@@ -68,14 +71,14 @@ def _bar(console: Console, steps: int, start: int, scores: Sequence[str]) -> Ite
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=steps, completed=start)
-        shown = 0.0
+        drawn_at = 0.0
 
         def tell(step: int, row: Row | None) -> None:
-            nonlocal shown
+            nonlocal drawn_at
             if row is not None:
                 bar.update(task, completed=step, description=describe(row, scores))
-            elif time.monotonic() - shown > REFRESH:
-                shown = time.monotonic()
+            elif time.monotonic() - drawn_at > SECONDS_BETWEEN_REDRAWS:
+                drawn_at = time.monotonic()
                 bar.update(task, completed=step)
 
         yield tell
@@ -83,40 +86,42 @@ def _bar(console: Console, steps: int, start: int, scores: Sequence[str]) -> Ite
 
 @contextmanager
 def _lines(console: Console, steps: int, start: int, scores: Sequence[str]) -> Iterator[Any]:
-    began, next_step, every = time.monotonic(), start, max(1, steps // LINES)
+    """`progress` by a printed line at some of the rows."""
+    began, next_step, every = time.monotonic(), start, max(1, steps // LINES_OF_RUN)
 
     def tell(step: int, row: Row | None) -> None:
         nonlocal next_step
         if row is None or not (step >= next_step or step == steps or row.get("diverged")):
             return
         next_step = (step // every + 1) * every
-        left = (time.monotonic() - began) / max(step - start, 1) * (steps - step)
-        ending = f"  {describe_time(left)} left" if start < step < steps else ""
-        print(f"step {step}/{steps}  {describe(row, scores)}{ending}", file=console.file, flush=True)
+        seconds_left = (time.monotonic() - began) / max(step - start, 1) * (steps - step)
+        time_left = f"  {describe_time(seconds_left)} left" if start < step < steps else ""
+        print(f"step {step}/{steps}  {describe(row, scores)}{time_left}", file=console.file, flush=True)
 
     yield tell
 
 
 @contextmanager
 def measuring() -> Iterator[Any]:
-    """Yields `tell(where, products, error)` for long measures: a line that is rewritten in a terminal, one
-    every ten seconds in a log file."""
+    """Shows how far long measures are: in a terminal a line that is rewritten, in a log file a line every ten
+    seconds. Yields `tell(name, products, error)`, where `name` says what is measured and `error` is the
+    relative error reached, or NaN."""
     console = Console(stderr=True)
 
-    def text(where: str, products: int, error: float) -> str:
-        reached = "" if math.isnan(error) else f", relative error {error:.1e}"
-        return f"{where}: {products} products{reached}"
+    def text(name: str, products: int, error: float) -> str:
+        error_reached = "" if math.isnan(error) else f", relative error {error:.1e}"
+        return f"{name}: {products} products{error_reached}"
 
     if console.is_terminal:
         with console.status("") as status:
-            yield lambda *what: status.update(text(*what))
+            yield lambda name, products, error: status.update(text(name, products, error))
         return
-    shown = time.monotonic()
+    printed_at = time.monotonic()
 
-    def tell(where: str, products: int, error: float) -> None:
-        nonlocal shown
-        if time.monotonic() - shown > BETWEEN_LINES:
-            shown = time.monotonic()
-            print(text(where, products, error), file=console.file, flush=True)
+    def tell(name: str, products: int, error: float) -> None:
+        nonlocal printed_at
+        if time.monotonic() - printed_at > SECONDS_BETWEEN_LINES:
+            printed_at = time.monotonic()
+            print(text(name, products, error), file=console.file, flush=True)
 
     yield tell

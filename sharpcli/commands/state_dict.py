@@ -1,4 +1,4 @@
-"""Somebody else's file of weights: a state dict, whatever it is wrapped in."""
+"""Reading a file of weights that another program wrote: its state dict, also where other objects wrap it."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ from torch import Tensor
 
 from sharpcli.errors import Refusal
 
+# keys under which training programs put the state dict into a larger dict
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module", "weights")
-PREFIXES = ("module.", "_orig_mod.", "model.")  # DataParallel, torch.compile, Lightning
+# that DataParallel, torch.compile and Lightning put before a parameter's name
+PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 def read(file: Path) -> dict[str, Tensor]:
-    """The tensors by name in a `.safetensors` file, or in what `torch.save` wrote: never runs code from the
-    file.
+    """The tensors by name in a `.safetensors` file or in a file that `torch.save` wrote; code in the file is
+    never run.
 
-    A dict that holds the state dict under a usual name is opened, and a usual prefix that all names share is
-    taken off. Refuses files that cannot be read, that hold other objects than tensors, or no tensors.
+    A state dict is taken out of a dict that holds it under one of `WRAPPERS`, and one of `PREFIXES` that all
+    names share is removed from them. Refuses a file that cannot be read, and one that holds no tensors or
+    other objects than tensors.
     """
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            found: Any = load_file(file)
+            loaded: Any = load_file(file)
         else:
-            found = torch.load(file, map_location="cpu", weights_only=True)
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
     except (
         OSError,
         EOFError,
@@ -40,36 +43,34 @@ def read(file: Path) -> dict[str, Tensor]:
         KeyError,
         _safetensors_error(),
     ) as problem:
-        why = str(problem).split("\n", maxsplit=1)[0]
+        reason = str(problem).split("\n", maxsplit=1)[0]
         raise Refusal(
-            f"{file}: not readable as weights alone ({why}); save a state dict: "
+            f"{file}: not readable as weights alone ({reason}); save a state dict: "
             f"torch.save(model.state_dict(), ...)"
         ) from None
     for name in WRAPPERS:
-        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
-            found = found[name]
-    if (
-        not isinstance(found, Mapping)
-        or not found
-        or not all(isinstance(value, Tensor) for value in found.values())
-    ):
-        held = ", ".join(list(map(str, found))[:5]) if isinstance(found, Mapping) else type(found).__name__
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
+            loaded = loaded[name]
+    is_mapping = isinstance(loaded, Mapping)
+    if not is_mapping or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
+        held = ", ".join(list(map(str, loaded))[:5]) if is_mapping else type(loaded).__name__
         raise Refusal(
             f"{file}: holds no state dict (it has {held or 'nothing'}); save one: "
             f"torch.save(model.state_dict(), ...)"
         )
     for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in found):
-            found = {key.removeprefix(prefix): value for key, value in found.items()}
-    return dict(found)
+        if all(key.startswith(prefix) for key in loaded):
+            loaded = {key.removeprefix(prefix): value for key, value in loaded.items()}
+    return dict(loaded)
 
 
 def content(file: Path) -> str:
-    """The SHA-256 of a file."""
+    """The SHA-256 of a file's content, in hex digits."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _safetensors_error() -> type[Exception]:
+    """The exception of safetensors, imported only where it may be needed."""
     from safetensors import SafetensorError
 
     return SafetensorError

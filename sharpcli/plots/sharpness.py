@@ -47,7 +47,8 @@ def sharpness(frame: pd.DataFrame, *, x: str) -> Figure:
         above.legend(frameon=False, fontsize=8)
     else:
         above.set_title(frame["run"].iloc[0], fontsize=9)
-    below.legend(frameon=False, fontsize=8)
+    if below.get_legend_handles_labels()[0]:
+        below.legend(frameon=False, fontsize=8)
     return fig
 
 

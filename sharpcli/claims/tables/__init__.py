@@ -1,2 +1,16 @@
-"""Rows that claims judge where no training run is needed: closed forms over many instances. A part is a
-function `(*, ...) -> rows`, kept on disk once computed. Sees no torch."""
+"""Tables: rows that claims judge without a training run, from closed forms over many instances. A part is a
+function `(*, ...) -> rows`, whose rows are kept on disk once they are computed. Imports no torch."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def sparse_instance(rng: np.random.Generator, n: int, d: int, k: int) -> tuple[Array, Array]:
+    """Inputs Z [n, d] with entries +-1, and beta [d] with k entries +-1 at random places and zeros else."""
+    Z, beta = rng.choice([-1.0, 1.0], size=(n, d)), np.zeros(d)
+    beta[rng.choice(d, k, replace=False)] = rng.choice([-1.0, 1.0], k)
+    return Z, beta
