@@ -1,5 +1,5 @@
-"""Objects of a preset, and fair timing: the contestants take turns within one run, and the ratio is of
-medians."""
+"""What the benchmarks share: the objects of a preset, fair timing, and printing. Contestants are timed in
+turn within one process, and ratios are ratios of medians."""
 
 from __future__ import annotations
 
@@ -14,31 +14,39 @@ from sharpcli.config.check import check
 from sharpcli.config.words import compose
 from sharpcli.engine.experiment import Experiment, build
 
+RESNET20_256 = (  # ResNet-20, measured on 256 images
+    "experiment=resnet20_cifar10",
+    "data.train_examples=512",
+    "data.test_examples=64",
+    "measure_examples=256",
+)
+
 
 def experiment(*words: str) -> Experiment:
-    """The objects that override words mean."""
+    """The experiment of the arguments that `sharp train` would get, as in `lr=0.1`."""
     return build(check(compose(words), words))
 
 
 def seconds(rounds: int, *contestants: Callable[[], object]) -> list[float]:
-    """Median seconds of each, called in turn after one call that does not count."""
+    """The median seconds of a call of each contestant over `rounds` rounds, in each of which all are called
+    in turn, after one round that does not count."""
     times: list[list[float]] = [[] for _ in contestants]
-    for turn in range(rounds + 1):
-        for into, contestant in zip(times, contestants, strict=True):
+    for number in range(rounds + 1):
+        for times_of_contestant, contestant in zip(times, contestants, strict=True):
             started = time.perf_counter()
             contestant()
-            if turn:
-                into.append(time.perf_counter() - started)
-    return [statistics.median(t) for t in times]
+            if number > 0:
+                times_of_contestant.append(time.perf_counter() - started)
+    return [statistics.median(times_of_contestant) for times_of_contestant in times]
 
 
 def machine() -> str:
-    """Cores, threads and version, for beside the numbers."""
+    """The number of cores and threads and the version of torch, printed with every table."""
     return f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def table(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
-    """Question, measured, wanted."""
+    """Prints rows of a question, the measured value and the value that is wanted."""
     print(f"\n{title} ({machine()})")
     for question, measured, wanted in rows:
         print(f"  {question:<58} {measured:>12}   wanted {wanted}", flush=True)

@@ -1,6 +1,9 @@
-"""One contestant on one question, in a process of its own as its users would run it: prints a JSON line.
+"""One contestant answers one question in a process of its own, as its users would run it, and prints its
+answers as a JSON line.
 
-`python benchmarks/contest.py WHO QUESTION POINTS DEVICE`, with POINTS a file that `side_by_side.py` writes.
+`python benchmarks/contest.py WHO QUESTION POINTS DEVICE`, for `side_by_side.py`, which writes the file
+POINTS. WHO is sharp, pyhessian, eigenthings or curvlinops; QUESTION is `cold K` (the K largest eigenvalues),
+`track K NAME` (the same at the points NAME in turn), `trace METHOD:PROBES` or `density PROBES STEPS`.
 """
 
 from __future__ import annotations
@@ -20,44 +23,51 @@ from sharpcli.config.check import check
 from sharpcli.config.words import compose
 from sharpcli.landscape.curvature import Curvature
 from sharpcli.linalg import trace as traces
-from sharpcli.problems.problem import chunks
+from sharpcli.problems.minibatches import chunks
 
-TOL, RTOL = 1e-3, 0.02
+EIGENVALUE_TOL = 1e-3  # the relative error of an eigenvalue that is asked for
+TRACE_RTOL = 0.02  # the standard error of a trace over the trace that is asked for
+MAX_PRODUCTS = 400  # for eigenvalues at one point
+Answer = dict[str, Any]  # values, products, and for a trace stderr
 
 
 class Sharp:
-    """This package."""
+    """This package, on the experiment that the arguments `words` mean."""
 
     def __init__(self, words: list[str], device: str) -> None:
-        self.e = experiment(*words, f"device={device}")
+        self.experiment = experiment(*words, f"device={device}")
         self.warm: Tensor | None = None
 
     def at(self, w: Tensor) -> None:
-        """The point to measure at."""
-        self.w = w.to(self.e.problem.w0)
-        self.c = Curvature(self.e.surface_at(self.w), self.w, 0, 0, self.e.basis_bytes)
+        """Moves to the weights w [D]."""
+        self.w = w.to(self.experiment.problem.w0)
+        surface = self.experiment.surface_at(self.w)
+        self.curvature = Curvature(surface, self.w, 0, 0, self.experiment.basis_bytes)
 
-    def top(self, k: int, warm: bool) -> dict[str, Any]:
-        """The k largest eigenvalues to TOL."""
-        ritz = self.c.eigenpairs("hessian", k, TOL, 400, self.warm if warm else None)
+    def top(self, k: int, warm: bool) -> Answer:
+        """The k largest eigenvalues to EIGENVALUE_TOL; `warm` starts from the eigenvectors of the last
+        point."""
+        start = self.warm if warm else None
+        ritz = self.curvature.eigenpairs("hessian", k, EIGENVALUE_TOL, MAX_PRODUCTS, start)
         self.warm = ritz.vectors
         return {"values": ritz.values.tolist(), "products": ritz.products}
 
-    def trace(self, method: str) -> dict[str, Any]:
-        """The trace to RTOL, by Hutch++ or XTrace, or as far as the products of the question lead."""
-        rng = torch.Generator().manual_seed(0)
-        method, _, most = method.partition(":")
-        found = getattr(traces, method)(self.c.matvec("hessian"), self.w, rng, RTOL, int(most or 3000))
-        return {"values": [found.value], "stderr": found.stderr, "products": found.products}
+    def trace(self, method: str) -> Answer:
+        """The trace to TRACE_RTOL by METHOD of `METHOD:PRODUCTS`, in at most so many products (3,000 by
+        default)."""
+        name, _, products = method.partition(":")
+        rng, product = torch.Generator().manual_seed(0), self.curvature.matvec("hessian")
+        trace = getattr(traces, name)(product, self.w, rng, TRACE_RTOL, int(products or 3000))
+        return {"values": [trace.value], "stderr": trace.stderr, "products": trace.products}
 
-    def density(self, probes: int, steps: int) -> dict[str, Any]:
-        """The quadrature."""
-        found, products = self.c.quadrature("hessian", probes, steps)
-        return {"values": [float(found.nodes.max())], "products": products}
+    def density(self, probes: int, steps: int) -> Answer:
+        """The quadrature of the spectral density; its largest node stands for it."""
+        quadrature, products = self.curvature.quadrature("hessian", probes, steps)
+        return {"values": [float(quadrature.nodes.max())], "products": products}
 
 
-class Other:
-    """A library of `rivals.py`, at the fastest settings found for it."""
+class Rival:
+    """A library of `rivals.py` on the same experiment, at the fastest settings that we know of for it."""
 
     def __init__(self, who: str, words: list[str], device: str) -> None:
         import rivals
@@ -68,90 +78,94 @@ class Other:
         m = e.measure_examples or len(y)
         torch.manual_seed(0)
         module = part(checked.config["model"], [], "model")(tuple(x.shape[1:]), y.shape[1]).to(x.device)
-        # one batch where a library then keeps its graph; hessian-eigenthings and curvlinops take chunks as
-        # well
+        # PyHessian keeps its graph where all examples are one batch; the others keep none, and are given chunks
         size = m if who == "pyhessian" else checked.config["chunk"]
-        kinds = {
+        libraries = {
             "pyhessian": rivals.PyHessian,
             "eigenthings": rivals.Eigenthings,
             "curvlinops": rivals.Curvlinops,
         }
-        self.it = kinds[who](module, e.problem.surface.loss, list(chunks((x[:m], y[:m]), size)))
+        self.library = libraries[who](module, e.problem.surface.loss, list(chunks((x[:m], y[:m]), size)))
         self.who, self.vectors = who, None
 
     def at(self, w: Tensor) -> None:
-        """The point to measure at."""
-        self.it.at(w.to(self.it.params[0].device))
+        """Moves to the weights w [D]."""
+        self.library.at(w.to(self.library.params[0].device))
 
-    def top(self, k: int, warm: bool) -> dict[str, Any]:
-        """The k largest eigenvalues to TOL: of its error, or of what the library calls tolerance where that
-        is laxer."""
+    def top(self, k: int, warm: bool) -> Answer:
+        """The k largest eigenvalues, with the laxest tolerance by which the library reaches
+        EIGENVALUE_TOL."""
         start = self.vectors if warm else None
         if self.who == "pyhessian":
-            found = self.it.top(k, TOL / 10, budget=400)
+            result = self.library.top(k, EIGENVALUE_TOL / 10, budget=MAX_PRODUCTS)
         elif self.who == "eigenthings":
-            found = (
-                self.it.top(k, TOL, start, steps=None)
-                if not warm or start is None
-                else self.it.top(k, TOL, start)
-            )
+            result = self.library.top(k, EIGENVALUE_TOL, start)
         else:
-            ncv = {(1, True): 3, (1, False): 10}.get((k, warm and start is not None), 3 * k if k > 1 else 10)
-            found = self.it.top(k, TOL * 10 if k == 1 else TOL, start, ncv=ncv)
-        self.vectors = found.vectors
-        return {"values": found.values.tolist(), "products": found.products}
+            tol = EIGENVALUE_TOL * 10 if k == 1 else EIGENVALUE_TOL
+            result = self.library.top(k, tol, start, ncv=arpack_vectors(k, start is not None))
+        self.vectors = result.vectors
+        return {"values": result.values.tolist(), "products": result.products}
 
-    def trace(self, method: str) -> dict[str, Any]:
-        """A trace with as many probes as the question gives it."""
-        method, probes = method.split(":")
-        extra = {} if self.who == "pyhessian" else {"method": method}
-        found = self.it.trace(int(probes), 0, **extra)
-        stderr = None if found.residuals is None else float(found.residuals.item())
-        return {"values": found.values.tolist(), "stderr": stderr, "products": found.products}
+    def trace(self, method: str) -> Answer:
+        """The trace by METHOD of `METHOD:PROBES` with so many probes; PyHessian has one method alone."""
+        name, probes = method.split(":")
+        options = {} if self.who == "pyhessian" else {"method": name}
+        result = self.library.trace(int(probes), 0, **options)
+        stderr = None if result.residuals is None else float(result.residuals.item())
+        return {"values": result.values.tolist(), "stderr": stderr, "products": result.products}
 
-    def density(self, probes: int, steps: int) -> dict[str, Any]:
-        """The quadrature."""
-        found = self.it.density(probes, steps, 0)
-        return {"values": [float(found.values.max())], "products": found.products}
+    def density(self, probes: int, steps: int) -> Answer:
+        """The quadrature of the spectral density; its largest node stands for it."""
+        result = self.library.density(probes, steps, 0)
+        return {"values": [float(result.values.max())], "products": result.products}
 
 
-def clock(call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a call returns and the seconds it took, the device idle before and after."""
+def arpack_vectors(k: int, has_start: bool) -> int:
+    """The number of vectors with which ARPACK took the fewest products for k eigenvalues."""
+    if k > 1:
+        return 3 * k
+    return 3 if has_start else 10
+
+
+def timed(call: Callable[[], Answer]) -> Answer:
+    """The answer of a call, and the `seconds` that it took, with the device idle at the beginning and the
+    end."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     started = time.perf_counter()
-    out = call()
+    answer = call()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return {"seconds": time.perf_counter() - started, **out}
+    return {"seconds": time.perf_counter() - started, **answer}
+
+
+def answers(contestant: Sharp | Rival, question: str, saved: dict[str, Any]) -> list[Answer]:
+    """The timed answers to a question: three for `cold`, one for each point for `track`, else one."""
+    name, *arguments = question.split(" ")
+    last = saved["points"][-1]
+    if name in ("cold", "track"):
+        points = [last] * 3 if name == "cold" else saved[arguments[1]]
+        results = []
+        for w in points:
+            contestant.at(w)
+            results.append(timed(lambda: contestant.top(int(arguments[0]), warm=name == "track")))
+        return results
+    contestant.at(last)
+    contestant.density(1, 2)  # products that do not count, for what a machine does at its first products
+    contestant.at(last)
+    if name == "trace":
+        return [timed(lambda: contestant.trace(arguments[0]))]
+    return [timed(lambda: contestant.density(int(arguments[0]), int(arguments[1])))]
 
 
 def main() -> None:
-    """See the top."""
+    """Prints the answers."""
     who, question, file, device = sys.argv[1:]
     saved = torch.load(file, weights_only=True)
-    one = Sharp(saved["words"], device) if who == "sharp" else Other(who, saved["words"], device)
-    name, *more = question.split(" ")
-    out = []
-    if name == "cold":
-        for _ in range(3):
-            one.at(saved["points"][-1])
-            out.append(clock(lambda: one.top(int(more[0]), warm=False)))
-    if name == "track":
-        for w in saved[more[1]]:
-            one.at(w)
-            out.append(clock(lambda: one.top(int(more[0]), warm=True)))
-    if name == "trace":
-        one.at(saved["points"][-1])
-        one.density(1, 2)  # warms the machine up
-        one.at(saved["points"][-1])
-        out.append(clock(lambda: one.trace(more[0])))
-    if name == "density":
-        one.at(saved["points"][-1])
-        one.density(1, 2)
-        one.at(saved["points"][-1])
-        out.append(clock(lambda: one.density(int(more[0]), int(more[1]))))
-    print(json.dumps(out))
+    words = saved["words"]
+    contestant = Sharp(words, device) if who == "sharp" else Rival(who, words, device)
+    print(json.dumps(answers(contestant, question, saved)))
 
 
-main()
+if __name__ == "__main__":
+    main()

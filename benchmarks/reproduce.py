@@ -1,5 +1,8 @@
-"""Minutes and peak memory of `make reproduce` from nothing: every claim of tier quick, in an empty directory,
-or in FOLDER to keep its verdicts: `python benchmarks/reproduce.py [FOLDER]`."""
+"""The minutes and the peak memory of `make reproduce` without any run at hand: every claim of tier quick, in
+an empty temporary directory, or in FOLDER to keep the runs and verdicts.
+
+`python benchmarks/reproduce.py [FOLDER]` (Linux).
+"""
 
 from __future__ import annotations
 
@@ -13,40 +16,30 @@ from common import machine, table
 
 
 def resident(parent: int) -> int:
-    """Kilobytes of memory that a process and all its descendants hold now, shared pages counted once for
-    each."""
-    kin = {parent}
-    status = {}
-    for entry in Path("/proc").glob("[0-9]*/status"):
+    """Kilobytes of memory that the process `parent` and all its descendants hold now; pages that several
+    share count for each."""
+    statuses = {}
+    for file in Path("/proc").glob("[0-9]*/status"):
         try:
-            status[int(entry.parent.name)] = dict(
-                line.split(":", 1) for line in entry.read_text().splitlines() if ":" in line
-            )
-        except OSError:  # it has ended
+            lines = file.read_text().splitlines()
+        except OSError:  # the process has ended
             continue
-    while more := {pid for pid, told in status.items() if int(told["PPid"]) in kin} - kin:
-        kin |= more
-    return sum(int(status[pid].get("VmRSS", "0 kB").split()[0]) for pid in kin if pid in status)
+        statuses[int(file.parent.name)] = dict(line.split(":", 1) for line in lines if ":" in line)
+    family = {parent}
+    while children := {pid for pid, s in statuses.items() if int(s["PPid"]) in family} - family:
+        family |= children
+    return sum(int(statuses[pid].get("VmRSS", "0 kB").split()[0]) for pid in family if pid in statuses)
 
 
 def main() -> None:
-    """See the top."""
+    """Runs the claims and prints the table."""
     with tempfile.TemporaryDirectory() as empty:
         folder = sys.argv[1] if len(sys.argv) > 1 else empty
         started, peak = time.perf_counter(), 0
-        command = [
-            sys.executable,
-            "-m",
-            "sharpcli",
-            "claim",
-            "check",
-            "--tier",
-            "quick",
-            f"runs_dir={folder}",
-        ]
-        checking = subprocess.Popen(command)
-        while checking.poll() is None:
-            peak = max(peak, resident(checking.pid))
+        command = [*(sys.executable, "-m", "sharpcli"), "claim", "check", "--tier", "quick"]
+        process = subprocess.Popen([*command, f"runs_dir={folder}"])
+        while process.poll() is None:
+            peak = max(peak, resident(process.pid))
             time.sleep(1)
         minutes = (time.perf_counter() - started) / 60
     table(
@@ -54,7 +47,7 @@ def main() -> None:
         [
             ("minutes", f"{minutes:.1f}", "< 10"),
             ("peak memory of all its processes, GB", f"{peak / 2**20:.2f}", "< 4"),
-            ("exit code", str(checking.returncode), "0"),
+            ("exit code", str(process.returncode), "0"),
         ],
     )
     print(machine())

@@ -36,7 +36,7 @@ def smaller(words):
         more += ["steps=20", "measure_every=10"]
     if "cifar10" in text:
         more += ["data.train_examples=60", "data.test_examples=30", "measure_examples=8"]
-    elif "data=" not in text and "problem=" not in text and "sparse" not in text:
+    elif not re.search(r"data=|data\._target_|problem=", text) and "sparse" not in text:
         more += ["data.train_examples=60"]
     if not re.search(r"model\b|problem=|sparse|resnet", text):
         more += ["model.widths=[6]"]

@@ -223,13 +223,20 @@ def extremes(
     than k pairs. `tell(products, error)` is called once per step. The result is `converged=False` if this
     call would need more than `max_products` products.
     """
-    products_before, previous_theta = krylov.products, torch.empty(0, dtype=torch.float64)
+    products_before, none = krylov.products, torch.empty(0, dtype=torch.float64)
+    previous_theta, invariant = none, _Invariant(none, 0)
     while True:
         assessment = _assess(krylov, k, tol, slack, least)
         spent = krylov.products - products_before
         if tell is not None:
             tell(spent, assessment.relative_error)
-        done = _is_done(assessment, krylov, k, previous_theta, tol, fresh is not None)
+        is_invariant = fresh is not None and _is_invariant(assessment, krylov)
+        if is_invariant:
+            reference = previous_theta if k == 1 else invariant.theta
+            done = not assessment.unconverged and _agree(reference, assessment, k, tol)
+            invariant = _Invariant(assessment.theta, krylov.size)
+        else:
+            done = _is_done(assessment, krylov, k, invariant, tol, slack)
         previous_theta = assessment.theta
         if done or spent >= max_products:
             break
@@ -308,24 +315,48 @@ def _assess(krylov: Krylov, k: int, tol: float, slack: float, least: bool) -> _A
     )
 
 
-def _is_done(
-    assessment: _Assessment, krylov: Krylov, k: int, previous_theta: Tensor, tol: float, can_add: bool
-) -> bool:
-    """Whether all k pairs have converged.
+@dataclass(frozen=True)
+class _Invariant:
+    """The Ritz values [m] and the size m of the last basis that was invariant under A; none, and 0, before the first."""
 
-    A basis invariant under A may still lack copies of a multiple eigenvalue, which no start vector reaches.
-    Where a random vector can be added (`can_add`), the k largest values of an invariant basis must therefore
-    agree to `tol` with those of the previous step, `previous_theta`.
+    theta: Tensor
+    size: int
+
+
+def _is_invariant(assessment: _Assessment, krylov: Krylov) -> bool:
+    """Whether A takes nothing out of the basis, which is not the whole space: no growth by A reaches more of it."""
+    m, D = krylov.V.shape
+    coupling = float(krylov.C[:m].norm()) if krylov.width else 0.0
+    return m < D and coupling <= 100 * assessment.floor
+
+
+def _agree(reference: Tensor, assessment: _Assessment, k: int, tol: float) -> bool:
+    """Whether the k largest Ritz values are those of `reference`, to `tol`."""
+    if len(reference) < k or len(assessment.theta) < k:
+        return False
+    return torch.allclose(reference[:k], assessment.theta[:k], rtol=tol, atol=assessment.allowed)
+
+
+def _is_done(
+    assessment: _Assessment, krylov: Krylov, k: int, invariant: _Invariant, tol: float, slack: float
+) -> bool:
+    """Whether all k pairs have converged, for a basis that A leaves.
+
+    An invariant basis may lack copies of a multiple eigenvalue, which its start vector cannot reach. It goes on
+    from a random direction, and the solve ends when the largest Ritz pair of that direction has converged and has
+    changed none of the k values.
     """
     m, D = krylov.V.shape
     if assessment.unconverged:
         return False
-    coupling = float(krylov.C[:m].norm()) if krylov.width else 0.0  # 0 for a basis invariant under A
-    if can_add and m < D and coupling <= 100 * assessment.floor:
-        if len(previous_theta) < k:
-            return False
-        return torch.allclose(previous_theta[:k], assessment.theta[:k], rtol=tol, atol=assessment.allowed)
-    return assessment.wanted == k or m == D
+    if not invariant.size or m == D:
+        return assessment.wanted == k or m == D
+    weight = assessment.Y[:, invariant.size :].square().sum(1)
+    outside = (weight > 0.5).nonzero().flatten().tolist()
+    if not outside:
+        return False
+    residual = float(assessment.R[outside[0]].norm())
+    return residual <= 10 * slack * assessment.allowed and _agree(invariant.theta, assessment, k, tol)
 
 
 def _ritz(assessment: _Assessment, krylov: Krylov, k: int, products: int) -> Ritz:

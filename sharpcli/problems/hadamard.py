@@ -26,14 +26,13 @@ def hadamard(
     spread: float,
     instance: int | None,
 ) -> Problem:
-    """f(z) = <u*v, z> with w = (u, v) [2d] on n inputs z in {-1, 1}^d with labels <beta, z>; beta [d] has k
-    entries +-1 and zeros else, or with data=table it is the vector of least l1 norm that fits the file's
-    examples.
+    """f(z) = <u*v, z> with w = (u, v) [2d], on n inputs z in {-1, 1}^d labelled by a sparse vector beta.
 
-    Inputs and beta are drawn from `instance`, the seed by default. Every entry of w starts at `start` plus
-    `spread` times a normal number of `seed`; unlike for problem=uv, the vector u*v then starts at `start`^2
-    and not at 0. `recovery_error` is |u*v - beta|^2 / |beta|^2. Refuses sizes below 1, k above d, n not below
-    d, and a start at 0, from which no coordinate moves.
+    beta [d] has k entries +-1 and zeros else; inputs and beta are drawn from `instance`, the seed by default.
+    With data=table beta is the vector of least l1 norm that fits the file's examples. Every entry of w starts
+    at `start` plus `spread` times a normal number of `seed`; unlike for problem=uv, the vector u*v then
+    starts at `start`^2 and not at 0. `recovery_error` is |u*v - beta|^2 / |beta|^2. Refuses sizes below 1, k
+    above d, n not below d, and a start at 0, from which no coordinate moves.
     """
     x, y, beta = _examples(data, d, n, k, seed if instance is None else instance, "hadamard", positive=False)
     d = x.shape[1]
@@ -70,9 +69,13 @@ def squares(
     spread: float,
     instance: int | None,
 ) -> Problem:
-    """f(z) = <v*v, z> with w = v [d]; all else is as for problem=hadamard, but beta has k ones and zeros
-    else, or with data=table it is the vector of least l1 norm without negative entries that fits. On the
-    interpolators, for inputs +-1, Tr H = 4 |v|^2."""
+    """f(z) = <v*v, z> with w = v [d], on n inputs z in {-1, 1}^d labelled by a sparse vector beta without
+    negative entries.
+
+    beta [d] has k ones and zeros else, or with data=table it is the vector of least l1 norm without negative
+    entries that fits; all else is as for problem=hadamard. On the interpolators, for inputs +-1, Tr H = 4
+    |v|^2.
+    """
     x, y, beta = _examples(data, d, n, k, seed if instance is None else instance, "squares", positive=True)
     d = x.shape[1]
     return regression(

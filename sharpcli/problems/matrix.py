@@ -162,12 +162,10 @@ def _pull(w, z, c, s, g):  # type: ignore[no-untyped-def]
     gradient = c[2 * products : 2 * products + size]
     for layer in range(1, depth):
         if layer > 1:
-            W, longer = (
-                w[(layer - 1) * size : layer * size],
-                c[products + (layer - 1) * size : products + layer * size],
-            )
-            np.dot(W.reshape(d, d), product.reshape(d, d), longer.reshape(d, d))
-            product = longer
+            W = w[(layer - 1) * size : layer * size]
+            next_product = c[products + (layer - 1) * size : products + layer * size]
+            np.dot(W.reshape(d, d), product.reshape(d, d), next_product.reshape(d, d))
+            product = next_product
         B = z if layer == depth - 1 else c[layer * size : (layer + 1) * size]
         np.dot(B.reshape(d, d), product.reshape(d, d).T, gradient.reshape(d, d))
         for a in range(size):

@@ -38,10 +38,11 @@ def quartic(seed: int, chunk: int, *, start: list[float], box: float) -> Problem
 
 def two_well(seed: int, chunk: int, *, start: list[float], box: float, tilt: float) -> Problem:
     """L(u, v) = 1/2 v^2 h(u) with h(u) = 2 + (u^2 - 1)^2 + tilt u: every (u, 0) is a minimum, with Tr H =
-    h(u). h has two wells, near u = -1 and u = 1, of which that near -1 is deeper for tilt > 0; the flow of u
-    down h ends in the well on its side of h's local maximum. Start and scores are those of problem=valley.
+    h(u).
 
-    Refuses |tilt| above 1: one well vanishes at |tilt| = 8 / (3 sqrt 3) = 1.54.
+    The wells of h are near u = -1 and u = 1, and that near -1 is deeper for tilt > 0; the flow of u down h
+    ends in the well on its side of h's local maximum. Start and scores are those of problem=valley. Refuses
+    |tilt| above 1: one well vanishes at |tilt| = 8 / (3 sqrt 3) = 1.54.
     """
     if abs(tilt) > 1:
         raise Refusal(f"problem.tilt={tilt}: between -1 and 1, so that there are two wells")

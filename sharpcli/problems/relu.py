@@ -37,17 +37,20 @@ def teacher(
     rescale: float,
     instance: int | None,
 ) -> Problem:
-    """f(z) = sum_j a_j relu(w_j.z + b_j), h = `width` neurons, on n inputs z uniform on the unit sphere in
-    R^d, labelled by a teacher of `neurons` neurons with unit vectors w_j, b_j = 0 and a_j = sqrt(d),
-    -sqrt(d), ... in turn. Inputs and teacher are drawn from `instance`, the seed by default; with data=table
-    inputs and labels are the file's Z and y, and there is no test error.
+    """A ReLU network f(z) = sum_j a_j relu(w_j.z + b_j) of `width` neurons, on inputs labelled by a teacher
+    of a few neurons.
 
-    The network is a `ReLUNet`, which from depth 3 on has further hidden layers [h, h] and which has the b_j
-    with `bias` alone. Its weights start at `scale` times N(0, 1), divided for `init=fan_in` by the square
-    root of the number of a unit's inputs. `rescale` r then multiplies (w_j, b_j) by c_j and a_j by 1/c_j, the
-    c_j log-uniform in [1, r] (Dinh et al. 2017, arXiv:1703.04933). `test_error` is the mean squared error on
-    2,000 further inputs over the variance of their labels. Refuses sizes below 1, a depth below 2, and a
-    rescale below 1 or above 1 for networks other than those of two layers without norm.
+    The n inputs z are uniform on the unit sphere in R^d. The teacher has `neurons` neurons with unit vectors
+    w_j, b_j = 0 and a_j = sqrt(d), -sqrt(d), sqrt(d), ... Both are drawn from `instance`, the seed by
+    default; with data=table inputs and labels are the file's Z and y, and there is no test error.
+
+    The network is a `ReLUNet`, which from depth 3 on has further hidden layers of h = `width` units, [h, h],
+    and which has the b_j with `bias` alone. Its weights start at `scale` times N(0, 1), divided for
+    `init=fan_in` by the square root of the number of a unit's inputs. `rescale` r then multiplies (w_j, b_j)
+    by c_j and a_j by 1/c_j, the c_j log-uniform in [1, r] (Dinh et al. 2017, arXiv:1703.04933). `test_error`
+    is the mean squared error on 2,000 further inputs over the variance of their labels. Refuses sizes below
+    1, a depth below 2, and a rescale below 1 or above 1 for networks other than those of two layers without
+    norm.
     """
     _check_sizes(d=d, n=n, width=width, depth=depth, neurons=neurons)
     if data is not None:
@@ -79,7 +82,7 @@ def xor(
     rescale: float,
     instance: int | None,
 ) -> Problem:
-    """The network of problem=teacher on inputs z in {-1, 1}^d with labels z_1 z_2, their parity, which the
+    """The network of problem=teacher on inputs z in {-1, 1}^d labelled by their parity z_1 z_2, which the
     flattest interpolator with biases can memorize.
 
     `test_error` is as for problem=teacher, and `test_accuracy` is the share of test inputs at which f has the

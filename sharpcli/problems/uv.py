@@ -42,15 +42,17 @@ def uv(
     rows: Any,
     instance: int | None,
 ) -> Problem:
-    """f(z) = <u*u - v*v, z> with w = (u, v) [2d] on n `inputs` z in {-1, 1}^d (or N(0, I)) with labels <beta,
-    z>, where beta [d] has k entries +-1 and zeros else. Inputs and beta are drawn from `instance`, the seed
-    by default.
+    """f(z) = <u*u - v*v, z> with w = (u, v) [2d], on n examples labelled by a sparse vector beta.
 
-    `rows` gives a user's examples instead, as [[z_1, ..., z_d, y], ...], and data=table those of a file; beta
-    is then the vector of least l1 norm that fits them. Every entry of w starts at `start` plus `spread` times
-    a normal number of `seed`. On the interpolators, for inputs +-1, Tr H = 4 (|u|^2 + |v|^2).
-    `recovery_error` is |u*u - v*v - beta|^2 / |beta|^2. Refuses sizes below 1, k above d, rows that are not n
-    lists of d + 1 numbers, and a start at 0, from which no coordinate moves.
+    The `inputs` z are in {-1, 1}^d, or N(0, I) for `normal`, and the labels <beta, z>, where beta [d] has k
+    entries +-1 and zeros else; inputs and beta are drawn from `instance`, the seed by default. `rows` gives a
+    user's examples instead, as [[z_1, ..., z_d, y], ...], and data=table those of a file; beta is then the
+    vector of least l1 norm that fits them.
+
+    Every entry of w starts at `start` plus `spread` times a normal number of `seed`. On the interpolators,
+    for inputs +-1, Tr H = 4 (|u|^2 + |v|^2). `recovery_error` is |u*u - v*v - beta|^2 / |beta|^2. Refuses
+    sizes below 1, k above d, rows that are not n lists of d + 1 numbers, and a start at 0, from which no
+    coordinate moves.
     """
     if data is not None and rows is not None:
         raise Refusal("problem.rows and data=table both give the examples; give one of them")
