@@ -78,7 +78,7 @@ class Rival:
         m = e.measure_examples or len(y)
         torch.manual_seed(0)
         module = part(checked.config["model"], [], "model")(tuple(x.shape[1:]), y.shape[1]).to(x.device)
-        # PyHessian keeps its graph where all examples are one batch; the others keep none, and are given chunks
+        # PyHessian keeps its graph where all examples are one batch; the others keep none and get chunks
         size = m if who == "pyhessian" else checked.config["chunk"]
         libraries = {
             "pyhessian": rivals.PyHessian,
@@ -93,8 +93,9 @@ class Rival:
         self.library.at(w.to(self.library.params[0].device))
 
     def top(self, k: int, warm: bool) -> Answer:
-        """The k largest eigenvalues, with the laxest tolerance by which the library reaches
-        EIGENVALUE_TOL."""
+        """The k largest eigenvalues, at the tolerance, in the library's sense of it, that is meant to give
+        EIGENVALUE_TOL; `warm` starts from the eigenvectors of the last point where the library takes a
+        start."""
         start = self.vectors if warm else None
         if self.who == "pyhessian":
             result = self.library.top(k, EIGENVALUE_TOL / 10, budget=MAX_PRODUCTS)

@@ -1,12 +1,12 @@
 """The Hessian of a mean loss by PyHessian 0.1, hessian-eigenthings 1.0.0a5, and curvlinops 3.0.1 with SciPy.
 
-Each library is a class: its construction (a copy of the module, the operator) is not for the clock, its
-methods are, and `at` moves it to other parameters. Whatever a library must do again at each point is inside
-the methods. Flat vectors are in the order of `module.parameters()`.
+Each library is a class. What it does once (a copy of the module, the operator) is in its construction, which
+is not timed; what it must do again at each point is in its methods, which are timed; `at` moves it to other
+parameters. Flat vectors are in the order of `module.parameters()`.
 
-Not there: PyHessian has no Hutch++ and takes no start; hessian-eigenthings has no XTrace; only curvlinops
-multiplies several vectors at once. Power iteration finds the largest in magnitude, so more are asked for
-until k of them are positive.
+PyHessian has no Hutch++ and takes no start vector; hessian-eigenthings has no XTrace; only curvlinops
+multiplies several vectors at once. Power iteration finds the eigenvalues that are largest in magnitude, so
+that more than k are computed until k of them are positive.
 """
 
 from __future__ import annotations
@@ -32,26 +32,27 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Batches = Sequence[tuple[Tensor, Tensor]]
 Product = Callable[[Tensor], Tensor]
 Array = np.ndarray
-internals = importlib.import_module("pyhessian.hessian")  # the package shadows this module with the class
+pyhessian_module = importlib.import_module("pyhessian.hessian")  # pyhessian.hessian itself is the class in it
 
 
 @dataclass(frozen=True)
-class Found:
-    """Eigenvalues (largest first), a trace (one value), or quadrature nodes [probes, steps], and what they
-    cost."""
+class Result:
+    """`values` are eigenvalues, largest first; or one trace; or the nodes [probes, steps] of a quadrature,
+    with the `weights` of the same shape, each row of which sums to one. `products` is the number of Hessian
+    products spent. Where the library states them, `vectors` [k, D] are the eigenvectors, `residuals` |A v -
+    value v| of each or the standard error of a trace, and `converged` is the result of the library's test."""
 
     values: Array
     products: int | None = None
-    vectors: Array | None = None  # [k, D]
-    residuals: Array | None = (
-        None  # |A v - value v| of each, or the standard error of a trace, where the library says
-    )
-    converged: bool | None = None  # by the library's own test
-    weights: Array | None = None  # of the nodes; each row sums to one
+    vectors: Array | None = None
+    residuals: Array | None = None
+    converged: bool | None = None
+    weights: Array | None = None
 
 
-class Contestant:
-    """A copy of the module, in eval mode, that a library may change as it likes; and the batches."""
+class Rival:
+    """A copy of the module in eval mode, which a library may change, and the batches whose mean loss it is
+    about; `products` counts the products that the library makes."""
 
     def __init__(self, module: nn.Module, loss: Loss, batches: Batches) -> None:
         self.module, self.loss, self.batches = copy.deepcopy(module).eval(), loss, list(batches)
@@ -61,7 +62,7 @@ class Contestant:
         self.products = 0
 
     def at(self, w: Tensor) -> Self:
-        """Move to the parameters w [D]."""
+        """Moves to the parameters w [D]."""
         with torch.no_grad():
             for p, part in zip(self.params, self.split(w), strict=True):
                 p.copy_(part)
@@ -75,136 +76,131 @@ class Contestant:
         ]
 
     def vector(self, start: Array | Tensor | None) -> Tensor | None:
-        """One start vector [D] out of one or several: their sum."""
-        v = (
-            None
-            if start is None
-            else torch.as_tensor(start, dtype=self.params[0].dtype, device=self.params[0].device)
-        )
-        return v if v is None or v.ndim == 1 else v.sum(0)
+        """A start vector [D], or the sum of several [k, D], on the module's device; None for None."""
+        if start is None:
+            return None
+        v = torch.as_tensor(start, dtype=self.params[0].dtype, device=self.params[0].device)
+        return v if v.ndim == 1 else v.sum(0)
 
     @contextmanager
     def counted(self, seed: int = 0) -> Iterator[None]:
-        """Products counted from zero, and torch's global random numbers from `seed`."""
+        """Within it products are counted from zero, and torch's global random numbers come from `seed`."""
         self.products = 0
         with torch.random.fork_rng(devices=sorted({p.device.index for p in self.params if p.is_cuda})):
             torch.manual_seed(seed)
             yield
 
-    def dominant(self, k: int, budget: int, run: Callable[[int, int], Found]) -> Found:
-        """The algebraically largest k from a method that finds the largest in magnitude: more, until k are
-        positive."""
+    def dominant(self, k: int, budget: int, run: Callable[[int, int], Result]) -> Result:
+        """The algebraically largest k eigenvalues by run(n, iterations), a method that finds the n largest in
+        magnitude: n is doubled until k of them are positive, or the products of the budget are spent."""
         n = min(k, self.size)
         while True:
-            found = run(n, max(2, (budget - self.products) // n))
-            if n == self.size or (found.values > 0).sum() >= k or self.products + 2 * n >= budget:
+            result = run(n, max(2, (budget - self.products) // n))
+            if n == self.size or (result.values > 0).sum() >= k or self.products + 2 * n >= budget:
                 break
             n = min(2 * n, self.size)
-        order = np.argsort(-found.values)[:k]
-        vectors = cast(Array, found.vectors)[order]
-        residuals = None if found.residuals is None else found.residuals[order]
-        return Found(found.values[order], self.products, vectors, residuals, found.converged)
+        order = np.argsort(-result.values)[:k]
+        vectors = cast(Array, result.vectors)[order]
+        residuals = None if result.residuals is None else result.residuals[order]
+        return Result(result.values[order], self.products, vectors, residuals, result.converged)
 
 
-class PyHessian(Contestant):
+class PyHessian(Rival):
     """PyHessian: power iteration with deflation, Hutchinson, stochastic Lanczos quadrature.
 
-    One batch goes in as `data`, for which it keeps the graph of the gradient; several as `dataloader`, for
-    which each product rebuilds it. `density` calls `torch.eig`, which torch no longer has: it is given one
-    here.
+    One batch is given to it as `data`, for which it keeps the graph of the gradient, several as `dataloader`,
+    for which each product builds the graph again. Its `density` calls `torch.eig`, which torch has no more;
+    while it runs torch has one.
     """
 
     @contextmanager
     def opened(self, seed: int = 0) -> Iterator[Any]:
-        """Its object at these parameters: the gradient and its graph are made here."""
+        """Within it there is PyHessian's object at these parameters, whose construction computes the gradient
+        and its graph; its products are counted."""
 
-        def product(grads: list[Tensor], params: list[Tensor], v: list[Tensor]) -> tuple[Tensor, ...]:
+        def counted_product(grads: list[Tensor], params: list[Tensor], v: list[Tensor]) -> tuple[Tensor, ...]:
             self.products += 1
-            return kept[0](grads, params, v)
+            return torch_product(grads, params, v)
 
         def eig(T: Tensor, eigenvectors: bool) -> tuple[Tensor, Tensor]:
             values, vectors = torch.linalg.eigh(T)
             return torch.stack([values, torch.zeros_like(values)], 1), vectors
 
-        kept = internals.hessian_vector_product, getattr(torch, "eig", None)
-        internals.hessian_vector_product, torch.eig = product, eig
+        torch_product, torch_eig = pyhessian_module.hessian_vector_product, getattr(torch, "eig", None)
+        pyhessian_module.hessian_vector_product, torch.eig = counted_product, eig
         try:
             with self.counted(seed), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*create_graph=True.*")
-                yield self.built()
+                yield self.hessian()
         finally:
-            internals.hessian_vector_product = kept[0]
-            if kept[1] is None:
+            pyhessian_module.hessian_vector_product = torch_product
+            if torch_eig is None:
                 del torch.eig
             else:
-                torch.eig = kept[1]
+                torch.eig = torch_eig
             self.module.zero_grad()
 
-    def built(self) -> Any:
-        """Its object; products over several batches counted."""
+    def hessian(self) -> Any:
+        """PyHessian's object; its products over several batches are counted."""
         self.module.zero_grad()
         source = {"data": self.batches[0]} if len(self.batches) == 1 else {"dataloader": self.batches}
-        made = pyhessian.hessian(self.module, self.loss, cuda=self.params[0].is_cuda, **source)
-        over_batches = made.dataloader_hv_product
+        hessian = pyhessian.hessian(self.module, self.loss, cuda=self.params[0].is_cuda, **source)
+        product_over_batches = hessian.dataloader_hv_product
 
-        def product(v: list[Tensor]) -> tuple[float, list[Tensor]]:
+        def counted_product(v: list[Tensor]) -> tuple[float, list[Tensor]]:
             self.products += 1
-            return over_batches(v)
+            return product_over_batches(v)
 
-        made.dataloader_hv_product = product
-        return made
+        hessian.dataloader_hv_product = counted_product
+        return hessian
 
-    def top(self, k: int, tol: float, start: Array | Tensor | None = None, budget: int = 400) -> Found:
-        """Power iteration; `start` is of no use to it, and tol bounds the change of the last iteration, not
-        the error."""
-        with self.opened() as made:
+    def top(self, k: int, tol: float, start: Array | Tensor | None = None, budget: int = 400) -> Result:
+        """Power iteration. It takes no `start`; tol bounds the change in the last iteration, not the
+        error."""
+        with self.opened() as hessian:
 
-            def run(n: int, iterations: int) -> Found:
-                values, vectors = made.eigenvalues(maxIter=iterations, tol=tol, top_n=n)
+            def run(n: int, iterations: int) -> Result:
+                values, vectors = hessian.eigenvalues(maxIter=iterations, tol=tol, top_n=n)
                 flat = np.stack([torch.cat([p.reshape(-1) for p in v]).cpu().numpy() for v in vectors])
-                return Found(
-                    np.array(values), None, flat, None, self.products < iterations if n == 1 else None
-                )
+                converged = self.products < iterations if n == 1 else None
+                return Result(np.array(values), None, flat, None, converged)
 
             return self.dominant(k, budget, run)
 
-    def trace(self, probes: int, seed: int) -> Found:
-        """Hutchinson with Rademacher probes; no tolerance, for its own stops at once where the mean is
-        negative."""
-        with self.opened(seed) as made:
-            samples = np.array(made.trace(maxIter=probes, tol=-np.inf))
-        return Found(np.array([samples.mean()]), self.products, residuals=_error(samples))
+    def trace(self, probes: int, seed: int) -> Result:
+        """Hutchinson with `probes` probes of signs, and no tolerance: PyHessian's stops at once where the
+        mean is negative."""
+        with self.opened(seed) as hessian:
+            samples = np.array(hessian.trace(maxIter=probes, tol=-np.inf))
+        return Result(np.array([samples.mean()]), self.products, residuals=_standard_error(samples))
 
-    def density(self, probes: int, steps: int, seed: int) -> Found:
-        """Stochastic Lanczos quadrature, orthogonalised in full (there is no switch)."""
-        with self.opened(seed) as made:
-            nodes, weights = made.density(iter=steps, n_v=probes)
-        return Found(np.array(nodes), self.products, weights=np.array(weights))
+    def density(self, probes: int, steps: int, seed: int) -> Result:
+        """Stochastic Lanczos quadrature with full orthogonalization, which cannot be switched off."""
+        with self.opened(seed) as hessian:
+            nodes, weights = hessian.density(iter=steps, n_v=probes)
+        return Result(np.array(nodes), self.products, weights=np.array(weights))
 
     def product(self) -> Product:
-        """A product at these parameters."""
-        with self.opened() as made:
+        """The function v -> H v at these parameters."""
+        with self.opened() as hessian:
             pass
-        if made.full_dataset:
-            return lambda v: torch.cat([h.reshape(-1) for h in made.dataloader_hv_product(self.split(v))[1]])
 
         def product(v: Tensor) -> Tensor:
-            return torch.cat(
-                [
-                    h.reshape(-1)
-                    for h in pyhessian.hessian_vector_product(made.gradsH, made.params, self.split(v))
-                ]
-            )
+            if hessian.full_dataset:
+                tensors = hessian.dataloader_hv_product(self.split(v))[1]
+            else:
+                tensors = pyhessian.hessian_vector_product(hessian.gradsH, hessian.params, self.split(v))
+            return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
         return product
 
 
-class Eigenthings(Contestant):
+class Eigenthings(Rival):
     """hessian-eigenthings: Lanczos of a fixed number of steps, power iteration, Hutchinson, Hutch++,
     quadrature.
 
-    It averages over batches, so unequal ones are weighted in the loss function. `method` is its way to a
-    product: "autograd", exact, or "finite_difference", two gradients.
+    It averages over batches, so that batches of unequal size are weighted in the loss function. `method` says
+    how it makes a product: "autograd", which is exact, or "finite_difference", of two gradients.
     """
 
     def __init__(
@@ -215,20 +211,20 @@ class Eigenthings(Contestant):
         method: Literal["autograd", "finite_difference"] = "autograd",
     ) -> None:
         super().__init__(module, loss, batches)
-        contestant = self
+        rival = self
 
         class Counted(he.HessianOperator):
             def matvec(self, v: Tensor) -> Tensor:
-                contestant.products += 1
+                rival.products += 1
                 return super().matvec(v)
 
         def weighted(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
             x, y = batch
             return loss(model(x), y) * (len(x) * len(self.batches) / self.examples)
 
-        equal = len({len(x) for x, _ in self.batches}) == 1
-        of_batch = he.supervised_loss(loss) if equal else weighted
-        self.operator = Counted(self.module, self.batches, of_batch, method=method)
+        is_equal = len({len(x) for x, _ in self.batches}) == 1
+        loss_of_batch = he.supervised_loss(loss) if is_equal else weighted
+        self.operator = Counted(self.module, self.batches, loss_of_batch, method=method)
 
     def top(
         self,
@@ -238,90 +234,82 @@ class Eigenthings(Contestant):
         budget: int = 400,
         steps: int | None = None,
         reorthogonalize: bool | None = None,
-    ) -> Found:
-        """Lanczos of `steps` steps; None: max(20, 10 k), and from the beginning with twice as many until
-        converged.
+    ) -> Result:
+        """Lanczos of `steps` steps; for None of max(20, 10 k) steps, and of twice as many from the beginning
+        until it converges, since the library cannot continue.
 
-        It cannot go on from where it stopped. Reorthogonalised for k > 1 (None): it returns copies of the
-        first otherwise.
+        `reorthogonalize` is by default on for k > 1: without it the library returns copies of the first
+        eigenpair.
         """
         reorthogonalize = k > 1 if reorthogonalize is None else reorthogonalize
+        options: dict[str, Any] = {"tol": tol, "which": "LA", "seed": 0, "reorthogonalize": reorthogonalize}
         with self.counted():
             n, first = min(steps or max(20, 10 * k), budget, self.size), self.vector(start)
             while True:
                 if first is None:
-                    r = he.lanczos(
-                        self.operator,
-                        k=k,
-                        max_iter=n,
-                        tol=tol,
-                        which="LA",
-                        seed=0,
-                        reorthogonalize=reorthogonalize,
-                    )
-                    found = _eigen(r, self.products)
+                    result = _as_result(he.lanczos(self.operator, k=k, max_iter=n, **options), self.products)
                 else:
-                    found = self._from(first, k, tol, n, reorthogonalize)
-                if found.converged or steps is not None or n == self.size or self.products + n >= budget:
-                    return found
+                    result = self._lanczos_from(first, k, tol, n, reorthogonalize)
+                if result.converged or steps is not None or n == self.size or self.products + n >= budget:
+                    return result
                 n = min(2 * n, budget - self.products, self.size)
 
-    def _from(self, first: Tensor, k: int, tol: float, steps: int, reorthogonalize: bool) -> Found:
-        """Its public Lanczos kernel from a start, which its `lanczos` does not take; the rest as `lanczos`
-        does."""
+    def _lanczos_from(self, first: Tensor, k: int, tol: float, steps: int, reorthogonalize: bool) -> Result:
+        """The library's `lanczos` from a start vector, which that function does not take: by the library's
+        public kernel, and the rest as the function does it."""
         run = he.lanczos_tridiagonal(self.operator, first, steps, reorthogonalize=reorthogonalize)
         T = torch.diag(run.alphas)
-        off = run.betas[: len(run.alphas) - 1]
-        T += torch.diag(off, 1) + torch.diag(off, -1)
+        off_diagonal = run.betas[: len(run.alphas) - 1]
+        T += torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1)
         theta, s = torch.linalg.eigh(T)
         theta, s = theta.flip(0)[:k], s.flip(1)[:, :k]
         vectors = torch.stack(run.basis, 1) @ s
         residuals = s[-1].abs() * run.last_beta
         converged = len(theta) == k and bool((residuals < tol * theta.abs()).all())
-        return Found(
+        return Result(
             theta.cpu().numpy(), self.products, vectors.T.cpu().numpy(), residuals.cpu().numpy(), converged
         )
 
-    def power(self, k: int, tol: float, start: Array | Tensor | None = None, budget: int = 400) -> Found:
-        """Power iteration with deflation, to a residual of tol; from a start for k = 1, which is where it
-        takes one."""
+    def power(self, k: int, tol: float, start: Array | Tensor | None = None, budget: int = 400) -> Result:
+        """Power iteration with deflation to a residual of tol; from `start` for k = 1, for which alone the
+        library takes a start."""
         first = self.vector(start)
 
-        def run(n: int, iterations: int) -> Found:
+        def run(n: int, iterations: int) -> Result:
             if n == 1 and first is not None:
                 value, v, residual, _, converged = he.power_iteration_one(
                     self.operator, max_iter=iterations, tol=tol, init=first
                 )
-                return Found(np.array([value]), None, v[None].cpu().numpy(), np.array([residual]), converged)
-            return _eigen(
-                he.deflated_power_iteration(self.operator, k=n, max_iter=iterations, tol=tol, seed=0)
-            )
+                return Result(np.array([value]), None, v[None].cpu().numpy(), np.array([residual]), converged)
+            pairs = he.deflated_power_iteration(self.operator, k=n, max_iter=iterations, tol=tol, seed=0)
+            return _as_result(pairs)
 
         with self.counted():
             return self.dominant(k, budget, run)
 
-    def trace(self, probes: int, seed: int, method: Literal["hutchinson", "hutch++"] = "hutch++") -> Found:
-        """Its estimate from `probes` products."""
+    def trace(self, probes: int, seed: int, method: Literal["hutchinson", "hutch++"] = "hutch++") -> Result:
+        """The library's estimate from `probes` products."""
         with self.counted():
-            r = he.trace(self.operator, num_matvecs=probes, method=method, seed=seed)
-        return Found(np.array([r.estimate]), self.products, residuals=np.array([r.stderr]))
+            trace = he.trace(self.operator, num_matvecs=probes, method=method, seed=seed)
+        return Result(np.array([trace.estimate]), self.products, residuals=np.array([trace.stderr]))
 
-    def density(self, probes: int, steps: int, seed: int) -> Found:
-        """Stochastic Lanczos quadrature, orthogonalised in full (there is no switch), with next to no grid to
-        smooth on."""
+    def density(self, probes: int, steps: int, seed: int) -> Result:
+        """Stochastic Lanczos quadrature with full orthogonalization, which cannot be switched off, smoothed
+        on a grid of 2 points, which costs next to nothing."""
         with self.counted():
-            r = he.spectral_density(
+            density = he.spectral_density(
                 self.operator, num_runs=probes, lanczos_steps=steps, num_grid_points=2, seed=seed
             )
-        return Found(r.raw_eigenvalues.cpu().numpy(), self.products, weights=r.raw_weights.cpu().numpy())
+        nodes, weights = density.raw_eigenvalues.cpu().numpy(), density.raw_weights.cpu().numpy()
+        return Result(nodes, self.products, weights=weights)
 
     def product(self) -> Product:
-        """A product at these parameters."""
+        """The function v -> H v at these parameters."""
         return self.operator.matvec
 
 
-class _Mean(nn.Module):
-    """A loss as curvlinops wants it."""
+class _MeanLoss(nn.Module):
+    """A loss function as the module that curvlinops takes: one with a `reduction`."""
 
     reduction = "mean"
 
@@ -330,28 +318,29 @@ class _Mean(nn.Module):
         self.loss = loss
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss."""
+        """The mean loss of a batch."""
         return self.loss(outputs, targets)
 
 
-class Curvlinops(Contestant):
+class Curvlinops(Rival):
     """curvlinops and SciPy: ARPACK's Lanczos with restarts, Hutchinson, Hutch++, XTrace, quadrature.
 
-    Its check that the operator is deterministic and its pass to count the examples are off.
+    The library's check that the operator is deterministic and its pass over the data that counts the examples
+    are switched off.
     """
 
     def __init__(self, module: nn.Module, loss: Loss, batches: Batches) -> None:
         super().__init__(module, loss, batches)
-        contestant = self
+        rival = self
 
         class Counted(curvlinops.HessianLinearOperator):
             def _matmat(self, M: list[Tensor]) -> list[Tensor]:
-                contestant.products += M[0].shape[-1]
+                rival.products += M[0].shape[-1]
                 return super()._matmat(M)
 
         self.operator = Counted(
             self.module,
-            _Mean(loss),
+            _MeanLoss(loss),
             self.params,
             self.batches,
             check_deterministic=False,
@@ -366,35 +355,28 @@ class Curvlinops(Contestant):
         budget: int = 400,
         ncv: int | None = None,
         dtype: type | None = None,
-    ) -> Found:
-        """ARPACK to a residual of tol times the eigenvalue, with `ncv` vectors (None: max(2 k + 1, 20)).
+    ) -> Result:
+        """ARPACK to a residual of tol times the eigenvalue, with `ncv` vectors (for None max(2 k + 1, 20)).
 
-        `dtype` is ARPACK's own (None: float32, the faster, down to a tol of 1e-5); products are in that of
-        the module. `budget` bounds the restarts: a few products more may be spent. It takes `ncv` + 1
-        products at least: from a good start, and for k = 1 wherever it stands out, a small `ncv` ends sooner.
+        `dtype` is that of ARPACK's vectors (for None float32, which is faster, down to a tol of 1e-5);
+        products are in the module's. `budget` bounds the number of restarts, so that a few products more may
+        be spent. ARPACK takes at least `ncv` + 1 products: from a good start, and for k = 1 where the
+        eigenvalue stands out, a small `ncv` ends sooner.
         """
         dtype = dtype or (np.float32 if tol >= 1e-5 else np.float64)
         first = self.vector(start)
         v0 = np.random.default_rng(0).standard_normal(self.size) if first is None else first.cpu().numpy()
         width = min(ncv or max(2 * k + 1, 20), self.size)
         restarts = max(1, (budget - width) // max(1, width - k))
+        options: dict[str, Any] = {"k": k, "which": "LA", "tol": tol, "ncv": width, "maxiter": restarts}
         with self.counted():
-            wrapped = self.operator.to_scipy(dtype=dtype)
-            options = {
-                "k": k,
-                "which": "LA",
-                "tol": tol,
-                "v0": v0.astype(dtype),
-                "ncv": width,
-                "maxiter": restarts,
-            }
             try:
-                values, vectors = eigsh(wrapped, **options)
+                values, vectors = eigsh(self.operator.to_scipy(dtype=dtype), v0=v0.astype(dtype), **options)
                 converged = True
-            except ArpackNoConvergence as e:
-                values, vectors, converged = e.eigenvalues, e.eigenvectors, False
+            except ArpackNoConvergence as problem:
+                values, vectors, converged = problem.eigenvalues, problem.eigenvectors, False
         order = np.argsort(-values)
-        return Found(values[order], self.products, vectors.T[order], None, converged)
+        return Result(values[order], self.products, vectors.T[order], None, converged)
 
     def trace(
         self,
@@ -402,47 +384,46 @@ class Curvlinops(Contestant):
         seed: int,
         method: Literal["hutchinson", "hutch++", "xtrace"] = "xtrace",
         block: int | None = None,
-    ) -> Found:
-        """Its estimate from `probes` products (a multiple of 3 for Hutch++, of 2 for XTrace), as many at once
-        as it has.
+    ) -> Result:
+        """The library's estimate from `probes` products (a multiple of 3 for Hutch++, of 2 for XTrace), all
+        of them at once.
 
-        For Hutchinson, `block` at once, averaged: its own way multiplies all probes at once, whatever memory
-        that takes.
+        Hutchinson can be had in blocks of `block` probes, which are averaged, where all probes at once do not
+        fit the memory.
         """
         with self.counted(seed):
             if method == "hutchinson":
-                sizes = (
-                    [probes] if block is None else [min(block, probes - i) for i in range(0, probes, block)]
-                )
+                block = block or probes
+                sizes = [min(block, probes - i) for i in range(0, probes, block)]
                 value = sum(float(curvlinops.hutchinson_trace(self.operator, n)) * n for n in sizes) / probes
             elif method == "hutch++":
                 value = float(curvlinops.hutchpp_trace(self.operator, probes - probes % 3))
             else:
                 value = float(curvlinops.xtrace(self.operator, probes - probes % 2))
-        return Found(np.array([value]), self.products)
+        return Result(np.array([value]), self.products)
 
-    def density(self, probes: int, steps: int, seed: int) -> Found:
-        """Its Lanczos kernel, without reorthogonalisation: `lanczos_approximate_spectrum` less the smoothing
-        and the bounds."""
+    def density(self, probes: int, steps: int, seed: int) -> Result:
+        """The library's Lanczos kernel, which does not reorthogonalize: its `lanczos_approximate_spectrum`
+        without the smoothing and the bounds of the spectrum."""
         with self.counted(seed):
             runs = [fast_lanczos(self.operator, steps) for _ in range(probes)]
-        nodes, weights = (
-            np.stack([r.cpu().numpy() for r in rows])
-            for rows in zip(*((t, s[0] ** 2) for t, s in runs), strict=True)
-        )
-        return Found(nodes, self.products, weights=weights)
+        nodes = np.stack([values.cpu().numpy() for values, _ in runs])
+        weights = np.stack([(vectors[0] ** 2).cpu().numpy() for _, vectors in runs])
+        return Result(nodes, self.products, weights=weights)
 
     def product(self) -> Product:
-        """A product at these parameters, [D] or [D, n]."""
+        """The function v -> H v at these parameters, of a vector [D] or several [D, n]."""
         return lambda v: self.operator @ v
 
 
-def _eigen(r: he.EigenResult, products: int | None = None) -> Found:
-    """What hessian-eigenthings returns, as ours."""
-    values, vectors, residuals = (t.cpu().numpy() for t in (r.eigenvalues, r.eigenvectors, r.residuals))
-    return Found(values, products, vectors, residuals, bool(r.converged.all()))
+def _as_result(pairs: he.EigenResult, products: int | None = None) -> Result:
+    """The eigenpairs that hessian-eigenthings returns as a `Result`."""
+    values, vectors, residuals = (
+        tensor.cpu().numpy() for tensor in (pairs.eigenvalues, pairs.eigenvectors, pairs.residuals)
+    )
+    return Result(values, products, vectors, residuals, bool(pairs.converged.all()))
 
 
-def _error(samples: Array) -> Array | None:
-    """The standard error of their mean."""
+def _standard_error(samples: Array) -> Array | None:
+    """The standard error [1] of the samples' mean; None of a single sample."""
     return np.array([samples.std(ddof=1) / len(samples) ** 0.5]) if len(samples) > 1 else None
