@@ -1,10 +1,14 @@
-"""What a compiled step of a toy costs: inside `sharp train` with recording, in a bare numba loop written
-here, and in an eager PyTorch loop; and what a limiting flow costs. One core: run with OMP_NUM_THREADS=1."""
+"""The cost of a compiled step of a toy inside `sharp train` with rows recorded, in a numba loop that records
+nothing, and in an eager PyTorch loop; and the cost of a limiting flow.
+
+`OMP_NUM_THREADS=1 python benchmarks/toys.py [STEPS]`, for one core; STEPS are 3,000,000 by default.
+"""
 
 from __future__ import annotations
 
 import json
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,28 +18,24 @@ import torch
 from common import experiment, machine, table
 from numba import njit
 
-from sharpcli.commands.train import launch
 from sharpcli.config.check import check
 from sharpcli.config.words import compose
 from sharpcli.engine.experiment import build
+from sharpcli.engine.launch import launch
+from sharpcli.engine.steps import compiled
 from sharpcli.theory import uv
 
-STEPS, ROUNDS = 3_000_000, 3
-UV = [
-    "problem=uv",
-    "problem.d=100",
-    "problem.n=40",
-    "problem.k=5",
-    "problem.start=1",
-    "lr=0.001",
-    "threads=1",
-]
+STEPS = 3_000_000  # of the compiled loops
+ROUNDS = 3  # of which the median is taken
+EAGER_STEPS = 3000  # of the eager loop, a thousand times slower
+D, LR, DELTA = 100, 1e-3, 1.0  # of the (u, v) model; its label noise is +-DELTA
+UV = ["problem=uv", f"problem.d={D}", "problem.n=40", "problem.k=5", "problem.start=1", f"lr={LR}"]
 NOISE = ["method=label_noise", "batch_size=1", "replacement=true", "objective.label_noise.delta=1"]
 
 
 @njit(fastmath=True)
 def bare(u, v, Z, y, lr, delta, steps):  # type: ignore[no-untyped-def]
-    """The same steps with numba's own generator, and nothing recorded."""
+    """The same steps of label noise with numba's random numbers; nothing is recorded."""
     n, d = Z.shape
     for _ in range(steps):
         i = np.random.randint(0, n)
@@ -50,7 +50,7 @@ def bare(u, v, Z, y, lr, delta, steps):  # type: ignore[no-untyped-def]
 def eager(
     u: torch.Tensor, v: torch.Tensor, Z: torch.Tensor, y: torch.Tensor, lr: float, delta: float, steps: int
 ) -> None:
-    """The same loop as it is usually written."""
+    """The same steps as they are usually written in PyTorch."""
     for _ in range(steps):
         i = torch.randint(len(y), ())
         sign = torch.randint(2, ()) * 2 - 1
@@ -61,109 +61,118 @@ def eager(
             v -= lr * dv
 
 
-def trained(words: list[str], steps: int, folder: str) -> float:
-    """Nanoseconds a step of a whole `sharp train` after building, recording 100 rows."""
-    words = [
-        *words,
-        f"steps={steps}",
-        "measure=[scores,norms]",
-        "measure_every=even 101",
-        f"runs_dir={folder}",
-    ]
-    build(check(compose(words), words))  # compiles, or reads what was compiled
-    return trained_seconds(words, folder) / steps * 1e9
+def train_step_ns(words: list[str], steps: int) -> float:
+    """Nanoseconds a step of a whole `sharp train` after building, with 100 rows recorded."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = [*words, f"steps={steps}", "measure=[scores,norms]", "measure_every=even 101"]
+        words = [*words, f"runs_dir={folder}"]
+        build(check(compose(words), words))  # compiles, or reads what was compiled before
+        return train_seconds(words, folder) / steps * 1e9
 
 
-def trained_seconds(words: list[str], folder: str) -> float:
-    """Seconds of a run in `folder` without building, as its last row says."""
+def train_seconds(words: list[str], folder: str) -> float:
+    """Seconds of a run in `folder` without building, as its last row states them."""
     launch(check(compose(words), words), words)
-    (run,) = Path(folder).glob("*/metrics.jsonl")
-    return json.loads(run.read_text().splitlines()[-1])["seconds"]
+    (metrics,) = Path(folder).glob("*/metrics.jsonl")
+    return json.loads(metrics.read_text().splitlines()[-1])["seconds"]
 
 
-def step_time(words: list[str], steps: int) -> float:
-    """Microseconds a compiled step, without recording."""
-    from sharpcli.engine.steps import compiled
-
+def compiled_step_us(words: list[str], steps: int) -> float:
+    """Microseconds a compiled step, without any row recorded."""
     e = experiment(*words)
-    run, w = compiled(e), e.problem.w0.numpy().copy()
-    assert run is not None
-    run.run(w, np.zeros_like(w), 0, 1000)
+    toy_steps, w = compiled(e), e.problem.w0.numpy().copy()
+    assert toy_steps is not None
+    toy_steps.run(w, np.zeros_like(w), 0, 1000, e.schedule.between(0, 1000))  # does not count
+    lrs = e.schedule.between(1000, 1000 + steps)
     started = time.perf_counter()
-    run.run(w, np.zeros_like(w), 1000, 1000 + steps)
+    toy_steps.run(w, np.zeros_like(w), 1000, 1000 + steps, lrs)
     return (time.perf_counter() - started) / steps * 1e6
 
 
-def main() -> None:
-    """See the top."""
-    torch.set_num_threads(1)
+def label_noise(steps: int) -> None:
+    """Prints the table of `sharp train`, the bare loop and the eager loop, timed in turn on the same work."""
     x, y = (part.numpy() for part in experiment(*UV, "method=gd").problem.examples)
     y = y[:, 0].copy()
-    bare(np.ones(100), np.ones(100), x, y, 1e-3, 1.0, 10)
-    ours, theirs = [], []
-    for _ in range(ROUNDS):  # in turn, on the same work
-        with tempfile.TemporaryDirectory() as folder:
-            ours.append(trained([*UV, *NOISE], STEPS, folder))
-        u, v, started = np.ones(100), np.ones(100), time.perf_counter()
-        bare(u, v, x, y, 1e-3, 1.0, STEPS)
-        theirs.append((time.perf_counter() - started) / STEPS * 1e9)
-    u, v = (torch.ones(100, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    bare(np.ones(D), np.ones(D), x, y, LR, DELTA, 10)  # compiles
+    of_sharp, of_bare = [], []
+    for _ in range(ROUNDS):
+        of_sharp.append(train_step_ns([*UV, *NOISE, "threads=1"], steps))
+        u, v, started = np.ones(D), np.ones(D), time.perf_counter()
+        bare(u, v, x, y, LR, DELTA, steps)
+        of_bare.append((time.perf_counter() - started) / steps * 1e9)
+    u, v = (torch.ones(D, dtype=torch.float64, requires_grad=True) for _ in range(2))
     started = time.perf_counter()
-    eager(u, v, torch.from_numpy(x), torch.from_numpy(y), 1e-3, 1.0, 3000)
-    slow = (time.perf_counter() - started) / 3000 * 1e9
-    our, their = statistics.median(ours), statistics.median(theirs)
+    eager(u, v, torch.from_numpy(x), torch.from_numpy(y), LR, DELTA, EAGER_STEPS)
+    eager_ns = (time.perf_counter() - started) / EAGER_STEPS * 1e9
+    sharp_ns, bare_ns = statistics.median(of_sharp), statistics.median(of_bare)
     table(
-        "batch-1 label noise, (u, v), d = 100, n = 40, 3,000,000 steps",
+        f"batch-1 label noise, (u, v), d = {D}, n = 40, {steps:,} steps",
         [
-            ("ns a step, sharp train with 100 rows recorded", f"{our:.0f}", "<= 100"),
-            ("ns a step, bare numba loop", f"{their:.0f}", "-"),
-            ("the first over the second", f"{our / their:.2f}", "<= 1.6"),
-            ("eager PyTorch over sharp train", f"{slow / our:.0f}", ">= 2000"),
+            ("ns a step, sharp train with 100 rows recorded", f"{sharp_ns:.0f}", "<= 100"),
+            ("ns a step, bare numba loop", f"{bare_ns:.0f}", "-"),
+            ("the first over the second", f"{sharp_ns / bare_ns:.2f}", "<= 1.6"),
+            ("eager PyTorch over sharp train", f"{eager_ns / sharp_ns:.0f}", ">= 2000"),
         ],
     )
+
+
+def replicas(steps: int) -> None:
+    """Prints what a second thread gains for 256 replicas; the first run of each number of threads does not
+    count."""
     spent = {}
     for threads in (1, 2, 1, 2):
         with tempfile.TemporaryDirectory() as folder:
-            words = [
-                *UV[:-1],
-                *NOISE,
-                f"threads={threads}",
-                "replicas=256",
-                "steps=200000",
-                "measure=[scores]",
-            ]
-            spent[threads] = trained_seconds([*words, "measure_every=even 2", f"runs_dir={folder}"], folder)
+            words = [*UV, *NOISE, f"threads={threads}", "replicas=256", f"steps={steps}", "measure=[scores]"]
+            spent[threads] = train_seconds([*words, "measure_every=even 2", f"runs_dir={folder}"], folder)
     torch.set_num_threads(1)
     table("256 replicas", [("throughput of two threads over one", f"{spent[1] / spent[2]:.2f}", ">= 1.8")])
-    rows = []
-    for name, words, wanted in (
+
+
+def other_toys(steps: int) -> None:
+    """Prints the cost of a compiled step of other toys."""
+    toys = (
         ("matrix sensing, d = 10, n = 50", ["problem=matrix_sensing", "lr=0.002"], "<= 2.5"),
         ("depth 3, d = 8, n = 40", ["problem=deep_factorization", "lr=0.002"], "<= 2.5"),
         ("ReLU, d = 8, h = 50", ["problem=teacher", "lr=0.01"], "<= 1.5"),
-    ):
-        rows.append((f"us a step, {name}", f"{step_time([*words, *NOISE], 200_000):.2f}", wanted))
-    table("batch-1 label noise, other toys", rows)
-    e = experiment(
-        "problem=uv",
-        "problem.d=20",
-        "problem.n=8",
-        "method=limiting_flow",
-        "lr=4",
-        "steps=1",
-        "optimizer.rtol=1e-8",
     )
-    w0 = e.problem.w0
-    e.optimizer.step(w0, e.optimizer.init(w0), e.problem.surface, 0.1)
+    times = [compiled_step_us([*words, *NOISE], steps) for _, words, _ in toys]
+    table(
+        "batch-1 label noise, other toys",
+        [
+            (f"us a step, {name}", f"{us:.2f}", wanted)
+            for (name, _, wanted), us in zip(toys, times, strict=True)
+        ],
+    )
+
+
+def limiting_flow() -> None:
+    """Prints the cost of the limiting flow to tau = 4, and its error against the closed form."""
+    toy = ["problem=uv", "problem.d=20", "problem.n=8"]
+    e = experiment(*toy, "method=limiting_flow", "lr=4", "steps=1", "optimizer.rtol=1e-8")
+    w0, surface = e.problem.w0, e.problem.surface
+    e.optimizer.step(w0, e.optimizer.init(w0), surface, 0.1)  # does not count
     started = time.perf_counter()
-    w, _ = e.optimizer.step(w0, e.optimizer.init(w0), e.problem.surface, 4.0)
+    w, _ = e.optimizer.step(w0, e.optimizer.init(w0), surface, 4.0)
     spent = time.perf_counter() - started
-    Z, right = (part.numpy() for part in e.problem.examples)
-    closed = np.concatenate(uv.flow(*np.split(w0.numpy(), 2), Z, right[:, 0], 4.0))
-    rows = [
-        ("seconds to T = 4", f"{spent:.2f}", "< 1"),
-        ("error", f"{np.abs(w.numpy() - closed).max():.0e}", "<= 1e-7"),
-    ]
-    table("limiting flow of the trace, (u, v), d = 20, n = 8, rtol 1e-8", rows)
+    Z, y = (part.numpy() for part in e.problem.examples)
+    closed_form = np.concatenate(uv.flow(*np.split(w0.numpy(), 2), Z, y[:, 0], 4.0))
+    table(
+        "limiting flow of the trace, (u, v), d = 20, n = 8, rtol 1e-8",
+        [
+            ("seconds to T = 4", f"{spent:.2f}", "< 1"),
+            ("error", f"{np.abs(w.numpy() - closed_form).max():.0e}", "<= 1e-7"),
+        ],
+    )
+
+
+def main() -> None:
+    """Prints all tables."""
+    steps = int(sys.argv[1]) if len(sys.argv) > 1 else STEPS
+    torch.set_num_threads(1)
+    label_noise(steps)
+    replicas(steps // 15)
+    other_toys(steps // 15)
+    limiting_flow()
     print(machine())
 
 

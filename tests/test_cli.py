@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import TINY, needs_cifar, only_run
 
+from sharpcli import cli
 from sharpcli.run import Run, in_directory
 
 SHORT = (*TINY, "steps=6", "measure_every=3")
@@ -24,11 +25,42 @@ def test_help_shows_every_command_with_an_example(sharp):
     said = sharp("train", "--help")
     assert (
         said.code == 0
-        and "method: central_flow, gd, gradient_flow, label_noise, limiting_flow, momentum, sam, sam_flow, sde, sgd"
+        and "method: central_flow, gd, gradient_flow, label_noise, limiting_flow, momentum, sam, sam_flow"
         in said.out
         and "experiment=eos_cifar10_5k" in said.out
     )
     assert sharp("--version").out.startswith("sharp 0.")
+
+
+COMMANDS = [
+    *((name,) for name in ("measure", "plot", "ls", "show", "study")),
+    *(("claim", name) for name in ("list", "check", "show")),
+]
+
+
+@pytest.mark.parametrize("columns", ["40", "100"])
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_help_text_shows_its_examples_as_they_are_written(sharp, monkeypatch, words, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    function = getattr(cli, "_".join(words) if words[0] == "claim" else words[0])
+    examples = [
+        line.strip() for line in function.__doc__.splitlines() if line.strip().startswith("Example: ")
+    ]
+    lines = [line.strip() for line in sharp(*words, "--help").out.splitlines()]
+    assert examples and all(example in lines for example in examples)
+
+
+def test_a_former_name_of_a_setting_is_refused_with_the_name_it_has_now(sharp, folder):
+    for word, said in [
+        (
+            "compiled=false",
+            "compiled=false: this setting is now called compile_toys; give compile_toys=false",
+        ),
+        ("compile=true", "give compile_products=true"),
+    ]:
+        assert said in sharp("train", word).refusal
+        assert said in sharp("train", word, "seed=0,1", "-m").refusal
+    assert list(folder.iterdir()) == []
 
 
 def test_cfg_job_shows_the_config_and_writes_nothing(sharp, folder):

@@ -1,4 +1,5 @@
-"""Every kind of part as a stranger would write it, from the text of docs/extend.md: it works, or is refused in a line."""
+"""Every kind of part as a stranger would write it, from the text of docs/extend.md: it works, or is refused
+in a line."""
 
 import json
 import sys
@@ -90,17 +91,20 @@ BROKEN = {
         "step is missing",
     ),
     "optimizer whose state is a list": (
-        "class Part:\n    def init(self, w):\n        return [w]\n    def step(self, w, s, g, lr):\n        return w, s\n",
+        "class Part:\n    def init(self, w):\n        return [w]\n    def step(self, w, s, g, lr):\n       "
+        " return w, s\n",
         ["optimizer._target_=broken.Part"],
         "init(w) gives a list; give a tuple of tensors",
     ),
     "optimizer whose state holds a number": (
-        "class Part:\n    def init(self, w):\n        return (0,)\n    def step(self, w, s, g, lr):\n        return w, s\n",
+        "class Part:\n    def init(self, w):\n        return (0,)\n    def step(self, w, s, g, lr):\n      "
+        "  return w, s\n",
         ["optimizer._target_=broken.Part"],
         "give a tuple of tensors",
     ),
     "optimizer whose step gives w alone": (
-        "class Part:\n    def init(self, w):\n        return ()\n    def step(self, w, s, g, lr):\n        return w\n",
+        "class Part:\n    def init(self, w):\n        return ()\n    def step(self, w, s, g, lr):\n        "
+        "return w\n",
         ["optimizer._target_=broken.Part"],
         "step(w, state, grad, lr) gives (w, state)",
     ),
@@ -238,7 +242,8 @@ def test_a_model_that_reads_its_weights_from_a_file_is_a_new_run_when_the_file_c
         "pretrained",
         "import torch\nfrom torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self, path: str):\n"
         "        super().__init__()\n        self.stack = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
-        "        self.stack[1].weight.data = torch.load(path)\n\n    def forward(self, x):\n        return self.stack(x)\n",
+        "        self.stack[1].weight.data = torch.load(path)\n\n    def forward(self, x):\n        return "
+        "self.stack(x)\n",
     )
     words = ["~model.widths", "~model.activation", "model._target_=pretrained.Net", "+model.path=w.pt"]
     words += [
@@ -271,9 +276,12 @@ def test_moving_a_module_of_this_package_renames_no_run(monkeypatch):
 # --- frozen parameters ---
 
 FROZEN = (
-    "from torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self, freeze: str):\n        super().__init__()\n"
-    "        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Tanh())\n        self.head = nn.Linear(5, 10)\n"
-    "        for name, p in self.named_parameters():\n            p.requires_grad_(not name.startswith(freeze))\n\n"
+    "from torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self, freeze: str):\n        "
+    "super().__init__()\n"
+    "        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Tanh())\n        self.head = "
+    "nn.Linear(5, 10)\n"
+    "        for name, p in self.named_parameters():\n            p.requires_grad_(not "
+    "name.startswith(freeze))\n\n"
     "    def forward(self, x):\n        return self.head(self.body(x))\n"
 )
 NET = (
@@ -295,7 +303,8 @@ def test_frozen_parameters_are_held_and_counted_nowhere(sharp, folder, page):
     assert facts["frozen"] == ["body.1.weight", "body.1.bias"] and facts["parameters"] == 60
     w = run.load(20)["w"]
     assert len(w) == 60
-    # an independent computation: the module as torch builds it, its head at w, the dense Hessian in the head alone
+    # an independent computation: the module as torch builds it, its head at w, the dense Hessian in the head
+    # alone
     import frozen
 
     torch.manual_seed(0)

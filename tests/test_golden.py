@@ -1,8 +1,10 @@
-"""Rows and run directories of an earlier commit: the same commands give the same rows, and its runs can still be used.
+"""Rows and run directories of an earlier commit: the same commands give the same rows, and its runs can still
+be used.
 
-`golden/rows.json` holds, for one run of each method, toy, model and measure, the hash of its rows at `commit` and the
-numbers of its last row. On the processor and the version of torch that made it the hashes are equal; elsewhere, where
-last digits differ, the numbers are. By design newer rows have one more column, `base_edge`, in runs of SAM.
+`golden/rows.json` holds, for one run of each method, toy, model and measure, the hash of its rows at `commit`
+and the numbers of its last row. On the processor and the version of torch that made it the hashes are equal;
+elsewhere, where last digits differ, the numbers are. By design newer rows have one more column, `base_edge`,
+in runs of SAM.
 """
 
 import hashlib

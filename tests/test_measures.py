@@ -586,13 +586,29 @@ def test_on_a_quadratic_with_a_flat_direction_the_manifold_is_at_its_distance(fo
 
 
 BAD = [
-    ("sharpness", "k=0"), ("sharpness", "tol=-1"), ("gauss_newton", "k=0"), ("gauss_newton", "rtol=0"), ("trace", "rtol=0"),
-    ("density", "probes=1"), ("log_det", "cut=2"), ("eps_sharpness", "eps=0"), ("eps_sharpness", "box_eps=-1"),
-    ("pac_bayes_sharpness", "sigma=0"), ("pac_bayes_sharpness", "sigmas=[]"), ("pac_bayes_sharpness", "delta=1"),
-    ("adaptive_sharpness", "rho=0"), ("adaptive_sharpness", "samples=1"), ("relative_flatness", "rtol=0"),
-    ("gradient_noise", "probes=2"), ("batch_sharpness", "batch_size=0"), ("batch_sharpness", "rtol=0"),
-    ("sam_sharpness", "rho=0"), ("preconditioned_sharpness", "k=0"), ("alignment", "rho=-1"), ("manifold", "cut=0"),
-]  # fmt: skip
+    ("sharpness", "k=0"),
+    ("sharpness", "tol=-1"),
+    ("gauss_newton", "k=0"),
+    ("gauss_newton", "rtol=0"),
+    ("trace", "rtol=0"),
+    ("density", "probes=1"),
+    ("log_det", "cut=2"),
+    ("eps_sharpness", "eps=0"),
+    ("eps_sharpness", "box_eps=-1"),
+    ("pac_bayes_sharpness", "sigma=0"),
+    ("pac_bayes_sharpness", "sigmas=[]"),
+    ("pac_bayes_sharpness", "delta=1"),
+    ("adaptive_sharpness", "rho=0"),
+    ("adaptive_sharpness", "samples=1"),
+    ("relative_flatness", "rtol=0"),
+    ("gradient_noise", "probes=2"),
+    ("batch_sharpness", "batch_size=0"),
+    ("batch_sharpness", "rtol=0"),
+    ("sam_sharpness", "rho=0"),
+    ("preconditioned_sharpness", "k=0"),
+    ("alignment", "rho=-1"),
+    ("manifold", "cut=0"),
+]
 
 
 @pytest.mark.parametrize("name, word", BAD, ids=lambda v: v)
@@ -628,14 +644,26 @@ def gaussian_surface(seed, n=12):
 
 def test_standard_errors_of_pac_bayes_and_batch_sharpness_cover_the_truth_over_200_seeds(experiment):
     words = ("problem=uv", "problem.d=4", "problem.n=60", "problem.k=2")
-    e = experiment(*words, "measure=[batch_sharpness,pac_bayes_sharpness]", "measure.batch_sharpness.batch_size=2",
-                   "measure.batch_sharpness.rtol=1e-9", "measure.batch_sharpness.max_batches=40",
-                   "measure.pac_bayes_sharpness.control=false", "measure.pac_bayes_sharpness.sigma=0.3")  # fmt: skip
+    e = experiment(
+        *words,
+        "measure=[batch_sharpness,pac_bayes_sharpness]",
+        "measure.batch_sharpness.batch_size=2",
+        "measure.batch_sharpness.rtol=1e-9",
+        "measure.batch_sharpness.max_batches=40",
+        "measure.pac_bayes_sharpness.control=false",
+        "measure.pac_bayes_sharpness.sigma=0.3",
+    )
     w = e.problem.w0 + 0.3 * torch.randn(8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    long = experiment(*words, "measure=[batch_sharpness,pac_bayes_sharpness]", "measure.batch_sharpness.batch_size=2",
-                      "measure.batch_sharpness.rtol=1e-9", "measure.batch_sharpness.max_batches=3000",
-                      "measure.pac_bayes_sharpness.control=false", "measure.pac_bayes_sharpness.sigma=0.3",
-                      "measure.pac_bayes_sharpness.pairs=10000")  # fmt: skip
+    long = experiment(
+        *words,
+        "measure=[batch_sharpness,pac_bayes_sharpness]",
+        "measure.batch_sharpness.batch_size=2",
+        "measure.batch_sharpness.rtol=1e-9",
+        "measure.batch_sharpness.max_batches=3000",
+        "measure.pac_bayes_sharpness.control=false",
+        "measure.pac_bayes_sharpness.sigma=0.3",
+        "measure.pac_bayes_sharpness.pairs=10000",
+    )
     truth, _ = measure(long, w, 0, {}, long.measures)
     for name in ("batch_sharpness", "pac_bayes_sharpness"):
         hits = 0
@@ -646,8 +674,16 @@ def test_standard_errors_of_pac_bayes_and_batch_sharpness_cover_the_truth_over_2
 
 
 def test_standard_errors_of_gradient_noise_and_density_cover_the_truth_over_200_seeds(experiment):
-    e = experiment("problem=uv", "problem.d=5", "problem.n=30", "problem.k=2", "measure=[gradient_noise,density]",
-                   "measure.gradient_noise.probes=24", "measure.density.probes=16", "measure.density.steps=3")  # fmt: skip
+    e = experiment(
+        "problem=uv",
+        "problem.d=5",
+        "problem.n=30",
+        "problem.k=2",
+        "measure=[gradient_noise,density]",
+        "measure.gradient_noise.probes=24",
+        "measure.density.probes=16",
+        "measure.density.steps=3",
+    )
     w = e.problem.w0 + 0.3 * torch.randn(10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     here, eye = e.problem.surface.linearize(w), torch.eye(10, dtype=torch.float64)
     H, C = here.hvp(eye), here.second_moment(eye) - torch.outer(here.grad, here.grad)

@@ -230,7 +230,8 @@ def test_single_examples_are_stable_in_mean_square_up_to_two_over_the_trace():
 
 
 def test_label_noise_fluctuates_around_the_flow_as_its_closed_form(experiment):
-    words = "problem=uv problem.instance=0 problem.start=0.5 method=label_noise batch_size=1 replacement=true lr=0.002"
+    words = "problem=uv problem.instance=0 problem.start=0.5 method=label_noise batch_size=1 lr=0.002"
+    words += " replacement=true"
     e = experiment(
         *words.split(), "objective.label_noise.delta=0.5", "measure=[uv_flow]", "steps=200000", "seed=6"
     )

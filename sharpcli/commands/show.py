@@ -21,7 +21,10 @@ from sharpcli.run import Run, find
 PACKAGE = Path(__file__).parents[1]
 SETTING = re.compile(r"^(?P<indent> *)(?P<key>[\w.@/-]+):(?: +(?P<value>.*?))?(?:\s+# (?P<comment>.*))?$")
 CHOICE = re.compile(r"^ *- /(?P<group>\w+)@(?P<key>\w+): (?P<option>\w+)(?:\s+# (?P<comment>.*))?$")
-SEVERAL = ("measure", "objective")  # groups whose parts stand under their own key, as in measure=[sharpness,trace]
+SEVERAL = (
+    "measure",
+    "objective",
+)  # groups whose parts stand under their own key, as in measure=[sharpness,trace]
 PARTS = ("optimizer", "objective", "schedule", "problem", "data", "model", "loss", "measure", "plot")
 POINTERS = {"claim": "sharp claim show {}", "study": "sharp study {} runs it"}
 
@@ -60,10 +63,14 @@ def about_group(group: str) -> str:
         path = target(text, group)
         module = path.rpartition(".")[0]
         alone = modules.count(module) == 1
-        rows.append((option, head(text) or first_sentence(docstring(path, of_module=alone)) or statement(text)))
+        rows.append(
+            (option, head(text) or first_sentence(docstring(path, of_module=alone)) or statement(text))
+        )
     if not rows:
         return f"{group}: no options"
-    return "\n".join([*aligned(rows), "", f"sharp show {group} {rows[0][0]} explains an option and its settings"])
+    return "\n".join(
+        [*aligned(rows), "", f"sharp show {group} {rows[0][0]} explains an option and its settings"]
+    )
 
 
 def about_option(group: str, option: str) -> str:
@@ -84,7 +91,10 @@ def about_option(group: str, option: str) -> str:
         out += [explanation, ""]
     if path:
         out += [f"source: {path}", ""]
-    rows = [("setting", "default", "meaning"), *((s.name, s.default, s.comment) for s in settings(text, group))]
+    rows = [
+        ("setting", "default", "meaning"),
+        *((s.name, s.default, s.comment) for s in settings(text, group)),
+    ]
     return "\n".join(out + (aligned(rows, 3) if len(rows) > 1 else ["it has no settings"])).rstrip()
 
 

@@ -317,14 +317,16 @@ def _assess(krylov: Krylov, k: int, tol: float, slack: float, least: bool) -> _A
 
 @dataclass(frozen=True)
 class _Invariant:
-    """The Ritz values [m] and the size m of the last basis that was invariant under A; none, and 0, before the first."""
+    """The Ritz values [m] and the size m of the last basis that was invariant under A; none, and 0, before
+    the first."""
 
     theta: Tensor
     size: int
 
 
 def _is_invariant(assessment: _Assessment, krylov: Krylov) -> bool:
-    """Whether A takes nothing out of the basis, which is not the whole space: no growth by A reaches more of it."""
+    """Whether A takes nothing out of the basis, which is not the whole space: no growth by A reaches more of
+    it."""
     m, D = krylov.V.shape
     coupling = float(krylov.C[:m].norm()) if krylov.width else 0.0
     return m < D and coupling <= 100 * assessment.floor
@@ -342,9 +344,9 @@ def _is_done(
 ) -> bool:
     """Whether all k pairs have converged, for a basis that A leaves.
 
-    An invariant basis may lack copies of a multiple eigenvalue, which its start vector cannot reach. It goes on
-    from a random direction, and the solve ends when the largest Ritz pair of that direction has converged and has
-    changed none of the k values.
+    An invariant basis may lack copies of a multiple eigenvalue, which its start vector cannot reach. It goes
+    on from a random direction, and the solve ends when the largest Ritz pair of that direction has converged
+    and has changed none of the k values.
     """
     m, D = krylov.V.shape
     if assessment.unconverged:

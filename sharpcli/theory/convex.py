@@ -39,8 +39,8 @@ def least_nuclear(A: Array, y: Array, positive: bool = False) -> tuple[Array, fl
 
     A is [n, p, q] and y [n]; `positive` admits positive semidefinite X alone (then p = q and |X|_* = Tr X).
     It is the semidefinite program min Tr M / 2 over M = [[W1, X], [X^T, W2]] >= 0, solved by Clarabel; the
-    dual is max y.l over the multipliers l [n] with |sum_i l_i A_i| <= 1 in the operator norm. Raises ValueError where no
-    X fits.
+    dual is max y.l over the multipliers l [n] with |sum_i l_i A_i| <= 1 in the operator norm. Raises
+    ValueError where no X fits.
     """
     n, p, q = A.shape
     if positive:
