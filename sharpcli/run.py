@@ -261,7 +261,8 @@ def find_all(words: Iterable[str], runs_dir: Path) -> list[Run]:
 
 def frame_of(runs: Sequence[Run]) -> pd.DataFrame:
     """One row a run and step: the logged and measured columns, and the run's settings by their dotted names;
-    in the column `scores` the names of the scores that its problem wants seen."""
+    in the
+    column `scores` the names of the scores that the problem reports."""
     import pandas as pd
 
     frame: list[dict[str, Any]] = []
@@ -279,8 +280,8 @@ def frame_of(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def score_names(run: Run) -> list[str]:
-    """The scores that the run's problem wants seen, in its order. Runs of format 1 do not say; theirs are the
-    columns of their last row that the problems of that format had."""
+    """The names of the scores that the run's problem reports, in its order. Runs of format 1 do not say;
+    theirs are the columns of their last row that the problems of that format had."""
     if "scores" in run.provenance:
         return list(run.provenance["scores"])
     return [name for name in former.SCORES if (run.last() or {}).get(name) is not None]

@@ -1,4 +1,4 @@
-"""`sharp measure`: checkpoints of runs, or anybody's file of weights, measured at a point."""
+"""`sharp measure`: measures the checkpoints of a run, or a file of weights from elsewhere."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Options:
 
 
 @dataclass(frozen=True)
-class PointOfRun:
-    """A checkpoint as `sharp measure` needs it: the step, w [D], the warm vectors and the optimizer's
+class SavedPoint:
+    """A checkpoint, or a file of weights: the step, w [D], each measure's warm vectors and the optimizer's
     state."""
 
     step: int
@@ -60,7 +60,7 @@ class Subject:
 
     name: str
     experiment: Experiment
-    points: Iterator[PointOfRun]
+    points: Iterator[SavedPoint]
     keep: Callable[[Row], None]
     source: dict[str, Any] = field(default_factory=dict)
 
@@ -68,8 +68,8 @@ class Subject:
 def measure_all(
     names: Sequence[str], overrides: Sequence[str], steps: str, runs_dir: Path, options: Options
 ) -> None:
-    """Measures every named run or file at the wanted points; overrides that fit no run are refused before the
-    first."""
+    """Measures every named run or file at the wanted steps. All overrides are checked against all runs before
+    the first measurement."""
     if options.by not in ("", "layer"):
         raise Refusal(f"--by {options.by}: possible: layer")
     files = [Path(name) for name in names if Path(name).is_file()]
@@ -87,7 +87,7 @@ def measure_all(
         raise Refusal(f"--step {steps}: a file of weights has no steps")
     checked = [(run, checked_again(run, overrides), checkpoints(run, steps)) for run in runs]
     if options.out is not None:
-        with writing(options.out), open(options.out, "ab"):  # before anything is computed
+        with writing(options.out), open(options.out, "ab"):  # fail now, if the file cannot be written
             pass
     from sharpcli.engine.experiment import forget_data
     from sharpcli.landscape.distributed import processes
@@ -112,14 +112,15 @@ def of_run(
             f"measure=[...]"
         )
     from sharpcli.engine.experiment import build
-    from sharpcli.engine.launch import begun, changes
+    from sharpcli.engine.launch import with_original_start
     from sharpcli.engine.measuring import restore
+    from sharpcli.engine.same_run import changed_inputs
     from sharpcli.provenance import content_hash, provenance
 
-    experiment = begun(build(checked, group), run)
+    experiment = with_original_start(build(checked, group), run)
     source = provenance(experiment.problem.w0.device, command)
     now = {**experiment.facts, "start": content_hash([experiment.problem.w0]), **source}
-    if changed := changes(run.provenance, now):
+    if changed := changed_inputs(run.provenance, now):
         raise Refusal(
             f"{run.name}: the {changed[0]} changed since this run was made, and its numbers would be of "
             f"something else; "
@@ -127,14 +128,14 @@ def of_run(
         )
     source["measure"] = checked.config["measure"]
 
-    def points() -> Iterator[PointOfRun]:
+    def points() -> Iterator[SavedPoint]:
         for step in at:
             try:
                 saved = run.load(step)
             except (ValueError, OSError, RuntimeError) as problem:
                 complain(f"{run.name}: checkpoint {step} left out: {problem}")
                 continue
-            yield PointOfRun(step, *restore(saved, experiment))
+            yield SavedPoint(step, *restore(saved, experiment))
 
     def keep(row: Row) -> None:
         if options.out is None:
@@ -148,8 +149,8 @@ def of_run(
 def of_file(file: Path, overrides: Sequence[str], group: Processes, options: Options) -> Subject:
     """Somebody's weights in a network that the overrides describe as for `sharp train`; batch norm as stored,
     unless the overrides say otherwise."""
-    says_how = any(o.startswith(("problem.batchnorm=", "problem=")) for o in overrides)
-    as_stored = [] if says_how else ["problem.batchnorm=stored"]
+    sets_batchnorm = any(o.startswith(("problem.batchnorm=", "problem=")) for o in overrides)
+    as_stored = [] if sets_batchnorm else ["problem.batchnorm=stored"]
     checked = check(compose([*as_stored, *overrides]), overrides)
     from sharpcli.commands import state_dict
     from sharpcli.engine.experiment import build
@@ -166,7 +167,7 @@ def of_file(file: Path, overrides: Sequence[str], group: Processes, options: Opt
             append(options.out, {"file": str(file), **row})
 
     return Subject(
-        str(file), experiment, iter([PointOfRun(0, experiment.problem.w0, {}, None)]), keep, source
+        str(file), experiment, iter([SavedPoint(0, experiment.problem.w0, {}, None)]), keep, source
     )
 
 
@@ -201,7 +202,7 @@ def measure_subject(subject: Subject, options: Options, group: Processes) -> Non
 
 def measure_part(
     experiment: Experiment,
-    point: PointOfRun,
+    point: SavedPoint,
     label: str,
     chosen: list[str] | None,
     keep: Callable[[Row], None],

@@ -53,8 +53,8 @@ def show(word: str, option: str | None, runs_dir: Path) -> str:
 
 
 def about_group(group: str) -> str:
-    """The options of a config group, each with a sentence: the comment at the head of its yaml, or the first sentence of
-    its module, or of its function where several options share a module."""
+    """The options of a config group, each with a sentence: the comment at the head of its yaml, or the first
+    sentence of its module, or of its function where several options share a module."""
     files = sorted((CONF / group).glob("*.yaml"))
     texts = {file.stem: file.read_text() for file in files}
     modules = [target(text, group).rpartition(".")[0] for text in texts.values()]
@@ -133,7 +133,8 @@ def head(text: str) -> str:
 
 
 def target(text: str, group: str) -> str:
-    """The path of the part that a yaml of a group describes; empty for presets, claims and studies, which are none."""
+    """The path of the part that a yaml of a group describes; empty for presets, claims and studies, which are
+    none."""
     if group not in PARTS:
         return ""
     match = re.search(r"^ *_target_: (sharpcli\.[\w.]+)", text, re.M)
@@ -147,7 +148,8 @@ def statement(text: str) -> str:
 
 
 def docstring(path: str, of_module: bool = False) -> str:
-    """The docstring of a function or class of this package, or of its module, read and not imported; empty for none."""
+    """The docstring of a function or class of this package, or of its module, read and not imported; empty
+    for none."""
     if not path:
         return ""
     module, _, name = path.partition(".")[2].rpartition(".")
@@ -161,8 +163,9 @@ def docstring(path: str, of_module: bool = False) -> str:
 
 
 def first_sentence(text: str) -> str:
-    """The first sentence of a text, on one line. A stop after a formula, as in `sum_i v_i . H(w) v_i`, ends none."""
-    paragraph = " ".join(text.split("\n\n")[0].split())
+    """The first sentence of a text, on one line. A stop within a formula, as in `sum_i v_i . H(w) v_i`, is
+    none."""
+    paragraph = " ".join(text.partition("\n\n")[0].split())
     return re.split(r"(?<=[\w)\]`][.]) (?=[A-Z`])", paragraph)[0]
 
 

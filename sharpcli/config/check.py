@@ -49,8 +49,8 @@ class Checked:
         return former.digest(config)
 
     def name_with(self, *contents: str) -> str:
-        """The name of a run of this config on other data than the run that has `name`: with a hash of the
-        `contents`."""
+        """The name with a hash of the data's `contents`: for a run where `name` is taken by a run on other
+        data."""
         return f"{self.name}-{former.digest({'contents': list(contents)})}"
 
     @property
@@ -81,7 +81,7 @@ def check(cfg: DictConfig | Mapping[str, Any], overrides: Sequence[str] = ()) ->
         if values[key] is not None:
             values[key] = parse(values[key], key)
     contents = _check_parts(values, overrides)
-    values["method"] = label(values)
+    values["method"] = method_label(values)
     local = {key: values.pop(key) for key in LOCAL}
     return Checked({key: value for key, value in values.items() if value is not None}, local, contents)
 
@@ -158,7 +158,7 @@ def _check_parts(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
             kept = {
                 key: part
                 for key, part in chosen.items()
-                if not _switched_off(part, f"{name}.{key}", overrides)
+                if not _is_leftover(part, f"{name}.{key}", overrides)
             }
             values[name] = {key: typed(part, f"{name}.{key}", trust) for key, part in kept.items()}
         elif values[name]:
@@ -230,9 +230,9 @@ def _coerced(value: Any, hint: Any, setting: str) -> Any:
     return out
 
 
-def _switched_off(part: Any, where: str, overrides: Sequence[str]) -> bool:
-    """Whether these are an experiment's values for a part that another argument, such as method=sgd, has
-    switched off."""
+def _is_leftover(part: Any, where: str, overrides: Sequence[str]) -> bool:
+    """Whether a part is a leftover: values without a `_target_`, which an experiment sets for a part that
+    another argument, such as method=sgd, has removed."""
     mentioned = any(override.lstrip("+~").startswith(where) for override in overrides)
     return isinstance(part, Mapping) and "_target_" not in part and not mentioned
 
@@ -253,9 +253,9 @@ def _contents(part: Mapping[str, Any], where: str, trust: Sequence[str]) -> dict
     return out
 
 
-def label(values: Mapping[str, Any]) -> str:
-    """The preset's name where rule, objectives and batch size are the preset's; `custom` where one of them is
-    not."""
+def method_label(values: Mapping[str, Any]) -> str:
+    """The label of a run: the name of its method (conf/method) if optimizer, objectives and batch size agree
+    with what the method states, else `custom`."""
     file = CONF / "method" / f"{values['method']}.yaml"
     if not file.exists():
         return values["method"]
@@ -271,9 +271,9 @@ def label(values: Mapping[str, Any]) -> str:
         objectives |= _option("objective", option)
     is_full = values["batch_size"] == "full"
     same = (
-        _targets(rule, values["optimizer"])
+        _same_targets(rule, values["optimizer"])
         and objectives.keys() == values["objective"].keys()
-        and all(_targets(part, values["objective"][key]) for key, part in objectives.items())
+        and all(_same_targets(part, values["objective"][key]) for key, part in objectives.items())
         and ("batch_size" not in preset or (preset["batch_size"] == "full") == is_full)
     )
     return values["method"] if same else "custom"
@@ -283,13 +283,13 @@ def _option(group: str, name: str) -> dict[str, Any]:
     return yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
 
 
-def _targets(wanted: Mapping[str, Any], given: Any) -> bool:
-    """Whether every `_target_` that a preset states is the given part's; what it states by a defaults list is
-    free."""
+def _same_targets(wanted: Mapping[str, Any], given: Any) -> bool:
+    """Whether `given` has every `_target_` that a method states itself; what a method leaves to a defaults
+    list is not compared."""
     if not isinstance(given, Mapping):
         return False
     return all(
-        _targets(value, given.get(key))
+        _same_targets(value, given.get(key))
         if isinstance(value, Mapping)
         else key != "_target_" or value == given.get(key)
         for key, value in wanted.items()

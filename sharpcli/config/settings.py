@@ -60,7 +60,7 @@ class Plain:
     replicas: Any = setting(1)
     # run the steps of a toy by compiled code where the toy, the rule and the noise have it
     compile_toys: bool = setting(True)
-    # a number of steps, "1 epoch", "log 50", or a list of steps; 0 measures nothing
+    # a number of steps, "1 epoch", "log 50", "even 50", or a list of steps; 0 measures nothing
     measure_every: Any = setting(10)
     # curvature on the first so many examples; null is all
     measure_examples: int | None = setting(None, least=1)

@@ -1,5 +1,5 @@
-"""The function or class that a `_target_` names: looked up, asked for its parameters, and known by its own
-name."""
+"""Imports the function or class that a `_target_` names, lists its parameters, and gives the name by which a
+run's hash counts it."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def _inside(module: str, roots: Sequence[str]) -> bool:
 
 
 def hyperparameters(target: Target) -> tuple[dict[str, Any], list[str], list[str]]:
-    """The annotations of what yaml says to a target, the names that it must give, and all that it may give: a
-    function's keyword-only parameters, or a class's own; those with a default may be left out. The parts of
-    this package have none."""
+    """(type hints, needed names, allowed names) of the parameters that yaml sets: the keyword-only ones of a
+    function, all of a class. A parameter with a default is not needed; the parts of this package have no
+    defaults."""
     parameters = inspect.signature(target).parameters.values()
     if inspect.isclass(target):
         taken = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]

@@ -20,7 +20,7 @@ from sharpcli.config.settings import OF_PROBLEM
 from sharpcli.config.targets import optional, positional, resolve
 from sharpcli.data import Dataset
 from sharpcli.due import Times, in_steps, times
-from sharpcli.engine.malloc import keep_freed_memory
+from sharpcli.engine.memory import keep_freed_memory
 from sharpcli.errors import Refusal
 from sharpcli.landscape.distributed import ALONE, Processes
 from sharpcli.landscape.surface import LossSurface

@@ -16,7 +16,8 @@ from sharpcli.config.check import Checked
 from sharpcli.due import in_steps, times
 from sharpcli.engine import replicas
 from sharpcli.engine.experiment import Experiment, build, with_start
-from sharpcli.engine.measuring import enough_memory
+from sharpcli.engine.memory import enough_memory
+from sharpcli.engine.same_run import changed_inputs, rounding_differences, runs_of
 from sharpcli.engine.train import Lane, Position, begin, resume, train
 from sharpcli.errors import Refusal
 from sharpcli.jsonl import Row
@@ -64,7 +65,7 @@ def launch(checked: Checked, arguments: Sequence[str] = (), console: Console = Q
             position = (
                 Position(0, lanes) if is_new else resume(run, lanes, console.complain) or Position(0, lanes)
             )
-            group.wait()  # all have read before the first process writes
+            group.wait()  # every process has read the directory; the first may change it now
             if not is_new:
                 _note_resuming(run, position, source, group, console)
             threads = checked.local["threads"] or torch.get_num_threads()
@@ -109,47 +110,25 @@ def _find_or_create(
     first = lanes[0].experiment
     facts = {"steps": first.steps, **first.facts, "start": content_hash([first.problem.w0])}
     facts |= {"replicas": len(lanes)} if lanes[0].label is not None else {}
-    candidates = runs_of(checked, facts["data"])
-    same = next((run for run in candidates if not changes(run.provenance, {**facts, **source})), None)
+    candidates = runs_of(checked)
+    same = next((run for run in candidates if not changed_inputs(run.provenance, {**facts, **source})), None)
     path = same.path if same is not None else Path(checked.local["runs_dir"]) / checked.name
     if same is None and candidates:
         other = candidates[-1]
-        what = changes(other.provenance, {**facts, **source})[0]
+        what = changed_inputs(other.provenance, {**facts, **source})[0]
         console.note(f"the {what} changed since {other.name}: this is a new run")
         path = path.parent / checked.name_with(facts["data"], facts["start"], facts.get("test_data", ""))
-    group.wait()  # all have looked before the first process writes
+    group.wait()  # every process has read the directory; the first may change it now
     if same is None and group.first:
         Run.create(path, checked.config, {**facts, **source})
     group.wait()
     return Run(path, writes=group.first), same is None
 
 
-def runs_of(checked: Checked, data: str = "") -> list[Run]:
-    """The runs of this config, by its hash and by the hash that format 1 gave it, on whatever data; by name,
-    those whose name says their data last."""
-    runs_dir = Path(checked.local["runs_dir"])
-    files = [
-        *runs_dir.glob(f"*-{checked.hash}/provenance.json"),
-        *runs_dir.glob(f"*-{checked.former_hash}/provenance.json"),
-    ]
-    files += sorted(runs_dir.glob(f"*-{checked.hash}-*/provenance.json"))
-    return [Run(file.parent) for file in files]
-
-
-def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What a run was made of and is no longer: its data, its test data, and, on the same device and version
-    of torch, its first and its frozen weights (a user's model may read them from a file). What is not
-    recorded is not compared."""
-    names = {"data": "training data", "test_data": "test data"}
-    if not differences(before, now, ("device", "threads")):
-        names |= {"start": "first weights", "frozen_values": "frozen weights"}
-    return [what for key, what in names.items() if key in before and before[key] != now.get(key)]
-
-
 def _note_resuming(
     run: Run, position: Position, source: dict[str, Any], group: Processes, console: Console
 ) -> None:
-    if others := differences(run.provenance, source):
+    if others := rounding_differences(run.provenance, source):
         console.complain(
             f"{run.name}: resumed with another {', '.join(others)}: the last digits may differ from a whole "
             f"run's"
@@ -159,17 +138,9 @@ def _note_resuming(
     console.note(f"resuming {run.path} at step {position.step}")
 
 
-def differences(
-    before: dict[str, Any], now: dict[str, Any], facts: Sequence[str] = ("device", "threads", "tf32")
-) -> list[str]:
-    """What the last bits depend on and is not as it was."""
-    names = [key for key in facts if before.get(key) != now.get(key)]
-    return names + [key for key in ("torch",) if before["packages"].get(key) != now["packages"][key]]
-
-
 def checked_with_source(checked: Checked) -> Checked:
-    """`init_from` as <hash>@<step>, so that the name says which weights and not where they lay; the path in
-    `local`."""
+    """Replaces `init_from` by <hash>@<step>, so that the run's name does not depend on a path; the path goes
+    into `local["source"]`. Refuses a run or a step that does not exist."""
     if not checked.config.get("init_from"):
         return checked
     word, _, step = checked.config["init_from"].partition("@")
@@ -206,8 +177,9 @@ def start_weights(checked: Checked, experiment: Experiment) -> Tensor | None:
     return w
 
 
-def begun(experiment: Experiment, run: Run) -> Experiment:
-    """The same experiment with `init` the weights at which the run began, where those were another run's."""
+def with_original_start(experiment: Experiment, run: Run) -> Experiment:
+    """The experiment with `init` set to the run's checkpoint of step 0, if `init_from` started it from
+    another run."""
     if not run.config.get("init_from") or 0 not in run.checkpoints():
         return experiment
     try:

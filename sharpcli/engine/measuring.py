@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sharpcli.engine.experiment import Experiment
+from sharpcli.engine.memory import enough_memory
 from sharpcli.errors import Refusal
 from sharpcli.jsonl import Row
 from sharpcli.landscape.curvature import Curvature
@@ -93,23 +92,6 @@ def each(
             row[f"{name}_examples"] = surface.examples
             row[f"{name}_seconds"] = round(time.perf_counter() - began, 4)
         yield name, row, {} if estimates.warm is None else {name: estimates.warm}
-
-
-@contextmanager
-def enough_memory(experiment: Experiment) -> Iterator[None]:
-    """Turns memory that runs out into one line that says which smaller chunk or graph to try."""
-    try:
-        yield
-    except RuntimeError as problem:  # torch.OutOfMemoryError is one; the CPU's allocator raises a plain one
-        if not isinstance(problem, torch.OutOfMemoryError) and "allocate memory" not in str(problem):
-            raise
-        graph_gb = experiment.problem.surface.graph_budget / 1e9
-        largest = max(len(y) for _, y in experiment.problem.surface.batches)
-        raise Refusal(
-            f"out of memory at {largest} examples at once and graphs of up to {graph_gb:g} GB on "
-            f"{experiment.problem.w0.device}; try chunk={max(1, largest // 4)} graph_gb={graph_gb / 4:g}, or "
-            f"basis_gb={experiment.basis_bytes / 4e9:g}"
-        ) from None
 
 
 def restore(saved: Mapping[str, Any], experiment: Experiment) -> tuple[Tensor, Warm, State]:

@@ -23,8 +23,8 @@ from sharpcli.optimizers import State, base_edge, columns, edge, started
 from sharpcli.run import Run
 
 NEVER = Times()
-LARGEST_LOSS = 3.4e38  # beyond float32's numbers a training loss has diverged, and no plot has a scale for it
-CRASH_COSTS = (
+LARGEST_LOSS = 3.4e38  # about the largest float32 number: a larger training loss counts as diverged
+SECONDS_BETWEEN_SAVES = (
     60.0  # write a checkpoint at least this often (seconds), keeping only the latest of these extra ones
 )
 Label = Mapping[str, Any]
@@ -32,10 +32,11 @@ Label = Mapping[str, Any]
 
 @dataclass
 class Lane:
-    """One trajectory of a run: its experiment, and where it is: all that resuming needs.
+    """A trajectory of a run: its experiment, and where it is: all that resuming needs.
 
-    `label` is what tells it apart from the other lanes of a run with replicas; None in a run of one
-    trajectory. A lane that has `diverged` is moved no more.
+    `warm` are each measure's vectors of the last measurement, from which the next one starts. `label` is what
+    tells the lane apart from the other lanes of a run with replicas; None in a run of one trajectory. A lane
+    that has `diverged` takes no further steps.
     """
 
     experiment: Experiment
@@ -74,15 +75,16 @@ def train(
     tell: Callable[[int, Row | None], Any] = lambda step, row: None,
     threads: int = 1,
 ) -> Row:
-    """Trains from `position` to the last step and returns the last row logged.
+    """Trains from `position` to the last step and returns the last row logged. At each step:
 
-    At a step: a checkpoint where it is due (with the warm vectors as they are *before* measuring, so that
-    measuring it again gives the same numbers), the measures that are due, a row for each lane, then the
-    update; where steps are compiled, all up to the next at which something is due, `threads` lanes at the
-    same time. The last step is measured and kept always. Weights or a training loss that are not finite end a
-    run of one lane as diverged, which is a result; among several lanes, that lane says so in its rows from
-    then on. On Ctrl-C the position at which the step began is written first, so that resuming measures that
-    step again and logs it once.
+    1. a checkpoint is saved where it is due, with the warm vectors as they are *before* measuring, so that
+    measuring the checkpoint again gives the same numbers; 2. what is due is measured, and a row is logged for
+    each lane; at the last step always; 3. each lane is updated. Compiled lanes go on to the next step at
+    which something is due, `threads` of them in parallel.
+
+    Weights or a training loss that are not finite end a run of a single lane as diverged, which is a result;
+    of several lanes, that lane's rows say so from then on. On Ctrl-C the position at which the step began is
+    saved first, so that resuming measures that step again and logs it once.
     """
     first = position.lanes[0].experiment
     moves = [advance(lane.experiment) for lane in position.lanes]
@@ -92,14 +94,14 @@ def train(
     offset = began_offset = run.offset
     began = position.copy()
     try:
-        # OpenMP's number of threads belongs to a thread: without the initializer a lane would sum in another order
+        # OpenMP counts threads for each thread: without the initializer a lane sums in another order
         with ThreadPoolExecutor(
             threads, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)
         ) as pool:
             while True:
                 began, began_offset = position.copy(), offset
                 due = position.step % checkpoint_every == 0 or position.step == last_step
-                if due or time.perf_counter() - saved_at > CRASH_COSTS:
+                if due or time.perf_counter() - saved_at > SECONDS_BETWEEN_SAVES:
                     save(run, position, offset)
                     if extra is not None and extra != position.step:
                         run.drop(extra)

@@ -47,12 +47,12 @@ def network(
     which the module is in eval mode. Parameters with `requires_grad=False` are held at their values: they are
     `frozen`, and no part of w.
 
-    Batch norm keeps no running statistics in training. `batchnorm=batch` normalizes by whatever is evaluated
-    at once (`chunk` examples when measuring), which makes the loss a function of w; `population` fixes,
-    before scoring or measuring at w, the statistics of the training data at w; `stored` takes the running
-    statistics that came with the weights. Refuses a model without a trainable parameter; one whose outputs
-    differ between two passes (dropout): its loss is no function of w; and weights whose names or shapes are
-    not the model's.
+    Batch norm keeps no running statistics in training. `batchnorm=batch` normalizes by the statistics of the
+    examples that are evaluated at once (`chunk` when measuring), which makes the loss a function of w;
+    `population` fixes, before scoring or measuring at w, the statistics of the whole training set at w;
+    `stored` takes the running statistics of the file of weights. Refuses a model without a trainable
+    parameter; one whose outputs differ between two passes (dropout): its loss is no function of w; and
+    weights whose names or shapes are not the model's.
     """
     if batchnorm == "stored" and weights is None:
         raise Refusal(
@@ -82,6 +82,7 @@ def network(
             norm.running_mean = norm.running_var = norm.num_batches_tracked = None
     w0 = torch.cat([p.detach().flatten() for p in trainable.values()])
     predict = flat(module, list(trainable))
+    # under batch norm an example's output depends on its batch, which must then not be split
     joint = batchnorm == "batch" and bool(batch_norms(module))
     pieces = chunks((x_train, y_train), chunk)
     surface = LossSurface(
@@ -184,7 +185,7 @@ def flat(module: nn.Module, names: Sequence[str]) -> Predict:
 
     def predict(w: Tensor, x: Tensor) -> Tensor:
         parts = (part.view(shape) for part, shape in zip(w.split(sizes), shapes, strict=True))
-        # the fast kernels of attention have no second derivative, and those of convolutions a slow one
+        # PyTorch's fast kernels of attention cannot be differentiated twice; its convolutions can, but slowly
         with sdpa_kernel(SDPBackend.MATH), Convolutions() if convolves else nullcontext():
             return torch.func.functional_call(module, dict(zip(names, parts, strict=True)), (x,))
 
