@@ -205,7 +205,7 @@ def test_ctrl_c_leaves_what_is_finished_on_disk(process, folder):
 
 def test_memory_that_runs_out_is_one_line_that_names_the_chunk_to_try(sharp, folder, monkeypatch):
     torch.save(network().state_dict(), folder / "w.pt")
-    from sharpcli.landscape.surface import Linearization
+    from sharpcli.landscape.hessian_products import Linearization
 
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")

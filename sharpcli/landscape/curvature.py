@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sharpcli.landscape.surface import Linearization, LossSurface
+from sharpcli.landscape.hessian_products import Linearization
+from sharpcli.landscape.surface import LossSurface
 from sharpcli.linalg.lanczos import KEPT_VECTORS, Krylov, Matvec, Ritz, Tell, extremes
 from sharpcli.linalg.quadrature import Quadrature, Rule, extend, rule, stack
 from sharpcli.rng import generator

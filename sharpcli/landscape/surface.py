@@ -13,6 +13,7 @@ from torch import Tensor
 from sharpcli.errors import Refusal
 from sharpcli.landscape.compiled_products import CompiledProducts
 from sharpcli.landscape.distributed import ALONE, Processes
+from sharpcli.landscape.hessian_products import Linearization, curvature_grad
 
 Batch = tuple[
     Shaped[Tensor, "_ ..."], Shaped[Tensor, "_ ..."]
@@ -24,7 +25,6 @@ Penalty = Callable[[Float[Tensor, " D"]], Float[Tensor, ""]]
 # `graph_bytes` builds the graphs of this many examples; the difference gives the bytes that each example
 # adds.
 PROBE_EXAMPLES = (4, 8)
-KEEP_GRAPH = {"retain_graph": True, "materialize_grads": True}
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,10 @@ class LossSurface:
         """
         total = torch.zeros_like(w)
         at = w.detach().requires_grad_()
-        for weight, batch in self._weighted_batches():
-            g = self._single(batch)._gradient_graph(at)
+        for weight, batch in self.weighted_batches():
+            g = self.single(batch).gradient_graph(at)
             for v in V:
-                total += _curvature_grad(g, at, v) * weight
+                total += curvature_grad(g, at, v) * weight
         return self.processes.sum(total)
 
     def graph_bytes(self, w: Float[Tensor, " D"]) -> int:
@@ -144,7 +144,7 @@ class LossSurface:
         small, large = PROBE_EXAMPLES
         if len(y) < large:
             return n * max(x[0].nbytes, 1)
-        small_bytes, large_bytes = (self._single((x[:m], y[:m]))._graph_bytes(w) for m in PROBE_EXAMPLES)
+        small_bytes, large_bytes = (self.single((x[:m], y[:m]))._graph_bytes(w) for m in PROBE_EXAMPLES)
         return small_bytes + (large_bytes - small_bytes) * (n - small) // (large - small)
 
     def _graph_bytes(self, w: Tensor) -> int:
@@ -158,20 +158,20 @@ class LossSurface:
 
         with torch.autograd.graph.saved_tensors_hooks(record, lambda t: t):
             w = w.detach().requires_grad_()
-            graph = self._gradient_graph(w)
+            graph = self.gradient_graph(w)
         del graph
         return sum(bytes_of.values())
 
-    def _gradient_graph(self, w: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+    def gradient_graph(self, w: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
         """The gradient in w of this process's share of L, with its graph."""
         total = self._sum(w, self._batch_terms(w))
         return torch.autograd.grad(total, w, create_graph=True, materialize_grads=True)[0]
 
-    def _single(self, batch: Batch) -> LossSurface:
+    def single(self, batch: Batch) -> LossSurface:
         """The surface of one batch, evaluated by this process alone."""
         return replace(self, batches=(batch,), processes=ALONE)
 
-    def _weighted_batches(self) -> Iterator[tuple[float, Batch]]:
+    def weighted_batches(self) -> Iterator[tuple[float, Batch]]:
         """This process's batches, each with its weight n_b / n in the mean."""
         n = self.examples
         return ((len(batch[1]) / n, batch) for batch in self.own_batches)
@@ -179,7 +179,7 @@ class LossSurface:
     def _batch_terms(self, w: Tensor) -> Iterator[Tensor]:
         """The summands (n_b / n) (loss + penalty) of L(w), one for each batch of this process, computed one
         at a time."""
-        for weight, (x, y) in self._weighted_batches():
+        for weight, (x, y) in self.weighted_batches():
             term = self.loss(self.predict(w, x), y)
             if self.penalty is not None:
                 term = term + self.penalty(w)
@@ -193,157 +193,6 @@ class LossSurface:
         for term in terms:
             total = term if total is None else total + term
         return w.sum() * 0 if total is None else total
-
-
-class Linearization:
-    """The gradient `grad` [D] at w, and the products there with the Hessian, the Gauss-Newton matrix and the
-    second moment of the examples' gradients.
-
-    A Hessian product differentiates g(w).v, g = grad L; the others are J^T M J v, J the Jacobian of the
-    outputs. If the graph of g fits `graph_budget` (`kept`), the graphs are built once for all products.
-    Otherwise each call rebuilds them batch by batch, and peak memory is that of one batch; then one call with
-    a block of vectors is cheaper than a call for each.
-
-    Products take one vector [D] or a block [m, D] and treat the rows in turn: batching them by `vmap`
-    (`is_grads_batched`) takes 1.6 times as long for a ResNet, and slightly longer for an mlp.
-    """
-
-    def __init__(self, surface: LossSurface, w: Float[Tensor, " D"]) -> None:
-        self._surface = surface
-        self._w = w.detach().requires_grad_()
-        self.kept = surface.graph_bytes(w) <= surface.graph_budget
-        self._graph: Tensor | None = None
-        self._outputs: list[_Outputs] | None = None
-        self._grad: Tensor | None = None
-
-    @property
-    def grad(self) -> Float[Tensor, " D"]:
-        """grad L(w), without a graph; computed once."""
-        if self._grad is None:
-            surface = self._surface
-            if self.kept:
-                self._grad = surface.processes.sum(self._kept_graph().detach().clone())
-            else:
-                self._grad = surface.grad(self._w)
-        return self._grad
-
-    def hvp(self, V: Float[Tensor, "*m D"]) -> Float[Tensor, "*m D"]:
-        """H v for a vector or for each row v of a block, H the Hessian of L."""
-        if V.ndim == 1:
-            return self.hvp(V[None])[0]
-        surface = self._surface
-        product = None
-        if surface.compiled is not None and surface.penalty is None:
-            product = surface.compiled.product(surface.predict, V.device, len(V))
-        if product is None and self.kept:
-            return surface.processes.sum(_graph_products(self._kept_graph(), self._w, V))
-        total = torch.zeros_like(V)
-        for weight, (x, y) in surface._weighted_batches():
-            if product is not None:
-                total += torch.stack([product(self._w.detach(), v, x, y) for v in V]) * weight
-            else:
-                graph = surface._single((x, y))._gradient_graph(self._w)
-                total += _graph_products(graph, self._w, V) * weight
-        return surface.processes.sum(total)
-
-    def ggn(self, V: Float[Tensor, "*m D"]) -> Float[Tensor, "*m D"]:
-        """G v for a vector or for each row v of a block, G = (1/n) sum_i J_i^T (d^2 loss_i / d f_i^2) J_i the
-        Gauss-Newton matrix, J_i [C, D] the Jacobian of example i's outputs (Schraudolph 2002).
-
-        For cross-entropy G is the Fisher matrix. The Hessian of a penalty is added to G.
-        """
-        product = self._through_outputs(V, lambda outputs, JV: outputs.curved(JV))
-        if self._surface.penalty is not None:
-            penalty_grad = torch.autograd.grad(
-                self._surface.penalty(self._w), self._w, create_graph=True, materialize_grads=True
-            )[0]
-            rows = V.reshape(-1, V.shape[-1])
-            product = product + _graph_products(penalty_grad, self._w, rows).view_as(V)
-        return product
-
-    def second_moment(self, V: Float[Tensor, "*m D"]) -> Float[Tensor, "*m D"]:
-        """M v for a vector or for each row v of a block, M = (1/n) sum_i g_i g_i^T over the gradients g_i of
-        single examples, without a penalty. Their covariance is M - g g^T. Only meaningful if the outputs of
-        an example do not depend on other examples."""
-        return self._through_outputs(V, lambda outputs, JV: outputs.squared(JV))
-
-    def _kept_graph(self) -> Tensor:
-        """The gradient of the whole surface with its graph, built once."""
-        if self._graph is None:
-            self._graph = self._surface._gradient_graph(self._w)
-        return self._graph
-
-    def _through_outputs(self, V: Tensor, middle: Callable[[_Outputs, Tensor], Tensor]) -> Tensor:
-        """J^T middle(J v) for a vector or for each row v of a block, averaged over batches; the outputs'
-        graphs are kept if the surface's is."""
-        if V.ndim == 1:
-            return self._through_outputs(V[None], middle)[0]
-        if self.kept and self._outputs is None:
-            self._outputs = list(self._batch_outputs())
-        total = torch.zeros_like(V)
-        for outputs in self._batch_outputs() if self._outputs is None else self._outputs:
-            total += torch.stack([outputs.pull(middle(outputs, outputs.push(v))) for v in V]) * outputs.weight
-        return self._surface.processes.sum(total)
-
-    def _batch_outputs(self) -> Iterator[_Outputs]:
-        """The outputs of each batch of this process, built one at a time."""
-        return (_Outputs(self._surface, self._w, *item) for item in self._surface._weighted_batches())
-
-
-class _Outputs:
-    """The outputs f [n_b, ...] of a batch at w and products with their Jacobian J and the Hessian of the mean
-    loss in f, from two graphs: J^T u as a function of u, whose derivative along v is J v, and the loss as a
-    function of f."""
-
-    def __init__(self, surface: LossSurface, w: Tensor, weight: float, batch: Batch) -> None:
-        x, y = batch
-        self.w, self.weight, self.n = w, weight, len(y)
-        self.f = surface.predict(w, x)
-        self.u = torch.zeros_like(self.f, requires_grad=True)
-        (self.JTu,) = torch.autograd.grad(self.f, w, self.u, create_graph=True, materialize_grads=True)
-        self.leaf = self.f.detach().requires_grad_()  # f as an independent variable of the loss
-        (self.slope,) = torch.autograd.grad(surface.loss(self.leaf, y), self.leaf, create_graph=True)
-
-    def push(self, v: Float[Tensor, " D"]) -> Tensor:
-        """J v, of the shape of f."""
-        return torch.autograd.grad(self.JTu, self.u, v, **KEEP_GRAPH)[0]
-
-    def pull(self, u: Tensor) -> Float[Tensor, " D"]:
-        """J^T u, for u of the shape of f."""
-        return torch.autograd.grad(self.f, self.w, u, **KEEP_GRAPH)[0]
-
-    def curved(self, JV: Float[Tensor, "*f"]) -> Float[Tensor, "*f"]:
-        """The Hessian of the batch's mean loss in f, times JV; zero for a loss linear in f."""
-        if not self.slope.requires_grad:
-            return torch.zeros_like(JV)
-        return torch.autograd.grad(self.slope, self.leaf, JV, **KEEP_GRAPH)[0]
-
-    def squared(self, JV: Float[Tensor, "*f"]) -> Float[Tensor, "*f"]:
-        """(1 / n_b) r_i (r_i.JV_i) for each example i, r_i the gradient of its own loss in its outputs."""
-        r = self.slope.detach() * self.n
-        along = (r * JV).flatten(1).sum(1).view(-1, *[1] * (r.ndim - 1))
-        return r * along / self.n
-
-
-def _curvature_grad(g: Tensor, w: Tensor, v: Tensor) -> Tensor:
-    """The gradient of v.Hv in w, from the graph of the gradient g [D]."""
-    try:
-        (Hv,) = torch.autograd.grad(g, w, v, create_graph=True, materialize_grads=True)
-        return torch.autograd.grad(Hv, w, v, **KEEP_GRAPH)[0] if Hv.requires_grad else torch.zeros_like(w)
-    except RuntimeError as error:
-        if "order derivatives" not in str(error):
-            raise
-        raise Refusal(
-            f"a third derivative is needed, and PyTorch says: {error}; take a model with another norm"
-        ) from None
-
-
-def _graph_products(g: Tensor, w: Tensor, V: Tensor) -> Tensor:
-    """The derivative of g.v in w for each row v of V, from the graph of g [D]; zero for a g that does not
-    depend on w (a loss linear in w)."""
-    if not g.requires_grad:
-        return torch.zeros_like(V)
-    return torch.stack([torch.autograd.grad(g, w, v, **KEEP_GRAPH)[0] for v in V]).detach()
 
 
 def whole_loss(grad: Grad, rule: str) -> LossSurface:

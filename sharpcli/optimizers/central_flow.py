@@ -10,7 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from sharpcli.errors import Refusal
-from sharpcli.landscape.surface import Grad, Linearization, LossSurface, whole_loss
+from sharpcli.landscape.hessian_products import Linearization
+from sharpcli.landscape.surface import Grad, LossSurface, whole_loss
 from sharpcli.linalg.lanczos import largest
 from sharpcli.linalg.semidefinite import least, pairs, smat, svec
 from sharpcli.optimizers import State
