@@ -222,11 +222,10 @@ def main() -> None:
         if f"{name}_data" in given:
             words[name] = [*ON_A_FILE[name], f"data.file={given[f'{name}_data']}"]
     compare_network = {"mlp": compare_mlp, "resnet": compare_resnet}
-    results = []
+    facts, results = environment(device), []
     with tempfile.TemporaryDirectory() as temporary:
         for name in networks:
             results += compare_network[name](words[name], Path(temporary) / "points.pt", device)
-    facts = environment(device)
     name = "side_by_side" if device == "cpu" else f"side_by_side_{device}"
     (folder / f"{name}.json").write_text(json.dumps(facts | {"results": results}, indent=1) + "\n")
     figure(results, folder / f"{name}.png")

@@ -95,7 +95,7 @@ def close(a, b, rtol, error):
     x, y = float(a), float(b)
     if error:
         return x > 0 and y > 0 and max(x / y, y / x) <= ERROR_FACTOR
-    return not (a.isdigit() and b.isdigit()) and abs(x - y) <= rtol * abs(x)
+    return not (a.isdigit() and b.isdigit()) and abs(x - y) <= rtol * max(abs(x), abs(y))
 
 
 def blocks(page):

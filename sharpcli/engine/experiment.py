@@ -7,6 +7,7 @@ import functools
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from sharpcli.config.settings import OF_PROBLEM
 from sharpcli.config.targets import optional, positional, resolve
 from sharpcli.data import Dataset
 from sharpcli.due import Times, in_steps, times
-from sharpcli.engine.memory import keep_freed_memory
+from sharpcli.engine.memory import enough_memory, keep_freed_memory
 from sharpcli.errors import Refusal
 from sharpcli.landscape.distributed import ALONE, Processes
 from sharpcli.landscape.surface import LossSurface
@@ -65,6 +66,10 @@ class Experiment:
         x, y = self.problem.examples
         m = self.measure_examples
         return whole if m is None or m >= len(y) else whole.on(chunks((x[:m], y[:m]), self.chunk))
+
+    def enough_memory(self) -> AbstractContextManager[None]:
+        """Within it, memory that runs out is one line that says what to try."""
+        return enough_memory(self.problem.surface, self.problem.w0.device, self.basis_bytes)
 
     @property
     def data_hash(self) -> str:

@@ -16,7 +16,6 @@ from sharpcli.config.check import Checked
 from sharpcli.due import in_steps, times
 from sharpcli.engine import replicas
 from sharpcli.engine.experiment import Experiment, build, with_start
-from sharpcli.engine.memory import enough_memory
 from sharpcli.engine.same_run import changed_inputs, rounding_differences, runs_of
 from sharpcli.engine.train import Lane, Position, begin, resume, train
 from sharpcli.errors import Refusal
@@ -72,7 +71,7 @@ def launch(checked: Checked, arguments: Sequence[str] = (), console: Console = Q
             try:
                 with (
                     console.progress(first.steps, position.step, list(first.problem.better)) as tell,
-                    enough_memory(first),
+                    first.enough_memory(),
                 ):
                     last = train(run, position, checkpoint_period(checked, first), tell, threads)
             except KeyboardInterrupt:

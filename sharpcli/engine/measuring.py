@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor
 
 from sharpcli.engine.experiment import Experiment
-from sharpcli.engine.memory import enough_memory
 from sharpcli.errors import Refusal
 from sharpcli.jsonl import Row
 from sharpcli.landscape.curvature import Curvature
@@ -77,7 +76,7 @@ def each(
             init=experiment.init,
             step=step,
         )
-        with enough_memory(experiment):
+        with experiment.enough_memory():
             estimates = experiment.measures[name](point)
         if not isinstance(estimates, Estimates):
             kind = type(estimates).__name__

@@ -7,14 +7,11 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 
 from sharpcli.errors import Refusal
-
-if TYPE_CHECKING:
-    from sharpcli.engine.experiment import Experiment
+from sharpcli.landscape.surface import LossSurface
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 LARGE = 2**31 - 1
@@ -38,17 +35,17 @@ def keep_freed_memory() -> None:
 
 
 @contextmanager
-def enough_memory(experiment: Experiment) -> Iterator[None]:
-    """Turns memory that runs out into one line that says which smaller chunk or graph to try."""
+def enough_memory(surface: LossSurface, device: torch.device, basis_bytes: int) -> Iterator[None]:
+    """Turns memory that runs out on a device, while the loss `surface` is evaluated and a Krylov basis of
+    `basis_bytes` is held, into one line that says which smaller chunk, graph or basis to try."""
     try:
         yield
     except RuntimeError as problem:  # torch.OutOfMemoryError is one; the CPU's allocator raises a plain one
         if not isinstance(problem, torch.OutOfMemoryError) and "allocate memory" not in str(problem):
             raise
-        graph_gb = experiment.problem.surface.graph_budget / 1e9
-        largest = max(len(y) for _, y in experiment.problem.surface.batches)
+        graph_gb = surface.graph_budget / 1e9
+        largest = max(len(y) for _, y in surface.batches)
         raise Refusal(
-            f"out of memory at {largest} examples at once and graphs of up to {graph_gb:g} GB on "
-            f"{experiment.problem.w0.device}; try chunk={max(1, largest // 4)} graph_gb={graph_gb / 4:g}, or "
-            f"basis_gb={experiment.basis_bytes / 4e9:g}"
+            f"out of memory at {largest} examples at once and graphs of up to {graph_gb:g} GB on {device}; "
+            f"try chunk={max(1, largest // 4)} graph_gb={graph_gb / 4:g}, or basis_gb={basis_bytes / 4e9:g}"
         ) from None

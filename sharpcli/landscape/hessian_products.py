@@ -4,18 +4,41 @@ derivatives, by differentiating the graph of the gradient."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sharpcli.errors import Refusal
-
-if TYPE_CHECKING:
-    from sharpcli.landscape.surface import Batch, LossSurface
+from sharpcli.landscape.compiled_products import CompiledProducts
+from sharpcli.landscape.distributed import Processes
 
 KEEP_GRAPH = {"retain_graph": True, "materialize_grads": True}
+Batch = tuple[Tensor, Tensor]
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """What the products need of a `LossSurface`, where each of these is explained."""
+
+    @property
+    def predict(self) -> Callable[[Tensor, Tensor], Tensor]: ...  # noqa: D102
+    @property
+    def loss(self) -> Callable[[Tensor, Tensor], Tensor]: ...  # noqa: D102
+    @property
+    def penalty(self) -> Callable[[Tensor], Tensor] | None: ...  # noqa: D102
+    @property
+    def graph_budget(self) -> int: ...  # noqa: D102
+    @property
+    def processes(self) -> Processes: ...  # noqa: D102
+    @property
+    def compiled(self) -> CompiledProducts | None: ...  # noqa: D102
+    def grad(self, w: Tensor) -> Tensor: ...  # noqa: D102
+    def graph_bytes(self, w: Tensor) -> int: ...  # noqa: D102
+    def gradient_graph(self, w: Tensor) -> Tensor: ...  # noqa: D102
+    def weighted_batches(self) -> Iterator[tuple[float, Batch]]: ...  # noqa: D102
+    def single(self, batch: Batch) -> Loss: ...  # noqa: D102
 
 
 class Linearization:
@@ -31,7 +54,7 @@ class Linearization:
     (`is_grads_batched`) takes 1.6 times as long for a ResNet, and slightly longer for an mlp.
     """
 
-    def __init__(self, surface: LossSurface, w: Float[Tensor, " D"]) -> None:
+    def __init__(self, surface: Loss, w: Float[Tensor, " D"]) -> None:
         self._surface = surface
         self._w = w.detach().requires_grad_()
         self.kept = surface.graph_bytes(w) <= surface.graph_budget
@@ -118,7 +141,7 @@ class _Outputs:
     loss in f, from two graphs: J^T u as a function of u, whose derivative along v is J v, and the loss as a
     function of f."""
 
-    def __init__(self, surface: LossSurface, w: Tensor, weight: float, batch: Batch) -> None:
+    def __init__(self, surface: Loss, w: Tensor, weight: float, batch: Batch) -> None:
         x, y = batch
         self.w, self.weight, self.n = w, weight, len(y)
         self.f = surface.predict(w, x)
