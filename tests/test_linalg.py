@@ -8,7 +8,8 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from sharpcli.linalg import lanczos, quadrature
 from sharpcli.linalg import trace as traces
 from sharpcli.linalg.ascent import ascend
-from sharpcli.linalg.lanczos import Krylov, cluster_errors, dots, extremes, largest
+from sharpcli.linalg.krylov import Krylov, dots
+from sharpcli.linalg.lanczos import cluster_errors, extremes, largest
 
 
 def symmetric(eigenvalues, seed=0, dtype=torch.float64):

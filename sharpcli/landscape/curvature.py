@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sharpcli.landscape.hessian_products import Linearization
 from sharpcli.landscape.surface import LossSurface
-from sharpcli.linalg.lanczos import KEPT_VECTORS, Krylov, Matvec, Ritz, Tell, extremes
+from sharpcli.linalg.krylov import KEPT_VECTORS, Krylov, Matvec
+from sharpcli.linalg.lanczos import Ritz, Tell, extremes
 from sharpcli.linalg.quadrature import Quadrature, Rule, extend, rule, stack
 from sharpcli.rng import generator
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from sharpcli.linalg.lanczos import Krylov
+from sharpcli.linalg.krylov import Krylov
 
 Rule = tuple[Float64[Tensor, " _"], Float64[Tensor, " _"]]  # nodes and weights [m], m specific to the rule
 

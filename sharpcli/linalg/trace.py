@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Generator, Tensor
 
-from sharpcli.linalg.lanczos import Matvec, Tell, dots, orthonormal
+from sharpcli.linalg.krylov import Matvec, dots, orthonormal
+from sharpcli.linalg.lanczos import Tell
 
 Method = Literal["hutchinson", "hutchpp", "xtrace"]
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
-from sharpcli.linalg.lanczos import Krylov, extremes
+from sharpcli.linalg.krylov import Krylov
+from sharpcli.linalg.lanczos import extremes
 from sharpcli.linalg.trace import signs
 from sharpcli.measures import Estimates, Point, mean_and_stderr
 
