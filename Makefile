@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint check bench reproduce verdicts columns clean
+.PHONY: demo test lint check bench reproduce verdicts columns docs clean
 TIER ?= quick
 
 demo: $(VENV)/installed
@@ -44,6 +44,12 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/commands.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/toys.py
 	$(BIN)/python benchmarks/reproduce.py
+
+# a site of docs/, conf/ and the docstrings, in site/; its search needs a web server, as the last line says
+docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/ is built: $(BIN)/python -m http.server -d site shows it at http://localhost:8000"
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sharp needs Python 3.11 or newer; set PYTHON=")'

@@ -21,19 +21,19 @@ SHARP = [sys.executable, "-m", "sharpcli"]
 ROUNDS = 7  # of which the median is taken
 
 
-def median_seconds(*words: str) -> float:
+def median_seconds(*arguments: str) -> float:
     """The median wall-clock seconds of a whole process of `sharp` with these arguments."""
     times = []
     for _ in range(ROUNDS):
         started = time.perf_counter()
-        subprocess.run([*SHARP, *words], check=True, capture_output=True)
+        subprocess.run([*SHARP, *arguments], check=True, capture_output=True)
         times.append(time.perf_counter() - started)
     return statistics.median(times)
 
 
-def peak_gigabytes(*words: str) -> float:
+def peak_gigabytes(*arguments: str) -> float:
     """The peak resident memory of a whole process of `sharp` with these arguments, in GB (Linux)."""
-    process = subprocess.Popen([*SHARP, *words])
+    process = subprocess.Popen([*SHARP, *arguments])
     _, status, usage = os.wait4(process.pid, 0)
     assert status == 0
     return usage.ru_maxrss / 1e6

@@ -22,9 +22,9 @@ RESNET20_256 = (  # ResNet-20, measured on 256 images
 )
 
 
-def experiment(*words: str) -> Experiment:
-    """The experiment of the arguments that `sharp train` would get, as in `lr=0.1`."""
-    return build(check(compose(words), words))
+def experiment(*overrides: str) -> Experiment:
+    """The experiment of overrides such as `lr=0.1`, as `sharp train` takes them."""
+    return build(check(compose(overrides), overrides))
 
 
 def seconds(rounds: int, *contestants: Callable[[], object]) -> list[float]:

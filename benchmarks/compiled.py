@@ -32,10 +32,10 @@ def compare(name: str, e: Experiment, n: int, rounds: int) -> None:
     started = time.perf_counter()
     Hv = compiled(w, v)
     compile_seconds = time.perf_counter() - started
-    kept = replace(surface, graph_budget=KEEP_ANY_GRAPH).linearize(w)
-    expected = kept.hvp(v)
+    kept_graph = replace(surface, graph_budget=KEEP_ANY_GRAPH).linearize(w)
+    expected = kept_graph.hvp(v)
     gradient, by_graph, by_compile = seconds(
-        rounds, lambda: surface.grad(w), lambda: kept.hvp(v), lambda: compiled(w, v)
+        rounds, lambda: surface.grad(w), lambda: kept_graph.hvp(v), lambda: compiled(w, v)
     )
     table(
         name,

@@ -32,10 +32,10 @@ Answer = dict[str, Any]  # values, products, and for a trace stderr
 
 
 class Sharp:
-    """This package, on the experiment that the arguments `words` mean."""
+    """This package, on the experiment of the `overrides`."""
 
-    def __init__(self, words: list[str], device: str) -> None:
-        self.experiment = experiment(*words, f"device={device}")
+    def __init__(self, overrides: list[str], device: str) -> None:
+        self.experiment = experiment(*overrides, f"device={device}")
         self.warm: Tensor | None = None
 
     def at(self, w: Tensor) -> None:
@@ -69,11 +69,11 @@ class Sharp:
 class Rival:
     """A library of `rivals.py` on the same experiment, at the fastest settings that we know of for it."""
 
-    def __init__(self, who: str, words: list[str], device: str) -> None:
+    def __init__(self, who: str, overrides: list[str], device: str) -> None:
         import rivals
 
-        checked = check(compose(words), words)
-        e = experiment(*words, f"device={device}")
+        checked = check(compose(overrides), overrides)
+        e = experiment(*overrides, f"device={device}")
         x, y = e.problem.examples
         m = e.measure_examples or len(y)
         torch.manual_seed(0)
@@ -163,8 +163,8 @@ def main() -> None:
     """Prints the answers."""
     who, question, file, device = sys.argv[1:]
     saved = torch.load(file, weights_only=True)
-    words = saved["words"]
-    contestant = Sharp(words, device) if who == "sharp" else Rival(who, words, device)
+    overrides = saved["overrides"]
+    contestant = Sharp(overrides, device) if who == "sharp" else Rival(who, overrides, device)
     print(json.dumps(answers(contestant, question, saved)))
 
 

@@ -21,15 +21,15 @@ def costs(name: str, e: Experiment, n: int, rounds: int, wanted: tuple[str, str,
     x, y = e.problem.examples
     surface, w = e.problem.surface.on([(x[:n], y[:n])]), e.problem.w0
     V = torch.randn(4, len(w))
-    kept = replace(surface, graph_budget=KEEP_ANY_GRAPH).linearize(w)
-    rebuilt = replace(surface, graph_budget=KEEP_NO_GRAPH).linearize(w)
+    kept_graph = replace(surface, graph_budget=KEEP_ANY_GRAPH).linearize(w)
+    rebuilt_graph = replace(surface, graph_budget=KEEP_NO_GRAPH).linearize(w)
     gradient, kept_1, kept_4, rebuilt_1, rebuilt_4 = seconds(
         rounds,
         lambda: surface.grad(w),
-        lambda: kept.hvp(V[0]),
-        lambda: kept.hvp(V),
-        lambda: rebuilt.hvp(V[0]),
-        lambda: rebuilt.hvp(V),
+        lambda: kept_graph.hvp(V[0]),
+        lambda: kept_graph.hvp(V),
+        lambda: rebuilt_graph.hvp(V[0]),
+        lambda: rebuilt_graph.hvp(V),
     )
     products = {
         "graph kept, one vector": kept_1,

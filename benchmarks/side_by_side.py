@@ -59,9 +59,9 @@ LARGEST_ERROR = (
 TRACE_RTOL = 0.02  # the standard error of a trace over the trace that is asked for
 
 
-def points(words: list[str], steps: Collection[int], device: str) -> list[Tensor]:
-    """The weights [D] at these steps of the training of the arguments `words`."""
-    e = experiment(*words, f"device={device}")
+def points(overrides: list[str], steps: Collection[int], device: str) -> list[Tensor]:
+    """The weights [D] at these steps of training with the `overrides`."""
+    e = experiment(*overrides, f"device={device}")
     lane, batches, ws = begin(e), e.minibatches, []
     for step in range(max(steps) + 1):
         if step in steps:
@@ -83,9 +83,9 @@ def ask(who: str, question: str, file: Path, device: str) -> list[dict[str, Any]
     return json.loads(process.stdout.strip().splitlines()[-1])
 
 
-def true_eigenvalues(words: list[str], ws: list[Tensor], k: int, device: str) -> list[Tensor]:
+def true_eigenvalues(overrides: list[str], ws: list[Tensor], k: int, device: str) -> list[Tensor]:
     """The k largest eigenvalues [k] at each point, to 2e-5."""
-    e = experiment(*words, f"device={device}")
+    e = experiment(*overrides, f"device={device}")
     eigenvalues = []
     for w in ws:
         w = w.to(e.problem.w0)
@@ -149,34 +149,37 @@ def compare(
     return {"question": title, "wanted": wanted, "ratio": ratio, "against": best, "contestants": rows}
 
 
-def compare_mlp(words: list[str], file: Path, device: str) -> list[dict[str, Any]]:
+def compare_mlp(overrides: list[str], file: Path, device: str) -> list[dict[str, Any]]:
     """The questions about eigenvalues, at points of the mlp's training before and at the edge."""
-    ws = points(words, [*RISING, *AT_EDGE], device)
+    ws = points(overrides, [*RISING, *AT_EDGE], device)
     rising, at_edge = ws[: len(RISING)], ws[len(RISING) :]
-    torch.save({"words": words, "points": ws[-1:], "rising": rising, "edge": at_edge}, file)
-    top_5, top_10 = true_eigenvalues(words, ws, 5, device), true_eigenvalues(words, ws[-1:], 10, device)
+    torch.save({"overrides": overrides, "points": ws[-1:], "rising": rising, "edge": at_edge}, file)
+    top_5, top_10 = (
+        true_eigenvalues(overrides, ws, 5, device),
+        true_eigenvalues(overrides, ws[-1:], 10, device),
+    )
     top_1 = [values[:1] for values in top_5]
     print("lambda_1 at the points:", " ".join(f"{float(values[0]):.2f}" for values in top_1), "edge", 2 / LR)
-    before = len(RISING)
+    n_rising = len(RISING)
     return [
         compare(title, wanted, question, file, device, truths)
         for title, wanted, question, truths in (
             ("lambda_1, cold, mlp at the edge", ">= 2x", "cold 1", top_1[-1:]),
             ("top 10, cold, mlp at the edge", ">= 2x", "cold 10", top_10),
-            ("lambda_1, 12 points before the edge", ">= 10x", "track 1 rising", top_1[:before]),
-            ("lambda_1, 6 points at the edge", ">= 5x", "track 1 edge", top_1[before:]),
-            ("top 5, 12 points before the edge", ">= 8x", "track 5 rising", top_5[:before]),
-            ("top 5, 6 points at the edge", ">= 5x", "track 5 edge", top_5[before:]),
+            ("lambda_1, 12 points before the edge", ">= 10x", "track 1 rising", top_1[:n_rising]),
+            ("lambda_1, 6 points at the edge", ">= 5x", "track 1 edge", top_1[n_rising:]),
+            ("top 5, 12 points before the edge", ">= 8x", "track 5 rising", top_5[:n_rising]),
+            ("top 5, 6 points at the edge", ">= 5x", "track 5 edge", top_5[n_rising:]),
         )
     ]
 
 
-def compare_resnet(words: list[str], file: Path, device: str) -> list[dict[str, Any]]:
+def compare_resnet(overrides: list[str], file: Path, device: str) -> list[dict[str, Any]]:
     """The questions about the density and the trace, early in the training of a ResNet-20; fewer probes and
     steps on a CPU."""
     on_cpu = device == "cpu"
-    ws = points([*words, "measure=[]"], [60 if on_cpu else 200], device)
-    torch.save({"words": words, "points": ws}, file)
+    ws = points([*overrides, "measure=[]"], [60 if on_cpu else 200], device)
+    torch.save({"overrides": overrides, "points": ws}, file)
     probes, steps, trace_products = (1, 8, 12) if on_cpu else (2, 40, 60)
     return [
         compare(title, ">= 1.5x", question, file, device, None)
@@ -217,15 +220,15 @@ def main() -> None:
     device = given.get("device", "cpu")
     folder = Path(arguments[arguments.index("-o") + 1]) if "-o" in arguments else HERE
     networks = [name for name in ("mlp", "resnet") if name in arguments] or ["mlp", "resnet"]
-    words = {"mlp": MLP, "resnet": RESNET}
-    for name in words:
+    overrides = {"mlp": MLP, "resnet": RESNET}
+    for name in overrides:
         if f"{name}_data" in given:
-            words[name] = [*ON_A_FILE[name], f"data.file={given[f'{name}_data']}"]
+            overrides[name] = [*ON_A_FILE[name], f"data.file={given[f'{name}_data']}"]
     compare_network = {"mlp": compare_mlp, "resnet": compare_resnet}
     facts, results = environment(device), []
     with tempfile.TemporaryDirectory() as temporary:
         for name in networks:
-            results += compare_network[name](words[name], Path(temporary) / "points.pt", device)
+            results += compare_network[name](overrides[name], Path(temporary) / "points.pt", device)
     name = "side_by_side" if device == "cpu" else f"side_by_side_{device}"
     (folder / f"{name}.json").write_text(json.dumps(facts | {"results": results}, indent=1) + "\n")
     figure(results, folder / f"{name}.png")

@@ -14,9 +14,9 @@ from sharpcli.config.words import compose
 from sharpcli.engine.train import begin
 
 
-def ratio(rounds: int, *words: str) -> float:
-    """The seconds of a step of sharp over those of the step by hand, for the training of these arguments."""
-    e, config = experiment(*words), check(compose(words), words).config
+def ratio(rounds: int, *overrides: str) -> float:
+    """The seconds of a step of sharp over those of the step by hand, for the training of these overrides."""
+    e, config = experiment(*overrides), check(compose(overrides), overrides).config
     x, y = e.problem.examples
     torch.manual_seed(e.seed)
     module = part(config["model"], [], "model")(tuple(x.shape[1:]), y.shape[1])

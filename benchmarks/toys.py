@@ -61,25 +61,25 @@ def eager(
             v -= lr * dv
 
 
-def train_step_ns(words: list[str], steps: int) -> float:
+def train_step_ns(overrides: list[str], steps: int) -> float:
     """Nanoseconds a step of a whole `sharp train` after building, with 100 rows recorded."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [*words, f"steps={steps}", "measure=[scores,norms]", "measure_every=even 101"]
-        words = [*words, f"runs_dir={folder}"]
-        build(check(compose(words), words))  # compiles, or reads what was compiled before
-        return train_seconds(words, folder) / steps * 1e9
+        overrides = [*overrides, f"steps={steps}", "measure=[scores,norms]", "measure_every=even 101"]
+        overrides = [*overrides, f"runs_dir={folder}"]
+        build(check(compose(overrides), overrides))  # compiles, or reads what was compiled before
+        return train_seconds(overrides, folder) / steps * 1e9
 
 
-def train_seconds(words: list[str], folder: str) -> float:
+def train_seconds(overrides: list[str], folder: str) -> float:
     """Seconds of a run in `folder` without building, as its last row states them."""
-    launch(check(compose(words), words), words)
+    launch(check(compose(overrides), overrides), overrides)
     (metrics,) = Path(folder).glob("*/metrics.jsonl")
     return json.loads(metrics.read_text().splitlines()[-1])["seconds"]
 
 
-def compiled_step_us(words: list[str], steps: int) -> float:
+def compiled_step_us(overrides: list[str], steps: int) -> float:
     """Microseconds a compiled step, without any row recorded."""
-    e = experiment(*words)
+    e = experiment(*overrides)
     toy_steps, w = compiled(e), e.problem.w0.numpy().copy()
     assert toy_steps is not None
     toy_steps.run(w, np.zeros_like(w), 0, 1000, e.schedule.between(0, 1000))  # does not count
@@ -122,8 +122,15 @@ def replicas(steps: int) -> None:
     spent = {}
     for threads in (1, 2, 1, 2):
         with tempfile.TemporaryDirectory() as folder:
-            words = [*UV, *NOISE, f"threads={threads}", "replicas=256", f"steps={steps}", "measure=[scores]"]
-            spent[threads] = train_seconds([*words, "measure_every=even 2", f"runs_dir={folder}"], folder)
+            overrides = [
+                *UV,
+                *NOISE,
+                f"threads={threads}",
+                "replicas=256",
+                f"steps={steps}",
+                "measure=[scores]",
+            ]
+            spent[threads] = train_seconds([*overrides, "measure_every=even 2", f"runs_dir={folder}"], folder)
     torch.set_num_threads(1)
     table("256 replicas", [("throughput of two threads over one", f"{spent[1] / spent[2]:.2f}", ">= 1.8")])
 
@@ -135,7 +142,7 @@ def other_toys(steps: int) -> None:
         ("depth 3, d = 8, n = 40", ["problem=deep_factorization", "lr=0.002"], "<= 2.5"),
         ("ReLU, d = 8, h = 50", ["problem=teacher", "lr=0.01"], "<= 1.5"),
     )
-    times = [compiled_step_us([*words, *NOISE], steps) for _, words, _ in toys]
+    times = [compiled_step_us([*overrides, *NOISE], steps) for _, overrides, _ in toys]
     table(
         "batch-1 label noise, other toys",
         [

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sharpcli"
 AT_THE_TOP = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)(?P<path>[^)#\s]+)(?=[)#])")
+AS_YAML = {"None": "null", "True": "true", "False": "false"}
 GROUP = {
     **dict.fromkeys(METHODS, "A preset: it chooses parts and settings together."),
     "plot": "What `sharp plot` draws.",
@@ -107,7 +108,8 @@ def option(group: str, name: str, text: str) -> list[str]:
         return [escaped(show.statement(text)), f"`{show.POINTERS[group].format(name)}`"]
     path = show.target(text, group)
     chosen = f"{group}=[{name}]" if group in show.SEVERAL else f"{group}={name}"
-    out = ["" if group == "plot" else f"`{chosen}`", escaped(show.head(text)), described(show.docstring(path))]
+    what = show.head(text) or show.first_sentence(show.docstring(path, of_module=True))
+    out = ["" if group == "plot" else f"`{chosen}`", escaped(what), described(show.docstring(path))]
     out += [f"Source: [`{path}`][{path}]"] if path else []
     rows = [f"| `{s.name}` | `{s.default}` | {cell(s.comment)} |" for s in show.settings(text, group)]
     out += ["\n".join(["| setting | default | meaning |", "|---|---|---|", *rows])] if rows else ["It has no settings."]
@@ -143,7 +145,7 @@ def plain_settings() -> list[tuple[str, str, str]]:
             arguments = node.value.args
             default = repr(ast.literal_eval(arguments[0])) if arguments else "[]"
             comment = above.removeprefix("# ") if above.startswith("#") else ""
-            out.append((node.target.id, {"None": "null"}.get(default, default.strip("'")), comment))
+            out.append((node.target.id, AS_YAML.get(default, default.strip("'")), comment))
     return out
 
 

@@ -50,6 +50,10 @@ class Run:
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> Run:
         """A new directory; complete only once provenance.json is there, which is written last."""
+        if (path / "provenance.json").exists():
+            raise Refusal(
+                f"{path}: holds a run of other data already; move it away, or choose another runs_dir"
+            )
         with writing(path):
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
             (path / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))

@@ -368,3 +368,161 @@ def test_weights_whose_frozen_parameters_differ_are_no_start(sharp, folder, page
     assert sharp("train", *NET, *words, "lr=0.1", f"init_from={run}").code == 0
     said = sharp("train", *NET, *words, "seed=1", f"init_from={run}")
     assert "the frozen parameters" in said.refusal and "use the same model and seed" in said.refusal
+
+
+# --- what a hostile reader tried ---
+
+
+LOADED = (
+    "import torch\nfrom torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self, buffer: bool):\n"
+    "        super().__init__()\n        self.b = nn.Linear(4, 10)\n        held = torch.load('feat.pt')\n"
+    "        if buffer:\n            self.register_buffer('a', held)\n        else:\n"
+    "            self.a = nn.Parameter(held, requires_grad=False)\n\n"
+    "    def forward(self, x):\n        return self.b(torch.tanh(x.flatten(1) @ self.a.T))\n"
+)
+
+
+@pytest.mark.parametrize("buffer", ["true", "false"])
+def test_a_changed_file_of_frozen_weights_or_buffers_is_a_new_run_each_time(sharp, folder, page, buffer):
+    page("loaded", LOADED)
+    words = ["~model.widths", "~model.activation", "model._target_=loaded.Net", f"+model.buffer={buffer}"]
+    words += ["trust=[loaded]", "data.train_examples=60", "steps=2", "measure_every=2", "measure=[scores]"]
+    for seed, threads in ((1, 1), (2, 1), (3, 2)):
+        torch.save(torch.randn(4, 64, generator=torch.Generator().manual_seed(seed)) / 8, "feat.pt")
+        said = sharp("train", *words, f"threads={threads}")
+        assert said.code == 0 and "already" not in said.out, said.out
+    runs = in_directory(folder / "runs")
+    assert len(runs) == 3 and all([row["step"] for row in run.logged()] == [0, 2] for run in runs)
+    assert "already complete" in sharp("train", *words).out
+    first = min(runs, key=lambda run: len(run.name))
+    again = sharp("measure", first.name, "measure=[scores]", "trust=[loaded]", "threads=2")
+    assert "the frozen parameters or buffers changed" in again.refusal
+    assert "use the same model" in sharp("train", *words, "lr=0.1", f"init_from={first.name}").refusal
+
+
+@pytest.mark.parametrize("annotation", ["Path", "Path | None"])
+@pytest.mark.parametrize("kind", ["objective", "measure"])
+def test_a_file_that_any_part_names_counts_by_its_content(sharp, folder, page, kind, annotation):
+    page(
+        "filed",
+        "from pathlib import Path\nfrom sharpcli.measures import Estimates\n\n\n"
+        f"def objective(surface, w, rng, *, file: {annotation}):\n    c = float(file.read_text())\n"
+        "    return surface.plus(lambda w: c * w.square().sum())\n\n\n"
+        f"def measure(at, *, file: {annotation}):\n    return Estimates({{'c': float(file.read_text())}})\n",
+    )
+    words = [*SHORT, f"+{kind}.o._target_=filed.{kind}", f"+{kind}.o.file=c.txt", "trust=[filed]"]
+    for content in "01":
+        (folder / "c.txt").write_text(content)
+        said = sharp("train", *words)
+        assert said.code == 0 and "already" not in said.out, said.err
+    assert len(in_directory(folder / "runs")) == 2
+    (folder / "c.txt").rename(folder / "d.txt")
+    assert "already complete" in sharp("train", *[w.replace("c.txt", "d.txt") for w in words]).out
+
+
+def test_a_default_that_is_a_mapping_or_a_pair_counts(sharp, folder, page):
+    for scale in ("1.0", "2.0"):
+        page(
+            "mapped",
+            f"def part(surface, w, rng, *, table: dict = {{'a': {scale}}}, pair: tuple = (0.5, 1)):\n"
+            "    return surface\n",
+        )
+        said = sharp("train", *SHORT, "+objective.part._target_=mapped.part", "trust=[mapped]")
+        assert said.code == 0 and "already" not in said.out, said.err
+    assert len(in_directory(folder / "runs")) == 2
+
+
+WRONG = {
+    "an optimizer that writes into its weights": (
+        "class Part:\n    def init(self, w):\n        return ()\n    def step(self, w, s, g, lr):\n"
+        "        return w.sub_(lr * g(w)), s\n",
+        ["optimizer._target_=wrong.Part"],
+        "step changes w or its state in place",
+    ),
+    "an optimizer that changes the type of w": (
+        "class Part:\n    def init(self, w):\n        return ()\n    def step(self, w, s, g, lr):\n"
+        "        return w.double(), s\n",
+        ["optimizer._target_=wrong.Part"],
+        "w torch.float32 of shape",
+    ),
+    "a loss that is detached": (
+        "def part(o, t):\n    return ((o - t) ** 2).mean().detach()\n",
+        ["loss._target_=wrong.part"],
+        "the loss has no gradient in the weights",
+    ),
+    "a schedule that stops to be a number": (
+        "def part(step):\n    return 0.05 if step < 3 else float('nan')\n",
+        ["schedule._target_=wrong.part"],
+        "schedule: gives nan for step 3",
+    ),
+    "a measure that gives an array": (
+        "import numpy as np\nfrom sharpcli.measures import Estimates\n\n\ndef part(at):\n"
+        "    return Estimates({'x': np.zeros(3)})\n",
+        ["+measure.part._target_=wrong.part"],
+        "measure.part: x is a ndarray; give a number",
+    ),
+    "a measure that writes a column of the loop": (
+        "from sharpcli.measures import Estimates\n\n\ndef part(at):\n    return Estimates({'step': 7})\n",
+        ["+measure.part._target_=wrong.part"],
+        "the column step is the training loop's",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_part_that_goes_wrong_later_is_refused_in_a_line(sharp, folder, page, name):
+    text, words, said = WRONG[name]
+    page("wrong", text)
+    result = sharp("train", *SHORT, *words, "trust=[wrong]")
+    refusals = [line for line in result.err.splitlines() if line.startswith("sharp: ")]
+    assert result.code == 2 and len(refusals) == 1 and said in refusals[0], result.err
+
+
+def test_scalars_of_torch_and_numpy_are_numbers_of_a_measure(sharp, folder, page):
+    page(
+        "scalars",
+        "import numpy as np\nfrom sharpcli.measures import Estimates\n\n\ndef part(at):\n"
+        "    return Estimates({'a': at.w.norm(), 'b': np.float32(1.5), 'c': np.int64(2)})\n",
+    )
+    assert sharp("train", *SHORT, "+measure.part._target_=scalars.part", "trust=[scalars]").code == 0
+    row = Run(only_run(folder)).logged()[0]
+    assert row["a"] > 0 and row["b"] == 1.5 and row["c"] == 2
+
+
+def test_lazy_layers_and_a_module_that_is_handed_out_twice_work(sharp, folder, page):
+    page(
+        "modules",
+        "from torch import nn\n\nONE = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n\n\n"
+        "def same(shape, outputs):\n    return ONE\n\n\n"
+        "def lazy(shape, outputs):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.LazyLinear(5), nn.Tanh(), nn.LazyLinear(10))\n",
+    )
+    words = [
+        "~model.widths",
+        "~model.activation",
+        "data.train_examples=60",
+        "steps=2",
+        "measure_every=2",
+        "trust=[modules]",
+    ]
+    assert sharp("train", *words, "model._target_=modules.same", "lr=0.01,0.02", "-m").code == 0
+    assert sharp("train", *words, "model._target_=modules.lazy").code == 0
+
+
+def test_theory_of_a_time_refuses_what_has_another_time(sharp, folder):
+    toy = ["problem=uv", "problem.d=8", "problem.n=4", "steps=20", "measure_every=10", "lr=0.01"]
+    for measure in ("uv_flow", "sam_flow", "gradient_flow_distance"):
+        said = sharp("train", *toy, "method=gd", "schedule=cosine", f"measure=[{measure}]")
+        assert "use schedule=constant" in said.err and said.code == 2
+    for method in ("limiting_flow", "central_flow"):
+        assert "use batch_size=full" in sharp("train", *toy, f"method={method}", "batch_size=2").refusal
+
+
+def test_a_grid_of_a_sweep_that_is_wrong_stops_it_before_the_first_job(sharp, folder):
+    said = sharp("train", *SHORT, "replicas=1,{nope:[1]}", "-m").refusal
+    assert "replicas.nope" in said and "nothing was started" in said
+    assert (
+        "replicas.compiled: this setting is now called compile_toys"
+        in sharp("train", *SHORT, "replicas={compiled:[true,false]}").refusal
+    )
+    assert list(folder.iterdir()) == []

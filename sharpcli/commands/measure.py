@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from sharpcli.commands.report import complain, layers, table
 from sharpcli.config.check import Checked, check
 from sharpcli.config.settings import LOCAL
-from sharpcli.config.words import compose, refusing
+from sharpcli.config.words import compose, refuse_renamed, refusing
 from sharpcli.errors import Refusal
 from sharpcli.jsonl import Row, append, plain, writing
 from sharpcli.run import Run, find_all
@@ -115,11 +115,11 @@ def of_run(
     from sharpcli.engine.launch import with_original_start
     from sharpcli.engine.measuring import restore
     from sharpcli.engine.same_run import changed_inputs
-    from sharpcli.provenance import content_hash, provenance
+    from sharpcli.provenance import provenance
 
     experiment = with_original_start(build(checked, group), run)
     source = provenance(experiment.problem.w0.device, command)
-    now = {**experiment.facts, "start": content_hash([experiment.problem.w0]), **source}
+    now = {**experiment.facts, **source}
     if changed := changed_inputs(run.provenance, now):
         raise Refusal(
             f"{run.name}: the {changed[0]} changed since this run was made, and its numbers would be of "
@@ -264,6 +264,7 @@ def checked_again(run: Run, overrides: Sequence[str]) -> Checked:
     config = OmegaConf.create(run.config)
     for override in parsed:
         key = override.get_key_element().lstrip("+~")
+        refuse_renamed(key, str(override.input_line), str(override.input_line).partition("=")[2])
         if key.split(".")[0] not in MAY_CHANGE or override.is_sweep_override():
             raise Refusal(
                 f"{override.input_line}: measuring cannot change that; possible: {', '.join(MAY_CHANGE)}"

@@ -36,8 +36,9 @@ def describe(row: Row, scores: Sequence[str]) -> str:
         if row.get(key) is not None
     ]
     if row.get("lambda_1") is not None:
-        edge = row.get("edge", row.get("base_edge"))
-        parts.append(f"lambda_1 {row['lambda_1']:.4g}" + ("" if edge is None else f" (edge {edge:.4g})"))
+        edges = {"edge": row.get("edge"), "edge of the base": row.get("base_edge")}
+        stated = "".join(f" ({name} {value:.4g})" for name, value in edges.items() if value is not None)
+        parts.append(f"lambda_1 {row['lambda_1']:.4g}{stated}")
     return "  ".join(parts)
 
 

@@ -78,12 +78,17 @@ def rehearse(overrides: Sequence[str], config_dir: str | None) -> None:
     """
     from sharpcli.engine.experiment import build, forget_data
     from sharpcli.engine.launch import checked_with_source
+    from sharpcli.engine.replicas import experiments
 
     forget_data()
     jobs = sweep(overrides, config_dir)
     for number, of_job in enumerate(jobs, 1):
         try:
-            build(checked_with_source(check(compose(of_job, config_dir), of_job)))
+            checked = checked_with_source(check(compose(of_job, config_dir), of_job))
+            if checked.config["replicas"] == 1:
+                build(checked)
+            else:
+                experiments(checked)
         except Refusal as problem:
             which = f"job {number} of {len(jobs)} ({' '.join(of_job)}): " if len(jobs) > 1 else ""
             raise Refusal(f"{which}{problem}; nothing was started") from None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sharpcli.config.targets import hyperparameters, positional, resolve
+from sharpcli.config.targets import hyperparameters, is_path, positional, resolve
 
 
 def part(values: Mapping[str, Any], trust: Sequence[str], where: str) -> Any:
@@ -46,7 +46,7 @@ def _keywords(
         if isinstance(value, Mapping) and "_target_" in value:
             keywords[key] = part(value, trust, f"{where}.{key}")
         else:
-            keywords[key] = Path(value) if hints.get(key) is Path else value
+            keywords[key] = Path(value) if is_path(hints.get(key)) and value is not None else value
     return keywords
 
 

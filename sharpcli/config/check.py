@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sharpcli import CONF
 from sharpcli.config import former
 from sharpcli.config.settings import GROUPS, LOCAL, NAMES, Plain, Settings
-from sharpcli.config.targets import hyperparameters, identity, resolve
+from sharpcli.config.targets import hyperparameters, identity, is_path, resolve
 from sharpcli.config.words import explain, options, refusing, suggest
 from sharpcli.due import is_count, length, spelled
 from sharpcli.errors import Refusal
@@ -44,8 +44,7 @@ class Checked:
         method's label."""
         config = {key: identity(value) for key, value in self.config.items() if key != "method"}
         for setting, content in self.contents.items():
-            group, key = setting.split(".")
-            config[group] = config[group] | {key: content}
+            config = _replaced(config, setting.split("."), content)
         return former.digest(config)
 
     def name_with(self, *contents: str) -> str:
@@ -70,6 +69,12 @@ class Checked:
         return (
             f"{self.config['method']}-{problem}-lr{self.config['lr']:g}-seed{self.config['seed']}-{self.hash}"
         )
+
+
+def _replaced(values: Mapping[str, Any], path: Sequence[str], leaf: Any) -> dict[str, Any]:
+    """Nested values with another value at a path of keys."""
+    inner = leaf if len(path) == 1 else _replaced(values[path[0]], path[1:], leaf)
+    return {**values, path[0]: inner}
 
 
 def check(cfg: DictConfig | Mapping[str, Any], overrides: Sequence[str] = ()) -> Checked:
@@ -161,6 +166,8 @@ def _check_parts(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
                 if not _is_leftover(part, f"{name}.{key}", overrides)
             }
             values[name] = {key: typed(part, f"{name}.{key}", trust) for key, part in kept.items()}
+            for key, part in values[name].items():
+                contents |= _contents(part, f"{name}.{key}", trust)
         elif values[name]:
             values[name] = typed(values[name], name, trust)
             contents |= _contents(values[name], name, trust)
@@ -192,7 +199,7 @@ def typed(part: Any, where: str, trust: Sequence[str]) -> dict[str, Any]:
         taken
     ):  # a default of a user's own part is written down too: the config is the whole truth about a run
         value, setting = given.get(key, defaults[key].default), f"{where}.{key}"
-        if key not in given and not isinstance(value, int | float | str | list | None):
+        if key not in given and not isinstance(value, int | float | str | list | tuple | dict | None):
             continue  # an object that yaml cannot hold
         if isinstance(value, Mapping) and "_target_" in value:
             out[key] = typed(value, setting, trust)
@@ -209,8 +216,8 @@ def _coerced(value: Any, hint: Any, setting: str) -> Any:
                 f"{setting}={value}: " + suggest(str(value), [str(word) for word in get_args(hint)])
             )
         return value
-    if hint is Path:
-        return str(Path(value).absolute())
+    if is_path(hint):
+        return None if value is None else str(Path(value).absolute())
     try:
         schema = OmegaConf.structured(make_dataclass("Part", [("value", hint)]))
     except OmegaConfBaseException:
@@ -241,9 +248,12 @@ def _contents(part: Mapping[str, Any], where: str, trust: Sequence[str]) -> dict
     """The SHA-256 of each file that a part names: its parameters annotated as `Path` count by content, not by
     place."""
     hints, _, taken = hyperparameters(resolve(part["_target_"], where, trust))
-    out = {}
+    out: dict[str, str] = {}
     for key in taken:
-        if hints.get(key) is Path and part.get(key) is not None and not Path(part[key]).is_dir():
+        value = part.get(key)
+        if isinstance(value, Mapping) and "_target_" in value:
+            out |= _contents(value, f"{where}.{key}", trust)
+        elif is_path(hints.get(key)) and isinstance(value, str) and not Path(value).is_dir():
             try:
                 out[f"{where}.{key}"] = hashlib.sha256(Path(part[key]).read_bytes()).hexdigest()
             except OSError as problem:

@@ -78,6 +78,11 @@ def _hints(target: Target) -> dict[str, Any]:
         return {}
 
 
+def is_path(hint: Any) -> bool:
+    """Whether an annotation is `Path` or `Path | None`: the name of a file, which counts by its content."""
+    return hint is Path or Path in get_args(hint)
+
+
 def identity(value: Any) -> Any:
     """A part's values as they name a run: a part of this package by its own name instead of its module's
     path, so that moving its module renames no run; a part outside it by its whole path."""

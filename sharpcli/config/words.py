@@ -41,13 +41,17 @@ def compose(
     understand, and a setting by a name that it had in an earlier version."""
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        if key in RENAMED:
-            raise Refusal(
-                f"{override}: this setting is now called {RENAMED[key]}; give {RENAMED[key]}={value}"
-            )
+        refuse_renamed(key, override, value)
     search = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
     with refusing(overrides), initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra_compose(name, overrides=[*overrides, *search], return_hydra_config=hydra)
+
+
+def refuse_renamed(key: str, came: str, value: str = "") -> None:
+    """Refuses a setting by the name that it had in an earlier version, and gives its name now."""
+    if key in RENAMED:
+        advice = f"give {RENAMED[key]}={value}" if value else f"write {RENAMED[key]}"
+        raise Refusal(f"{came}: this setting is now called {RENAMED[key]}; {advice}")
 
 
 @contextmanager
@@ -77,6 +81,9 @@ def explain(problem: Exception, overrides: Sequence[str]) -> str:
         came = next((override for override in overrides if override.lstrip("+~").split("=")[0] == key), key)
         near = suggest(key, _settings_near(overrides, key))
         return f"{came}: no such setting; {near} (sharp train --help lists all)"
+    if match := re.search(r"Key '(\w+)' not in 'Settings'", text):
+        refuse_renamed(match[1], match[1])
+        return f"{match[1]}: no such setting; {suggest(match[1], NAMES)}"
     if isinstance(problem, MissingMandatoryValue):
         return f"{problem.full_key} is missing: give {problem.full_key}=..."
     if match := NO_VALUE.search(text) or NOT_OF_TYPE.search(text):

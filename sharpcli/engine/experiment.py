@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
@@ -26,7 +25,7 @@ from sharpcli.errors import Refusal
 from sharpcli.landscape.distributed import ALONE, Processes
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.measures import Estimates, Point
-from sharpcli.optimizers import Optimizer, State, started
+from sharpcli.optimizers import Optimizer, State, needs_full_batch, started
 from sharpcli.problems.minibatches import Minibatches, chunks
 from sharpcli.problems.problem import Problem
 from sharpcli.provenance import content_hash
@@ -86,11 +85,13 @@ class Experiment:
             "examples": len(problem.examples[1]),
         }
         facts |= {"data": self.data_hash, "scores": dict(problem.better)}
-        if problem.tests is not None:
-            facts["test_data"] = content_hash(problem.tests)
-        if problem.frozen:
-            facts |= {"frozen": list(problem.frozen), "frozen_values": content_hash(problem.frozen.values())}
-        return facts
+        facts |= {
+            "test_data": None if problem.tests is None else content_hash(problem.tests),
+            "classes": problem.error is not None,
+            "start": content_hash([problem.w0]),
+            "held_values": content_hash(problem.held.values()),
+        }
+        return facts | ({"frozen": list(problem.frozen)} if problem.frozen else {})
 
 
 def build(
@@ -134,6 +135,12 @@ def build(
         init=problem.w0 if weights is None else None,
         processes=processes,
     )
+    if needs_full_batch(experiment.optimizer) and not batches.whole:
+        name = type(experiment.optimizer).__name__
+        raise Refusal(
+            f"batch_size={config['batch_size']}: {name} is defined for the loss of all examples; use "
+            f"batch_size=full"
+        )
     _rehearse(experiment)
     return experiment
 
@@ -222,9 +229,7 @@ def _rehearse(experiment: Experiment) -> None:
     """Runs what each part checks of its own values, at no cost, and refuses a part that gives what it must
     not."""
     w, rng = experiment.problem.w0, generator(0, "rehearsal", 0)
-    lr = experiment.schedule(0)
-    if not isinstance(lr, int | float) or not math.isfinite(lr):
-        raise Refusal(f"schedule: gives {lr!r} for step 0; give a finite number")
+    experiment.schedule(0)
     x, y = experiment.problem.examples
     for name, objective in experiment.objectives.items():
         shown = objective(experiment.problem.surface.on([(x[:2], y[:2])]), w, rng)

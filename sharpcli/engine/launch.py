@@ -16,12 +16,12 @@ from sharpcli.config.check import Checked
 from sharpcli.due import in_steps, times
 from sharpcli.engine import replicas
 from sharpcli.engine.experiment import Experiment, build, with_start
-from sharpcli.engine.same_run import changed_inputs, rounding_differences, runs_of
+from sharpcli.engine.same_run import INPUTS, changed_inputs, rounding_differences, runs_of
 from sharpcli.engine.train import Lane, Position, begin, resume, train
 from sharpcli.errors import Refusal
 from sharpcli.jsonl import Row
 from sharpcli.landscape.distributed import Processes, processes
-from sharpcli.provenance import content_hash, provenance
+from sharpcli.provenance import provenance
 from sharpcli.run import Run, find
 
 Tell = Callable[[int, Row | None], Any]
@@ -107,7 +107,7 @@ def _find_or_create(
     """The run of this config on these data, and whether it is new. A run of the same config on other data is
     another run, and the new run's name says which data it has."""
     first = lanes[0].experiment
-    facts = {"steps": first.steps, **first.facts, "start": content_hash([first.problem.w0])}
+    facts = {"steps": first.steps, **first.facts}
     facts |= {"replicas": len(lanes)} if lanes[0].label is not None else {}
     candidates = runs_of(checked)
     same = next((run for run in candidates if not changed_inputs(run.provenance, {**facts, **source})), None)
@@ -116,7 +116,7 @@ def _find_or_create(
         other = candidates[-1]
         what = changed_inputs(other.provenance, {**facts, **source})[0]
         console.note(f"the {what} changed since {other.name}: this is a new run")
-        path = path.parent / checked.name_with(facts["data"], facts["start"], facts.get("test_data", ""))
+        path = path.parent / checked.name_with(*(str(facts[key]) for key in INPUTS))
     group.wait()  # every process has read the directory; the first may change it now
     if same is None and group.first:
         Run.create(path, checked.config, {**facts, **source})
@@ -168,9 +168,9 @@ def start_weights(checked: Checked, experiment: Experiment) -> Tensor | None:
     if len(w) != size:
         raise Refusal(f"init_from: {path} has {len(w)} parameters and this model {size}; use the same model")
     facts = experiment.facts
-    if source.provenance.get("frozen_values") != facts.get("frozen_values"):
+    if source.provenance.get("held_values", facts["held_values"]) != facts["held_values"]:
         raise Refusal(
-            f"init_from: the frozen parameters of {path} have other values than this model's, or are others; "
+            f"init_from: the frozen parameters or buffers of {path} have other values than this model's; "
             "use the same model and seed"
         )
     return w

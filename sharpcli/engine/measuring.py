@@ -18,6 +18,7 @@ from sharpcli.measures import Estimates, Point
 from sharpcli.optimizers import State
 from sharpcli.rng import generator
 
+LOOP_COLUMNS = ("step", "epoch", "lr", "edge", "base_edge", "replica", "diverged", "diverged_at", "seconds")
 Warm = dict[str, Tensor]
 Tell = Callable[[str, int, float], Any]
 
@@ -75,6 +76,7 @@ def each(
             state=state,
             init=experiment.init,
             step=step,
+            constant_lr=experiment.schedule.is_constant,
         )
         with experiment.enough_memory():
             estimates = experiment.measures[name](point)
@@ -84,13 +86,27 @@ def each(
                 f"measure.{name}: gives a {kind}; give a sharpcli.measures.Estimates, as in "
                 f"Estimates({{'x': 1.0}})"
             )
-        row = dict(estimates.values)
+        row = {key: _plain(name, key, value) for key, value in estimates.values.items()}
         if estimates.products is not None or estimates.gradients:
             row[f"{name}_products"] = round(estimates.products or 0, 3)
             row |= {f"{name}_gradients": round(estimates.gradients, 2)} if estimates.gradients else {}
             row[f"{name}_examples"] = surface.examples
             row[f"{name}_seconds"] = round(time.perf_counter() - began, 4)
         yield name, row, {} if estimates.warm is None else {name: estimates.warm}
+
+
+def _plain(name: str, key: str, value: Any) -> Any:
+    """A measure's value as JSON has it: a scalar tensor or NumPy number as a number. Refuses a value that is
+    none, and a column that the loop writes itself."""
+    if key in LOOP_COLUMNS:
+        raise Refusal(f"measure.{name}: the column {key} is the training loop's; give it another name")
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str | list):
+        return value
+    raise Refusal(
+        f"measure.{name}: {key} is a {type(value).__name__}; give a number, a word, or a list of numbers"
+    )
 
 
 def restore(saved: Mapping[str, Any], experiment: Experiment) -> tuple[Tensor, Warm, State]:

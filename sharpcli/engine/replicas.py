@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from sharpcli.config.check import Checked, check
+from sharpcli.config.words import refuse_renamed
 from sharpcli.engine.experiment import Experiment, build
 from sharpcli.engine.train import Label
 from sharpcli.errors import Refusal
@@ -61,6 +62,7 @@ def _with(checked: Checked, settings: Label) -> Checked:
     """The config of a replica: the run's own with these settings."""
     config = OmegaConf.create({**checked.config, **checked.local, "replicas": 1})
     for key, value in settings.items():
+        refuse_renamed(key, f"replicas.{key}")
         if key in FIXED or OmegaConf.select(config, key) is None:
             raise Refusal(
                 f"replicas.{key}: no setting of this run that replicas may differ in; try lr, seed, "

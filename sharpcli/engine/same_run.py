@@ -10,6 +10,14 @@ from typing import Any
 from sharpcli.config.check import Checked
 from sharpcli.run import Run
 
+INPUTS = {
+    "data": "training data",
+    "test_data": "test data",
+    "classes": "kind of targets",
+    "held_values": "frozen parameters or buffers",
+    "start": "first weights",
+}
+DRAWN = ("held_values", "start")  # may be drawn at random, by a generator that differs between devices
 ROUNDING = ("device", "threads", "tf32")  # facts of a machine that decide the last digits of a sum
 
 
@@ -26,12 +34,13 @@ def runs_of(checked: Checked) -> list[Run]:
 
 
 def changed_inputs(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Names of the inputs that differ from those recorded with a run: its data and test data; on the same
-    device, threads and version of torch also its first and its frozen weights, which a user's model may read
-    from a file. An input that a run did not record is not compared."""
-    names = {"data": "training data", "test_data": "test data"}
-    if not rounding_differences(before, now, ("device", "threads")):
-        names |= {"start": "first weights", "frozen_values": "frozen weights"}
+    """What differs from what a run has recorded: its data, its test data, what its model holds (frozen
+    parameters, buffers), and its first weights, which a user's model may read from a file. Random first
+    weights depend on the device and on torch: under others they are not compared. An input that a run did not
+    record is not compared."""
+    names = dict(INPUTS)
+    if rounding_differences(before, now, ("device",)):
+        names = {key: what for key, what in INPUTS.items() if key not in DRAWN}
     return [what for key, what in names.items() if key in before and before[key] != now.get(key)]
 
 

@@ -126,9 +126,8 @@ class Interpolators:
         """The gradient of the mean loss in the outputs, and its Hessian's diagonal block B_i / n for each
         example.
 
-        Column c of all blocks comes from one product with the Hessian, along output c of every example. The
-        first column is computed a second time with a random sign for each example: if the loss couples
-        examples, the signs change it.
+        Column c of all blocks comes from one product with the Hessian, along output c of every example. A
+        product with a random vector is then that of the blocks, unless the loss couples examples.
         """
         x, y = self._examples
         outputs = self.surface.predict(w, x).detach().requires_grad_()
@@ -137,17 +136,18 @@ class Interpolators:
             raise Refusal("a loss that is linear in the outputs has no interpolator; use loss=half_squared")
         n = len(y)
         flat = slope.view(n, -1)
-        signs = torch.ones(n, 1).to(flat)
-        signs[torch.rand(n, generator=torch.Generator().manual_seed(0)) < 0.5] = -1
+        rng = torch.Generator().manual_seed(0)
 
-        def column(c: int, scale: Tensor) -> Tensor:
+        def column(c: int) -> Tensor:
             unit = torch.zeros_like(flat)
-            unit[:, c] = scale[:, 0]
-            return torch.autograd.grad(flat, outputs, unit, retain_graph=True)[0].view(n, -1) * scale
+            unit[:, c] = 1
+            return torch.autograd.grad(flat, outputs, unit, retain_graph=True)[0].view(n, -1)
 
-        block = torch.stack([column(c, torch.ones_like(signs)) for c in range(flat.shape[1])], 2)
+        block = torch.stack([column(c) for c in range(flat.shape[1])], 2)
         largest_entry = float(block.abs().max())
-        change = float((column(0, signs) - block[:, :, 0]).abs().max())
+        probe = torch.randn(n, flat.shape[1], generator=rng, dtype=torch.float64).to(flat)
+        product = torch.autograd.grad(flat, outputs, probe, retain_graph=True)[0].view(n, -1)
+        change = float((product - torch.einsum("ncd,nd->nc", block, probe)).abs().max())
         if n > 1 and not change <= COUPLING_RATIO * largest_entry:
             raise Refusal(
                 "this loss couples its examples, so that no output has a target of its own; use "
@@ -157,11 +157,12 @@ class Interpolators:
             eigenvalues = block.diagonal(dim1=1, dim2=2)
         else:
             eigenvalues = torch.linalg.eigvalsh((block + block.mT) / 2)
-        if not largest_entry > 0 or not float(eigenvalues.min()) > SINGULAR_RATIO * largest_entry:
+        singular = max(SINGULAR_RATIO, 1e3 * torch.finfo(block.dtype).eps)
+        if not largest_entry > 0 or not float(eigenvalues.min()) > singular * largest_entry:
             raise Refusal(
-                "this loss has no minimizer at finite outputs, or not only one (its Hessian in an example's "
-                "outputs is singular, as cross-entropy's is): there is no manifold of interpolators; use "
-                "loss=half_squared"
+                "the Hessian of this loss in an example's outputs is singular: it has no minimizer at "
+                "finite outputs "
+                "(cross-entropy), or is flat here (Huber's, far from the target); use loss=half_squared"
             )
         return flat.detach(), block.detach()
 

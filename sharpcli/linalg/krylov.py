@@ -1,4 +1,5 @@
-"""A Krylov decomposition of a symmetric operator that is known by its products alone, grown, restarted and read.
+"""A Krylov decomposition of a symmetric operator that is known by its products alone, grown, restarted and
+read.
 
 Parlett, The Symmetric Eigenvalue Problem (1998), chapters 12 and 13; the restart is that of Stewart 2001, "A
 Krylov-Schur algorithm for large eigenproblems".

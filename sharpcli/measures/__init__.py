@@ -26,6 +26,7 @@ class Point:
     previous measured step (None at the first); `problem` supplies all else, such as test examples and norms.
     `lr` is the step size, `step` the number of steps taken, `optimizer` the update rule. `state`, the state
     of the update rule, and `init` [D], the weights at which training began, are None for a file of weights.
+    `constant_lr` says whether the step size is the same at every step.
     """
 
     w: Tensor
@@ -39,6 +40,7 @@ class Point:
     state: State | None
     init: Tensor | None
     step: int = 0
+    constant_lr: bool = True
 
     def normal(self) -> Tensor:
         """A vector of independent N(0, 1) [D] from the measure's own generator, drawn in float64."""
@@ -74,3 +76,14 @@ def mean_and_stderr(samples: Tensor | list[float]) -> tuple[float, float]:
     """The mean of independent samples and its standard error; 0 for a single sample."""
     values = torch.as_tensor(samples, dtype=torch.float64)
     return float(values.mean()), float(values.std() / len(values) ** 0.5) if len(values) > 1 else 0.0
+
+
+def elapsed(at: Point, measure: str, power: int = 1) -> float:
+    """lr^power step, the time of a flow that a run has followed. Refuses, in the name of `measure`, a
+    schedule under which the time is no multiple of the step."""
+    if not at.constant_lr:
+        raise Refusal(
+            f"measure={measure}: its time is lr^{power} step, which needs the same lr at every step; use "
+            f"schedule=constant"
+        )
+    return at.lr**power * at.step

@@ -135,11 +135,12 @@ def scales(at: Point, kind: str) -> Tensor:
     """T [D]: for each weight its size (`element`), the norm of its row of a matrix (`filter`) or that of its
     tensor (`layer`)."""
     parts, tensors = [], at.problem.tensors(at.w)
-    last = max((i for i, t in enumerate(tensors) if t.ndim > 1), default=-1)
+    names = at.problem.names
+    last = at.problem.last_matrix or at.problem.last_of_layout
     for i, t in enumerate(tensors):
         if kind == "layer":
             parts.append(t.norm().expand(t.numel()))
-        elif kind == "filter" and t.ndim > 1 and i != last:
+        elif kind == "filter" and t.ndim > 1 and names[i] != last:
             parts.append(t.flatten(1).norm(dim=1, keepdim=True).expand(-1, t[0].numel()).flatten())
         else:
             parts.append(t.abs().flatten())

@@ -20,4 +20,6 @@ def central_flow(at: Point) -> Estimates:
         raise Refusal(
             "measure=central_flow reads the state of a central flow; use method=central_flow, in training"
         )
-    return Estimates({"central_loss": float(at.surface.value(at.w)) + state["central_variance"] / at.lr})
+    return Estimates(
+        {"central_loss": float(at.problem.at(at.w).value(at.w)) + state["central_variance"] / at.lr}
+    )

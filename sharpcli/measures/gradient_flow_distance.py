@@ -6,7 +6,7 @@ import torch
 
 from sharpcli.errors import Refusal
 from sharpcli.landscape.flows import integrate
-from sharpcli.measures import Estimates, Point
+from sharpcli.measures import Estimates, Point, elapsed
 
 
 def gradient_flow_distance(at: Point, *, rtol: float, atol: float) -> Estimates:
@@ -14,8 +14,8 @@ def gradient_flow_distance(at: Point, *, rtol: float, atol: float) -> Estimates:
     time t = lr step.
 
     An adaptive solver with local errors below atol + rtol |W| integrates W, from each measurement to the
-    next. Only in training, on small problems. Refuses tolerances that are not above 0, and a step size that
-    falls, under which t = lr step runs backwards.
+    next. Only in training, on small problems. Refuses tolerances that are not above 0, and a
+    schedule, under which t is not lr step.
 
     Columns:
         gradient_flow_distance [-]: |w - W(t)| / |W(t) - W(0)|, and 0 at step 0
@@ -27,15 +27,7 @@ def gradient_flow_distance(at: Point, *, rtol: float, atol: float) -> Estimates:
     if not at.step:
         return Estimates({"gradient_flow_distance": 0.0})
     flow, time_of_flow = (at.init, 0.0) if at.warm is None else (at.warm[0], float(at.warm[1, 0]))
-    if at.lr * at.step < time_of_flow:
-        raise Refusal(
-            "measure=gradient_flow_distance: with this schedule t = lr step runs backwards; take "
-            "schedule=constant"
-        )
-    flow = integrate(
-        lambda w: -at.problem.surface.grad(w), flow, at.lr * at.step - time_of_flow, "DOP853", rtol, atol
-    )
+    time = elapsed(at, "gradient_flow_distance")
+    flow = integrate(lambda w: -at.problem.surface.grad(w), flow, time - time_of_flow, "DOP853", rtol, atol)
     value = float((at.w - flow).norm() / (flow - at.init).norm())
-    return Estimates(
-        {"gradient_flow_distance": value}, warm=torch.stack([flow, torch.full_like(flow, at.lr * at.step)])
-    )
+    return Estimates({"gradient_flow_distance": value}, warm=torch.stack([flow, torch.full_like(flow, time)]))

@@ -32,7 +32,8 @@ def relative_flatness(at: Point, *, layer: str, rtol: float, max_products: int) 
         )
     names, tensors = at.problem.names, at.problem.tensors(at.w)
     matrices = [i for i, t in enumerate(tensors) if t.ndim > 1]
-    chosen = [i for i in matrices if fnmatch.fnmatch(names[i], layer)] if layer else matrices[-1:]
+    pattern = layer or at.problem.last_matrix or at.problem.last_of_layout
+    chosen = [i for i in matrices if fnmatch.fnmatch(names[i], pattern)]
     if len(chosen) != 1:
         raise Refusal(
             f"measure.relative_flatness.layer={layer}: {len(chosen)} weight matrices; name one of "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sharpcli.errors import Refusal, Unreachable
-from sharpcli.measures import Estimates, Point, closed_flows
+from sharpcli.measures import Estimates, Point, closed_flows, elapsed
 
 
 def sam_flow(at: Point, *, rho: float, rate: float) -> Estimates:
@@ -26,6 +26,8 @@ def sam_flow(at: Point, *, rho: float, rate: float) -> Estimates:
             this measure then; absent where gradient flow reaches an interpolator
     """
     flows = closed_flows(at, "sam_flow")
+    if flows.idle:
+        raise Refusal(f"measure=sam_flow: nothing flows: {flows.idle}")
     if at.init is None:
         raise Refusal(
             "measure=sam_flow is about a run from its start; a file of weights has none: measure it in "
@@ -35,7 +37,7 @@ def sam_flow(at: Point, *, rho: float, rate: float) -> Estimates:
         limit = flows.limit(at.w)
     except Unreachable:
         return Estimates({"flow_reached": False})
-    tau = at.lr * rho**2 * at.step
+    tau = elapsed(at, "sam_flow") * rho**2
     values: dict[str, float | None] = {
         "flow_trace": flows.trace(limit),
         "flow_sharpness": flows.sharpness(limit),

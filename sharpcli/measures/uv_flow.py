@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from sharpcli.errors import Refusal, Unreachable
-from sharpcli.measures import Estimates, Point, closed_flows
+from sharpcli.measures import Estimates, Point, closed_flows, elapsed
 
 
 def uv_flow(at: Point, *, rate: float, delta: float, power: int, clock: bool) -> Estimates:
@@ -58,7 +58,7 @@ def uv_flow(at: Point, *, rate: float, delta: float, power: int, clock: bool) ->
     if at.init is None:
         return Estimates(values)
     values["flow_clock"] = flows.elapsed(at.w, at.init)
-    tau = at.lr**power * at.step
+    tau = elapsed(at, "uv_flow", power)
     try:
         values["flow_trace_start"] = flows.trace(flows.limit(at.init))
         theory = flows.trace_flow(at.init, tau, rate, delta)

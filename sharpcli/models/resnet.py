@@ -58,10 +58,10 @@ class _Block(nn.Module):
         self.stride, self.new_channels, self.skip = stride, outputs - inputs, skip
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
         if self.skip:
-            out = out + F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
-        return F.relu(out)
+            y = y + F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
+        return F.relu(y)
 
 
 def _convolution(inputs: int, outputs: int, stride: int, norm: Norm) -> nn.Conv2d:

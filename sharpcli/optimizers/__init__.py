@@ -7,6 +7,7 @@ rule that lacks one has nothing to say there.
 | `base_edge(lr)` | the edge of the rule that this one wraps, drawn for comparison | none is drawn |
 | `preconditioner(state, lr)` | P [D] that steps are divided by, the edge of P^(-1/2) H P^(-1/2) | P = 1 |
 | `columns(state, lr)` | numbers of its state, added to every row | no column |
+| `full_batch = True` | that it is defined for the loss of all examples alone | any batch |
 | `compiled()` | its `Rule`, for toys whose steps are compiled | the general path |
 
 The functions below ask a rule, whoever wrote it.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
@@ -99,22 +101,29 @@ def started(rule: Optimizer, w: Tensor) -> State:
 
 
 def stepped(rule: Optimizer, w: Tensor, state: State, grad: Grad, lr: float) -> tuple[Tensor, State]:
-    """The first step of a process: as `rule.step`, and refuses a result that is not (w, state)."""
+    """The first step of a process: as `rule.step`. Refuses a result that is not (w, state), and a rule that
+    writes into the tensors it is given: what is saved on Ctrl-C are the tensors before the step."""
+    where, kept = f"optimizer={type(rule).__name__}", [tensor.clone() for tensor in (w, *state)]
     result = rule.step(w, state, grad, lr)
-    good = (
-        isinstance(result, tuple)
-        and len(result) == 2
-        and isinstance(result[0], Tensor)
-        and result[0].shape == w.shape
-    )
+    good = isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor)
+    good = good and (result[0].shape, result[0].dtype) == (w.shape, w.dtype)
     if (
         not good
         or not isinstance(result[1], tuple)
         or not all(isinstance(part, Tensor) for part in result[1])
     ):
         raise Refusal(
-            f"optimizer={type(rule).__name__}: step(w, state, grad, lr) gives (w, state), w of shape "
-            f"{list(w.shape)} and "
-            "state a tuple of tensors; this one gives something else"
+            f"{where}: step(w, state, grad, lr) gives (w, state), w {w.dtype} of shape {list(w.shape)} and "
+            f"state a tuple of "
+            "tensors; this one gives something else"
+        )
+    if not all(torch.allclose(a, b, 0, 0, equal_nan=True) for a, b in zip(kept, (w, *state), strict=True)):
+        raise Refusal(
+            f"{where}: step changes w or its state in place; return new tensors, as in w - lr * grad(w)"
         )
     return result
+
+
+def needs_full_batch(rule: Any) -> bool:
+    """Whether the rule is defined for the loss of all examples alone."""
+    return bool(getattr(rule, "full_batch", False))

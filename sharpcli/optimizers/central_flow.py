@@ -5,6 +5,7 @@ central flows", arXiv:2410.24206, section 3."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -38,6 +39,7 @@ class CentralFlow:
     lowers (a quadratic beyond its edge).
     """
 
+    full_batch: ClassVar[bool] = True
     pieces: int
     most: int
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ class LimitingFlow:
     interpolator, and a J that loses rank, and says at which tau.
     """
 
+    full_batch: ClassVar[bool] = True
     regularizer: Callable[[Tensor, int], Tensor]
     rate: float
     solver: Solver

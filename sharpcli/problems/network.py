@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
@@ -64,7 +65,7 @@ def network(
     x_test, y_test = data.x_test.to(**place), data.y_test.to(**place)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = built(model, tuple(x_train.shape[1:]), y_train.shape[1]).to(**place)
+        module = built(model, x_train, y_train).to(**place)
     trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
     frozen = {name: p.detach() for name, p in module.named_parameters() if not p.requires_grad}
     if not trainable:
@@ -72,7 +73,6 @@ def network(
             f"the model has no trainable parameter ({len(frozen)} frozen by requires_grad=False); leave "
             f"some of them trainable"
         )
-    module.requires_grad_(False)
     if weights is not None:
         load(module, weights)
         module.eval()
@@ -127,18 +127,24 @@ def network(
         at=at,
         better=better,
         layout=tuple((name, p.shape) for name, p in trainable.items()),
-        frozen=frozen,
+        frozen=tuple(frozen),
+        held={**frozen, **{name: b.detach() for name, b in module.named_buffers()}},
+        last_matrix=next((name for name, p in reversed(list(module.named_parameters())) if p.ndim > 1), ""),
         tests=(x_test, y_test) if len(y_test) else None,
         error=error if data.classes else None,
         norms=structural_norms(module, list(trainable)),
     )
 
 
-def built(model: Model, shape: tuple[int, ...], outputs: int) -> nn.Module:
-    """The model for inputs of a shape and a number of outputs. Refuses a part that makes no module."""
-    module = model(shape, outputs)
+def built(model: Model, x: Tensor, y: Tensor) -> nn.Module:
+    """The model for inputs x [n, *shape] and targets y [n, C]; lazy layers take their sizes from a pass over
+    two inputs. Refuses a part that makes no module."""
+    module = model(tuple(x.shape[1:]), y.shape[1])
     if not isinstance(module, nn.Module):
         raise Refusal(f"model: (shape, outputs) gives a {type(module).__name__}; give a torch.nn.Module")
+    if any(is_lazy(p) for p in module.parameters()):
+        with torch.no_grad():
+            module(x[:2].to("cpu", torch.get_default_dtype()))
     return module
 
 
@@ -269,4 +275,10 @@ def _check(
         shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise Refusal(
             f"the loss of outputs {list(first.shape)} is {shape}; give a scalar, the mean over the examples"
+        )
+    at = w.detach().requires_grad_()
+    if not loss(predict(at, x), y).requires_grad:
+        raise Refusal(
+            "the loss has no gradient in the weights (a detach, or outputs that ignore them); remove the "
+            "cause"
         )

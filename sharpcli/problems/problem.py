@@ -51,10 +51,11 @@ class Problem:
     ...]); `at(w)` the surface to measure at w, with whatever a normalization policy fixes there (the training
     surface where it fixes nothing); `scores(w)` named numbers about w, `train_loss` among them, and `better`
     whether a lower or a higher one is better, for each name that a reader wants to see. `layout` names the
-    tensors that w is the concatenation of, `frozen` those of the model that are held and no part of w, with
-    their values; `tests` are the test examples that scores use, where there are any. `error(surface, w)` is
-    the share of a surface's examples that are classified wrongly, where there are classes; `norms(w)` what a
-    model's own structure defines.
+    tensors that w is the concatenation of, `frozen` names the model's parameters that are held and no part of
+    w, `held` are their values and the model's buffers; `last_matrix` names the last weight matrix of the
+    whole model, in w or not; `tests` are the test examples that scores use, where there are any.
+    `error(surface, w)` is the share of a surface's examples that are classified wrongly, where there are
+    classes; `norms(w)` what a model's own structure defines.
 
     What is known in closed form a problem supplies itself: `flows`, and `least_norm(w, positive)`, named
     numbers about the solutions of least norm. `compiled` is the same loss as compiled functions, where a toy
@@ -68,7 +69,9 @@ class Problem:
     at: Callable[[Tensor], LossSurface]
     better: Mapping[str, Better] = field(default_factory=lambda: {"train_loss": "lower"})
     layout: tuple[tuple[str, torch.Size], ...] = ()
-    frozen: Mapping[str, Tensor] = field(default_factory=dict)
+    frozen: tuple[str, ...] = ()
+    held: Mapping[str, Tensor] = field(default_factory=dict)
+    last_matrix: str = ""
     tests: Batch | None = None
     error: Callable[[LossSurface, Tensor], float] | None = None
     norms: Callable[[Tensor], dict[str, float]] = lambda w: {}
@@ -80,6 +83,11 @@ class Problem:
     def names(self) -> list[str]:
         """The parameters' names, in the order of w; one, `w`, where the problem has no tensors."""
         return [name for name, _ in self.layout] or ["w"]
+
+    @property
+    def last_of_layout(self) -> str:
+        """The name of the last tensor of w that is a matrix; empty where none is."""
+        return next((name for name, shape in reversed(self.layout) if len(shape) > 1), "")
 
     def tensors(self, w: Tensor) -> list[Tensor]:
         """w as the parameters' tensors: views of it."""
@@ -108,6 +116,7 @@ class Problem:
             scores=lambda u: self.scores(embed(u)),
             at=lambda u: self.at(embed(u)).through(embed),
             better=self.better,
+            last_matrix=self.last_matrix or self.last_of_layout,
             layout=tuple((name, shape) for name, shape in self.layout if name in chosen),
             tests=self.tests,
             error=self.error,

@@ -3,12 +3,15 @@ of the three."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sharpcli.errors import Refusal
 
 
 class Shape(Protocol):
@@ -27,12 +30,20 @@ class Schedule:
     lr: float
 
     def __call__(self, step: int) -> float:
-        """lr(step)."""
-        return self.shape(step=step, steps=self.steps, lr=self.lr)
+        """lr(step). Refuses a shape that gives no finite number of at least 0."""
+        value = self.shape(step=step, steps=self.steps, lr=self.lr)
+        if not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise Refusal(f"schedule: gives {value!r} for step {step}; give a finite number of at least 0")
+        return value
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the shape takes no step, and so has one value for all."""
+        return "step" not in getattr(self.shape, "takes", ("step",))
 
     def between(self, start: int, stop: int) -> NDArray[np.float64]:
         """lr of the steps from `start` to `stop`, that excluded: [stop - start]. A shape that takes no step
         has one value."""
-        if "step" not in self.shape.takes:
+        if self.is_constant:
             return np.full(stop - start, self(start))
         return np.array([self(step) for step in range(start, stop)])
