@@ -1,5 +1,5 @@
-"""What MkDocs adds to these pages when it builds the site: README.md as its home, CONTRIBUTING.md and CHANGELOG.md, a
-page for each group of conf/, and a page of docstrings for each folder of sharpcli/."""
+"""What MkDocs adds to these pages when it builds the site: README.md as its home, CONTRIBUTING.md and
+CHANGELOG.md, a page for each group of conf/, and a page of docstrings for each folder of sharpcli/."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     here = page.file.src_uri
     in_repository = next((file for file, site in AT_THE_TOP.items() if site == here), f"docs/{here}")
     code = re.split(r"(^```.*?^```$)", markdown, flags=re.M | re.S)
-    code[::2] = [LINK.sub(lambda link: in_site(link["path"], in_repository, here), text) for text in code[::2]]
+    code[::2] = [
+        LINK.sub(lambda link: in_site(link["path"], in_repository, here), text) for text in code[::2]
+    ]
     return "".join(code)
 
 
@@ -112,13 +114,14 @@ def option(group: str, name: str, text: str) -> list[str]:
     out = ["" if group == "plot" else f"`{chosen}`", escaped(what), described(show.docstring(path))]
     out += [f"Source: [`{path}`][{path}]"] if path else []
     rows = [f"| `{s.name}` | `{s.default}` | {cell(s.comment)} |" for s in show.settings(text, group)]
-    out += ["\n".join(["| setting | default | meaning |", "|---|---|---|", *rows])] if rows else ["It has no settings."]
-    return [paragraph for paragraph in out if paragraph]
+    table = "\n".join(["| setting | default | meaning |", "|---|---|---|", *rows])
+    return [paragraph for paragraph in [*out, table if rows else "It has no settings."] if paragraph]
 
 
 def options_index() -> str:
     """The groups, and the settings of a run that are no part."""
-    groups = [f"| [`{group}`]({group}.md) | {len(list((CONF / group).glob('*.yaml')))} |" for group in option_pages()]
+    count = {group: len(list((CONF / group).glob("*.yaml"))) for group in option_pages()}
+    groups = [f"| [`{group}`]({group}.md) | {number} |" for group, number in count.items()]
     rows = [f"| `{name}` | `{default}` | {cell(comment)} |" for name, default, comment in plain_settings()]
     return "\n".join(
         [
@@ -127,6 +130,7 @@ def options_index() -> str:
             "\n| group | options |\n|---|---|",
             *groups,
             "\n## Settings of a run\n",
+            "`method=` sets `batch_size` as well: the default, `method=gd`, takes `full`.\n",
             "| setting | default | meaning |\n|---|---|---|",
             *rows,
             "",
@@ -159,7 +163,7 @@ def folder_of(module: str) -> str:
 
 
 def api_pages() -> dict[str, str]:
-    """The modules of each folder of sharpcli/, by its name, and under an empty name those beside the folders."""
+    """The modules of each folder of sharpcli/, and under an empty name those beside the folders."""
     modules: dict[str, list[str]] = {}
     for file in sorted(PACKAGE.rglob("*.py")):
         names = file.relative_to(ROOT).with_suffix("").parts
@@ -185,7 +189,7 @@ class Docstrings(griffe.Extension):
 def described(docstring: str) -> str:
     """A docstring as markdown."""
     text, separator, _ = docstring.rpartition("\n\nColumns:\n")
-    if not separator or "<scores>" in docstring.split("\n")[0]:
+    if not separator:
         return escaped(docstring)
     try:
         table = columns.table(columns.parsed(docstring, ""))
@@ -195,7 +199,7 @@ def described(docstring: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """A text with nothing in it that markdown would take for its own, but `code`, lists and indented blocks."""
+    """A text in which markdown finds nothing of its own but `code`, lists and indented blocks."""
     lines = []
     for line in text.split("\n"):
         if line.startswith("    "):
@@ -210,4 +214,3 @@ def escaped(text: str) -> str:
 def cell(text: str) -> str:
     """A text for a cell of a table."""
     return escaped(text).replace("|", r"\|")
-

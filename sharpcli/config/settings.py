@@ -100,6 +100,7 @@ Settings = make_dataclass(
     ],
     bases=(Plain,),
 )
+Settings.__module__ = __name__  # a job of a parallel sweep is pickled, and finds the class by this name
 NAMES = tuple(f.name for f in fields(Settings))
 LOCAL = tuple(f.name for f in fields(Plain) if f.metadata.get("local"))
 
