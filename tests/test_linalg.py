@@ -335,3 +335,21 @@ def test_an_eigenvalue_that_overtook_outside_an_invariant_warm_start_is_found():
         krylov, 1, 1e-6, 500, slack=3.0, fresh=lambda: torch.randn(33, generator=g, dtype=torch.float64)
     )
     assert float(ritz.values[0]) == pytest.approx(10.0, rel=1e-6) and ritz.converged
+
+
+def test_a_solve_whose_residual_is_only_rounding_ends():
+    A = torch.diag(torch.linspace(0.1, 5, 60))  # float32: no residual reaches the tolerance
+    krylov = Krylov(lambda V: V @ A, torch.ones(1, 60), 1000)
+    calls = []
+
+    def tell(products, error):
+        calls.append(products)
+        assert len(calls) < 2000, "an endless loop"
+
+    ritz = extremes(krylov, 1, 1e-12, 300, fresh=lambda: torch.randn(60), tell=tell)
+    assert not ritz.converged or ritz.products <= 300
+
+
+def test_directions_that_are_zero_add_nothing():
+    krylov = Krylov(lambda V: V @ torch.diag(torch.arange(5.0).double()), torch.ones(1, 5).double(), 5)
+    assert krylov.width == 1 and not krylov.grow(torch.zeros(1, 1, dtype=torch.float64)) and krylov.size == 1

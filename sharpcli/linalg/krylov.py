@@ -70,8 +70,8 @@ class Krylov:
         return self.size > old_size
 
     def grow(self, Z: Float64[Tensor, "q p"]) -> bool:
-        """Adds the directions Z G to the basis, at most q of them, for one product each; returns False if G
-        is empty or the capacity is reached."""
+        """Adds the directions Z G to the basis, at most q of them, for one product each; returns False if
+        nothing was added: G is empty, the capacity is reached, or the directions are zero."""
         old_size, capacity_left = self.size, self.capacity - self.size
         if not capacity_left or not self.width:
             return False
@@ -79,6 +79,8 @@ class Krylov:
         # columns up to rounding.
         Q, R = torch.linalg.qr(Z.T)
         Q = Q[:, R.diagonal().abs() > 1e-8 * R.abs().max()][:, :capacity_left]
+        if not Q.shape[1]:
+            return False
         for x in Q.T.to(self._G) @ self._G:
             self._append(x / norm(x))
         block = self.C[:old_size] @ Q
@@ -87,7 +89,7 @@ class Krylov:
         self._G = complement.T.to(self._G) @ self._G
         self.C, self.width = self.C @ complement, complement.shape[1]
         self._multiply(old_size)
-        return True
+        return self.size > old_size
 
     def ritz(self) -> tuple[Float64[Tensor, " m"], Float64[Tensor, "m m"]]:
         """The Ritz values theta [m], largest first, and the matching eigenvectors of T as rows [m, m]."""

@@ -111,8 +111,12 @@ def extremes(
         if krylov.size == krylov.capacity < krylov.V.shape[1]:
             kept = _survivors(assessment.theta, max(assessment.wanted + 1, krylov.size // 2), least)
             krylov.restart(assessment.Y[kept], assessment.theta[kept])
-        elif krylov.width:
-            krylov.grow(assessment.next_direction(krylov.width))
+        elif (
+            krylov.width
+        ):  # a residual may be zero in its coordinates and yet be counted, as its rounding error
+            width, direction = krylov.width, assessment.next_direction(krylov.width)
+            if not krylov.grow(direction) and not krylov.grow(torch.eye(width, dtype=direction.dtype)[:1]):
+                break
         elif fresh is None or not krylov.add(fresh()[None]):
             break
     return _ritz(assessment, krylov, k, krylov.products - products_before)
