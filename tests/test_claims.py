@@ -273,7 +273,7 @@ def test_a_claim_that_is_expected_not_to_hold_fails_when_it_does_and_a_control_t
     folder,
 ):
     claim = constant()
-    assert verdict(replace(claim, expect="does_not_hold"), folder).verdict == claims.SUDDENLY
+    assert verdict(replace(claim, expect="does_not_hold"), folder).verdict == claims.UNEXPECTED
     wrong = [claim.check[0] | {"between": [0.4, 0.6]}]
     assert verdict(replace(claim, expect="does_not_hold", check=wrong), folder).verdict == claims.NOT_HERE
     assert verdict(replace(claim, control=claim.check), folder).verdict == claims.FAILS
@@ -350,8 +350,8 @@ def test_a_run_starts_from_the_run_that_comes_before_it_of_its_own_seed(folder):
     begun, ended = (f.groupby("seed")["train_loss"] for f in (frame, first))
     assert begun.first().tolist() == ended.last().tolist()
     wrong = replace(claim, before={"first": ["problem=uv", "lr=none"]})
-    said = [evidence._run([*words, f"runs_dir={folder}"], wrong.before)[0] for _, words in claim.jobs()]
-    assert all(text.startswith("refused: first: lr=none: not a number") for text in said)
+    said = [evidence._run([*words, f"runs_dir={folder}"], wrong.before).refusal for _, words in claim.jobs()]
+    assert all(text.startswith("first: lr=none: not a number") for text in said)
 
 
 def test_claims_by_the_command_line(sharp, folder):

@@ -487,7 +487,7 @@ def test_the_distance_from_gradient_flow_is_from_where_a_run_began_and_needs_tim
     assert json.loads(measured.out)["init_distance"] == rows[-1]["init_distance"]
     said = sharp(*base, "steps=40", "schedule=cosine", "measure_every=4")
     assert said.code == 2 and said.err.splitlines()[-1].startswith(
-        "sharp: measure=gradient_flow_distance: with this schedule"
+        "sharp: measure=gradient_flow_distance: its time is lr^1 step"
     )
 
 

@@ -11,7 +11,7 @@ from sharpcli.errors import Refusal
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.losses.half_squared import half_squared
 from sharpcli.objectives.crop_flip import crop_flip
-from sharpcli.objectives.label_noise import label_noise
+from sharpcli.objectives.label_noise import LabelNoise
 from sharpcli.objectives.langevin import langevin
 from sharpcli.objectives.sde_noise import sde_noise
 from sharpcli.objectives.svag import svag
@@ -19,6 +19,7 @@ from sharpcli.objectives.trace_penalty import trace_penalty
 from sharpcli.objectives.weight_decay import weight_decay
 from sharpcli.objectives.weight_noise import weight_noise
 from sharpcli.rng import generator
+from sharpcli.rng.laws import draws
 
 X = torch.arange(1.0, 7.0, dtype=torch.float64)[:, None]
 Y = torch.zeros(6, 1, dtype=torch.float64)
@@ -29,7 +30,7 @@ SURFACE = LossSurface(lambda w, x: x * w, half_squared, ((X[:4], Y[:4]), (X[4:],
 
 def test_label_noise_takes_two_values_independent_for_each_example():
     draws = [
-        torch.cat([y for _, y in label_noise(SURFACE, W, generator(0, "n", s), delta=0.3, **SIGNS).batches])
+        torch.cat([y for _, y in LabelNoise(delta=0.3, **SIGNS)(SURFACE, W, generator(0, "n", s)).batches])
         for s in range(2000)
     ]
     y = torch.cat(draws, 1)
@@ -42,7 +43,7 @@ def test_label_noise_takes_two_values_independent_for_each_example():
 
 
 def test_a_noisy_surface_gives_the_same_gradient_twice_and_the_clean_one_is_untouched():
-    noisy = label_noise(SURFACE, W, generator(0, "n", 0), delta=0.3, **SIGNS)
+    noisy = LabelNoise(delta=0.3, **SIGNS)(SURFACE, W, generator(0, "n", 0))
     assert torch.equal(noisy.grad(W), noisy.grad(W)) and not torch.equal(noisy.grad(W), SURFACE.grad(W))
     assert torch.equal(SURFACE.batches[0][1], Y[:4])
 
@@ -84,7 +85,7 @@ def test_weight_noise_is_the_loss_at_moved_weights_and_costs_half_sigma_squared_
 
 
 def test_student_noise_is_student_s_with_variance_one():
-    drawn = np.sort(generator(0, "t", 0).student(20_000))
+    drawn = np.sort(draws("student", generator(0, "t", 0), 20_000))
     assert kstest(drawn * 2**0.5, "t", args=(4,)).pvalue > 0.01
     assert np.mean(np.abs(drawn) > 4) == pytest.approx(
         2 * t.sf(4 * 2**0.5, 4), rel=0.3
@@ -118,10 +119,10 @@ def test_label_noise_of_other_laws_has_their_variance_and_may_be_shared():
     for law, variance in (("uniform", 0.03), ("normal", 0.09)):
         told = {"delta": 0.3, "distribution": law, "shared": False}
         y = torch.cat(
-            [b for s in range(2000) for _, b in label_noise(SURFACE, W, generator(0, "n", s), **told).batches]
+            [b for s in range(2000) for _, b in LabelNoise(**told)(SURFACE, W, generator(0, "n", s)).batches]
         )
         assert y.var().item() == pytest.approx(variance, rel=0.05) and y.mean().abs() < 0.01
-    shared = label_noise(SURFACE, W, generator(0, "n", 0), delta=0.3, distribution="normal", shared=True)
+    shared = LabelNoise(delta=0.3, distribution="normal", shared=True)(SURFACE, W, generator(0, "n", 0))
     assert len(torch.cat([y for _, y in shared.batches]).unique()) == 1
 
 
@@ -200,7 +201,7 @@ def test_objectives_refuse_what_is_out_of_range():
         lambda: trace_penalty(SURFACE, W, generator(0, "", 0), strength=1.0, probes=0),
         lambda: svag(SURFACE, W, generator(0, "", 0), l=0.5),
         lambda: svag(SURFACE.on(SURFACE.batches[:1]).on([(X[:3], Y[:3])]), W, generator(0, "", 0), l=2.0),
-        lambda: label_noise(SURFACE, W, generator(0, "", 0), delta=-1.0, **SIGNS),
+        lambda: LabelNoise(delta=-1.0, **SIGNS)(SURFACE, W, generator(0, "", 0)),
         lambda: weight_decay(SURFACE, W, generator(0, "", 0), strength=-1.0),
         lambda: crop_flip(SURFACE, W, generator(0, "", 0), pad=2),
     ):

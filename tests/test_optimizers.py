@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sharpcli.errors import Refusal
+from sharpcli.optimizers import base_edge, columns, edge, preconditioner
 from sharpcli.optimizers.gd import GD
 from sharpcli.optimizers.momentum import Momentum
 from sharpcli.optimizers.sam import SAM
@@ -51,7 +52,10 @@ def test_edges_have_the_stated_constants():
     assert GD().edge(0.02) == pytest.approx(100)
     assert Momentum(0.9, False).edge(0.2) == pytest.approx(19)
     assert Momentum(0.9, True).edge(0.1) == pytest.approx(2 * 1.9 / 0.28)
-    assert SAM(0.1, True, GD()).edge(0.1) is None
+    assert edge(SAM(0.1, True, GD()), 0.1) is None and base_edge(SAM(0.1, True, GD()), 0.1) == pytest.approx(
+        20
+    )
+    assert edge(GD(), 0.0) is None and preconditioner(GD(), (), 0.1) is None and columns(GD(), (), 0.1) == {}
 
 
 @pytest.mark.parametrize("beta, nesterov", [(0.0, False), (0.9, False), (0.9, True)])
@@ -99,7 +103,7 @@ def test_rules_refuse_what_is_out_of_range():
 
 
 def test_schedules():
-    assert constant(3, 10, 0.5) == 0.5
+    assert constant(0.5) == 0.5
     values = [cosine(step, 100, 2.0, warmup=0.1, final=0.0) for step in range(100)]
     assert max(values) == pytest.approx(2.0) and values[0] < values[5] < values[9] and values[-1] < 0.01
     assert all(a > b for a, b in itertools.pairwise(values[11:]))

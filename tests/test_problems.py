@@ -9,8 +9,8 @@ from sharpcli.data.arrays import arrays
 from sharpcli.data.cifar10 import cifar10
 from sharpcli.data.digits import digits
 from sharpcli.errors import Refusal
+from sharpcli.problems.minibatches import Minibatches, chunks
 from sharpcli.problems.plane import valley
-from sharpcli.problems.problem import Minibatches, chunks
 from sharpcli.problems.quadratic import quadratic
 from sharpcli.problems.uv import uv
 

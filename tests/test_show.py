@@ -1,6 +1,7 @@
 """`sharp show GROUP OPTION`: every option explains itself, and each of its settings has a meaning."""
 
 import inspect
+import re
 
 import pytest
 import yaml
@@ -41,6 +42,8 @@ def test_the_settings_are_the_values_of_the_yaml_in_its_order(group, option):
     path = () if "@package _global_" in text else (group,)
     own = f"{group}.{option}._target_" if group in ("measure", "objective") else f"{group}._target_"
     expected = [name for name in leaves(yaml.safe_load(text), path) if name != own]
+    choices = re.findall(r"- /(\w+)@(\w+):", text)  # of inner parts, as SAM's base
+    expected = [f"{kind}@{group}.{key}" for kind, key in choices] + expected
     assert [setting.name for setting in settings(text, group)] == expected
 
 

@@ -358,7 +358,7 @@ def test_what_cannot_be_is_refused_in_one_line(sharp, words, said):
 @pytest.mark.parametrize("is_compiled", [True, False])
 def test_projected_scores_are_those_of_the_interpolator_that_gradient_flow_reaches(experiment, is_compiled):
     e = experiment("problem=uv", "method=gd", "measure=[projected]", "problem.spread=0.1")
-    problem = e.problem if is_compiled else replace(e.problem, kernel=None)
+    problem = e.problem if is_compiled else replace(e.problem, compiled=None)
     row, _ = measure(replace(e, problem=problem), problem.w0, 0, {}, ["projected"])
     x, y = (part.numpy() for part in e.problem.examples)
     right = uv.limit(*np.split(e.problem.w0.numpy(), 2), x, y[:, 0])

@@ -65,8 +65,7 @@ def closed_flows(at: Point, measure: str) -> ClosedFlows:
     closed forms, and a part of a problem's parameters."""
     if at.problem.flows is None:
         raise Refusal(
-            f"measure={measure}: this problem supplies no closed form of its flows, and problem=uv does; "
-            f"use it, or "
+            f"measure={measure}: this problem supplies no closed form of its flows; use problem=uv, or "
             "measure=[manifold,projected]"
         )
     return at.problem.flows

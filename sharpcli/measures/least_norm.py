@@ -26,8 +26,7 @@ def least_norm(at: Point, *, positive: bool) -> Estimates:
     """
     if at.problem.least_norm is None:
         raise Refusal(
-            "measure=least_norm: this problem supplies no solution of least norm; problem=uv, "
-            "matrix_sensing, "
-            "matrix_factorization and deep_factorization do"
+            "measure=least_norm knows problem=uv and the matrix problems (matrix_sensing, "
+            "matrix_factorization, deep_factorization); this problem supplies no solution of least norm"
         )
     return Estimates(at.problem.least_norm(at.w, positive))
