@@ -54,7 +54,7 @@ SHARED = {  # modules of a room of parts that are no part, but what several part
         "compiled_loop",
         "convolution",
     }
-    | {"network_norms"},
+    | {"network_norms", "weights"},
     "data": {"npz"},
 }
 

@@ -23,6 +23,7 @@ from sharpcli.problems.convolution import Convolutions
 from sharpcli.problems.minibatches import chunks
 from sharpcli.problems.network_norms import structural_norms
 from sharpcli.problems.problem import Better, Problem
+from sharpcli.problems.weights import load
 
 Model = Callable[[tuple[int, ...], int], nn.Module]
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -74,7 +75,7 @@ def network(
             f"some of them trainable"
         )
     if weights is not None:
-        load(module, weights)
+        load(module, weights, statistics=batchnorm == "stored")
         module.eval()
     if batchnorm != "stored":
         for norm in batch_norms(module):
@@ -146,40 +147,6 @@ def built(model: Model, x: Tensor, y: Tensor) -> nn.Module:
         with torch.no_grad():
             module(x[:2].to("cpu", torch.get_default_dtype()))
     return module
-
-
-def load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copies a state dict into the module; refuses one whose names or shapes differ, and NaN or infinity,
-    with a list."""
-    model, came = module.state_dict(), dict(weights)
-    statistics = ("running_mean", "running_var", "num_batches_tracked")
-    missing = [key for key in model if key not in came and not key.endswith(statistics)]
-    extra = [key for key in came if key not in model and not key.endswith(statistics)]
-    shapes = [
-        f"{key} is {list(came[key].shape)} for {list(tensor.shape)}"
-        for key, tensor in model.items()
-        if key in came and came[key].shape != tensor.shape
-    ]
-    differences = []
-    for keys, what in ((missing, "missing"), (extra, "not in the model"), (shapes, "of another shape")):
-        more = ", ..." if len(keys) > 4 else ""
-        differences += [f"{len(keys)} {what} ({', '.join(keys[:4])}{more})"] if keys else []
-    if differences:
-        raise Refusal(
-            f"the weights are those of another model: {'; '.join(differences)}; choose the model that was "
-            f"trained"
-        )
-    if bad := [
-        key for key, value in came.items() if value.is_floating_point() and not bool(value.isfinite().all())
-    ]:
-        raise Refusal(
-            f"the weights hold NaN or infinity in {', '.join(bad[:4])}; there is no curvature to measure"
-        )
-    if lost := [key for key in model if key not in came and batch_norms(module)]:
-        raise Refusal(
-            f"the weights have no running statistics ({lost[0]}); take problem.batchnorm=batch or population"
-        )
-    module.load_state_dict(came, strict=False)
 
 
 def flat(module: nn.Module, names: Sequence[str]) -> Predict:
