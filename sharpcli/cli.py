@@ -307,6 +307,8 @@ def _runs_dir(words: list[str]) -> Path:
 
 def main() -> Any:
     """The entry point: refusals are one line and exit code 2; Typer's own too; Ctrl-C is 130."""
+    # a worker process would begin its path of modules with the working directory: a random.py there would run
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
         code = app(standalone_mode=False)
     except Refusal as problem:

@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from sharpcli.commands.report import complain, layers, table
-from sharpcli.config.check import Checked, check
+from sharpcli.config.check import Checked, check, stored
 from sharpcli.config.settings import LOCAL
 from sharpcli.config.words import compose, refuse_renamed, refusing
 from sharpcli.errors import Refusal
@@ -261,7 +261,7 @@ def checked_again(run: Run, overrides: Sequence[str]) -> Checked:
     command."""
     with refusing(overrides):
         parsed = OverridesParser.create().parse_overrides(list(overrides))
-    config = OmegaConf.create(run.config)
+    config = stored(run.config)
     for override in parsed:
         key = override.get_key_element().lstrip("+~")
         refuse_renamed(key, str(override.input_line), str(override.input_line).partition("=")[2])
@@ -272,9 +272,10 @@ def checked_again(run: Run, overrides: Sequence[str]) -> Checked:
         if key == "measure":
             composed = compose([str(override.input_line)]).measure
             config.measure = OmegaConf.create(OmegaConf.to_container(composed, resolve=False))
-    for override in parsed:
-        if (key := override.get_key_element().lstrip("+~")) != "measure":
-            OmegaConf.update(config, key, override.value(), force_add=True)
+    with refusing(overrides):
+        for override in parsed:
+            if (key := override.get_key_element().lstrip("+~")) != "measure":
+                OmegaConf.update(config, key, override.value(), force_add=True)
     if not config.measure:
         raise Refusal(
             f"{run.name} measured nothing in training: say what to measure, as in measure=[sharpness,trace]"

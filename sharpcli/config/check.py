@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sharpcli import CONF
 from sharpcli.config import former
 from sharpcli.config.settings import GROUPS, LOCAL, NAMES, Plain, Settings
-from sharpcli.config.targets import hyperparameters, identity, is_path, resolve
+from sharpcli.config.targets import hyperparameters, identity, is_path, parts, resolve
 from sharpcli.config.words import explain, options, refusing, suggest
 from sharpcli.due import is_count, length, spelled
 from sharpcli.errors import Refusal
@@ -89,6 +89,31 @@ def check(cfg: DictConfig | Mapping[str, Any], overrides: Sequence[str] = ()) ->
     values["method"] = method_label(values)
     local = {key: values.pop(key) for key in LOCAL}
     return Checked({key: value for key, value in values.items() if value is not None}, local, contents)
+
+
+def stored(config: Mapping[str, Any]) -> DictConfig:
+    """The config that a run's directory holds, as the literal values that it is.
+
+    A run may come from somebody else: of what changes no number (trust, folders, device, threads) nothing is
+    read from its config, and `${oc.env:HOME}` in it is a text. Refuses values that no run of sharp has.
+    """
+    try:
+        return OmegaConf.create({key: literal(v) for key, v in config.items() if key not in LOCAL})
+    except OmegaConfBaseException as problem:
+        first_line = str(problem).split("\n", maxsplit=1)[0]
+        raise Refusal(f"config.yaml: {first_line}; restore the file") from None
+
+
+def literal(value: Any) -> Any:
+    """A value in which OmegaConf reads each text as it stands: `${` is escaped, and the backslashes before
+    it."""
+    if isinstance(value, Mapping):
+        return {key: literal(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [literal(v) for v in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return value
 
 
 def _plain(cfg: DictConfig | Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -165,23 +190,30 @@ def _check_parts(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
                 for key, part in chosen.items()
                 if not _is_leftover(part, f"{name}.{key}", overrides)
             }
-            values[name] = {key: typed(part, f"{name}.{key}", trust) for key, part in kept.items()}
+            values[name] = {key: typed(part, f"{name}.{key}", trust, name) for key, part in kept.items()}
             for key, part in values[name].items():
                 contents |= _contents(part, f"{name}.{key}", trust)
         elif values[name]:
-            values[name] = typed(values[name], name, trust)
+            values[name] = typed(values[name], name, trust, name)
             contents |= _contents(values[name], name, trust)
         elif not group.of_problem:
             raise Refusal(f"{name} is missing: give {name}=..., possible: {', '.join(options(name))}")
     return contents
 
 
-def typed(part: Any, where: str, trust: Sequence[str]) -> dict[str, Any]:
-    """A part's values in the types that its target's annotations state, its keys being exactly the
-    target's."""
+def typed(part: Any, where: str, trust: Sequence[str], group: str = "") -> dict[str, Any]:
+    """A part's values in the types that its target's annotations state, its keys being exactly the target's.
+
+    With a `group`, a part of this package must be one that the group's folder in conf/ names, or a preset for
+    it: a data set in the place of a measure would be called as a measure.
+    """
     if not isinstance(part, Mapping) or "_target_" not in part:
         raise Refusal(f"{where}={part}: a part is chosen by its name, or given as a mapping with a _target_")
     target = resolve(part["_target_"], where, trust)
+    if group and not parts().get(part["_target_"], frozenset({group})) & {group, "method"}:
+        raise Refusal(
+            f"{where}._target_={part['_target_']}: no {group}; possible: {', '.join(options(group))}"
+        )
     hints, needed, taken = hyperparameters(target)
     given = {key: value for key, value in part.items() if key != "_target_"}
     every = {"every": spelled(given.pop("every"), f"{where}.every")} if "every" in given else {}
@@ -202,7 +234,7 @@ def typed(part: Any, where: str, trust: Sequence[str]) -> dict[str, Any]:
         if key not in given and not isinstance(value, int | float | str | list | tuple | dict | None):
             continue  # an object that yaml cannot hold
         if isinstance(value, Mapping) and "_target_" in value:
-            out[key] = typed(value, setting, trust)
+            out[key] = typed(value, setting, trust, group)
         else:
             out[key] = _coerced(value, hints.get(key, Any), setting)
     return out
@@ -225,7 +257,7 @@ def _coerced(value: Any, hint: Any, setting: str) -> Any:
             {"value": None}
         )  # an annotation that OmegaConf does not know: a part of its own
     try:
-        merged: Any = OmegaConf.to_container(OmegaConf.merge(schema, {"value": value}))
+        merged: Any = OmegaConf.to_container(OmegaConf.merge(schema, {"value": literal(value)}), resolve=True)
     except OmegaConfBaseException as problem:
         if get_origin(hint) is list and not isinstance(value, list):
             raise Refusal(f"{setting}={value}: give a list, as in {setting}=[{value}]") from None
@@ -244,6 +276,18 @@ def _is_leftover(part: Any, where: str, overrides: Sequence[str]) -> bool:
     return isinstance(part, Mapping) and "_target_" not in part and not mentioned
 
 
+def _content(file: Path, setting: str) -> str:
+    """The SHA-256 of a file. Refuses what is no regular file: a pipe or a device may never end."""
+    try:
+        if file.exists() and not file.is_file():
+            raise Refusal(f"{setting}={file}: a pipe or a device; name a file")
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        raise Refusal(f"{setting}={file}: cannot be read ({reason}); name an existing file") from None
+
+
 def _contents(part: Mapping[str, Any], where: str, trust: Sequence[str]) -> dict[str, str]:
     """The SHA-256 of each file that a part names: its parameters annotated as `Path` count by content, not by
     place."""
@@ -254,12 +298,7 @@ def _contents(part: Mapping[str, Any], where: str, trust: Sequence[str]) -> dict
         if isinstance(value, Mapping) and "_target_" in value:
             out |= _contents(value, f"{where}.{key}", trust)
         elif is_path(hints.get(key)) and isinstance(value, str) and not Path(value).is_dir():
-            try:
-                out[f"{where}.{key}"] = hashlib.sha256(Path(part[key]).read_bytes()).hexdigest()
-            except OSError as problem:
-                raise Refusal(
-                    f"{where}.{key}={part[key]}: cannot be read ({problem.strerror}); name an existing file"
-                ) from None
+            out[f"{where}.{key}"] = _content(Path(value), f"{where}.{key}")
     return out
 
 

@@ -3,42 +3,67 @@ run's hash counts it."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from sharpcli import CONF
 from sharpcli.errors import Refusal
 
 PACKAGE = "sharpcli"
+CHECKS = "sharpcli.claims.checks"  # a claim's yaml names its checks by `kind`, without the path
+TARGET = re.compile(r"\b_target_: ([\w.]+)")
 Target = Callable[..., Any]
 
 
 def resolve(path: str, where: str, trust: Sequence[str]) -> Target:
-    """The function or class that `path` names, for the setting `where`. Refuses code outside this package and
-    the trusted ones, also where it is only reached through a module of theirs."""
+    """The function or class that `path` names, for the setting `where`.
+
+    Of this package only the parts that a yaml of conf/ names: a config must not reach its other functions,
+    some of which write files. Refuses code outside this package and the trusted packages, also where it is
+    only reached through a module of theirs. The working directory is searched for trusted packages alone, and
+    after all installed packages.
+    """
     module, _, name = str(path).rpartition(".")
-    roots = (PACKAGE, *trust)
+    if _inside(module, (PACKAGE,)):
+        if path not in parts() and module != CHECKS:
+            raise Refusal(
+                f"{where}._target_={path}: {PACKAGE} has no part of this path; sharp show lists the parts"
+            )
+        return getattr(importlib.import_module(module), name)
     untrusted = Refusal(
         f"{where}._target_={path}: code outside {PACKAGE}; if you trust it, say so: "
         f"trust=[{str(path).split('.')[0]}]"
     )
-    if not _inside(module, roots):
+    if not _inside(module, trust):
         raise untrusted
     if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+        sys.path.append(str(Path.cwd()))
     try:
         target = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as problem:
         raise Refusal(f"{where}._target_={path}: not found ({problem})") from None
-    if not _inside(getattr(target, "__module__", "") or "", roots):
+    if not _inside(getattr(target, "__module__", "") or "", trust):
         raise untrusted
     if not callable(target):
         raise Refusal(f"{where}._target_={path}: neither a function nor a class")
     return target
+
+
+@functools.cache
+def parts() -> dict[str, frozenset[str]]:
+    """The parts of this package: every `_target_` in conf/, with the groups whose yaml files name it."""
+    groups: dict[str, set[str]] = {}
+    for file in CONF.rglob("*.yaml"):
+        for path in TARGET.findall(file.read_text()):
+            groups.setdefault(path, set()).add(file.parent.name)
+    return {path: frozenset(names) for path, names in groups.items()}
 
 
 def _inside(module: str, roots: Sequence[str]) -> bool:

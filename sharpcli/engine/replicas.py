@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from sharpcli.config.check import Checked, check
+from sharpcli.config.check import Checked, check, literal
 from sharpcli.config.words import refuse_renamed
 from sharpcli.engine.experiment import Experiment, build
 from sharpcli.engine.train import Label
@@ -60,7 +60,7 @@ def experiments(checked: Checked) -> list[tuple[Label, Experiment]]:
 
 def _with(checked: Checked, settings: Label) -> Checked:
     """The config of a replica: the run's own with these settings."""
-    config = OmegaConf.create({**checked.config, **checked.local, "replicas": 1})
+    config = OmegaConf.create(literal({**checked.config, **checked.local, "replicas": 1}))
     for key, value in settings.items():
         refuse_renamed(key, f"replicas.{key}")
         if key in FIXED or OmegaConf.select(config, key) is None:
