@@ -9,7 +9,13 @@ class Refusal(BaseException):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(str(message).split()))
+        super().__init__(printable(" ".join(str(message).split())))
+
+
+def printable(text: str) -> str:
+    r"""The text with each character that a terminal would obey or hide, as an escape code in a name from
+    somebody's file, spelled out: \x1b, \u202e."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class Unreachable(ValueError):
