@@ -18,7 +18,8 @@ from omegaconf import DictConfig
 from sharpcli import CONF
 from sharpcli.commands.report import complain, note, settled
 from sharpcli.config.check import check
-from sharpcli.config.sweep import sweep
+from sharpcli.config.quoting import quoted
+from sharpcli.config.sweep import is_sweep, sweep
 from sharpcli.config.words import compose, refusing
 from sharpcli.errors import Refusal
 from sharpcli.jsonl import writing
@@ -29,18 +30,20 @@ def main(words: Sequence[str]) -> None:
     """Runs Hydra on the words of the command line: flags in any place, refusals instead of Hydra's own
     reports."""
     arguments, flags = parse(words)
-    overrides = list(arguments.overrides)
+    overrides, name = list(arguments.overrides), arguments.config_name or "config"
     if arguments.config_dir and not Path(arguments.config_dir).is_dir():
         raise Refusal(
             f"--config-dir {arguments.config_dir}: no such directory; name one that holds groups, as conf/ "
             f"does"
         )
-    if arguments.multirun:
-        rehearse(overrides, arguments.config_dir)
-    elif not (arguments.help or arguments.hydra_help or arguments.shell_completion or arguments.info):
-        compose(overrides, arguments.config_dir)  # says what is wrong with an override before Hydra does
+    shows = arguments.help or arguments.hydra_help or arguments.shell_completion or arguments.info
+    of_sweep = arguments.multirun or is_sweep(overrides, arguments.config_dir, name)
+    if of_sweep and not shows and not arguments.cfg:
+        rehearse(overrides, arguments.config_dir, name)
+    elif not shows and not of_sweep:  # says what is wrong with an override before Hydra does
+        compose(overrides, arguments.config_dir, name)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, instead of printing and exiting with 1
-    sys.argv = [sys.argv[0], *flags, *overrides]
+    sys.argv = [sys.argv[0], *flags, *quoted(overrides, of_sweep)]
     try:
         with refusing(overrides):
             job()
@@ -70,7 +73,7 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return arguments, flags
 
 
-def rehearse(overrides: Sequence[str], config_dir: str | None) -> None:
+def rehearse(overrides: Sequence[str], config_dir: str | None, name: str = "config") -> None:
     """Checks and builds every job of a sweep, so that one bad job stops it before the first has started.
 
     The jobs of Hydra's basic sweeper are known beforehand; another sweeper chooses its own as it goes, and
@@ -81,10 +84,10 @@ def rehearse(overrides: Sequence[str], config_dir: str | None) -> None:
     from sharpcli.engine.replicas import experiments
 
     forget_data()
-    jobs = sweep(overrides, config_dir)
+    jobs = sweep(overrides, config_dir, name)
     for number, of_job in enumerate(jobs, 1):
         try:
-            checked = checked_with_source(check(compose(of_job, config_dir), of_job))
+            checked = checked_with_source(check(compose(of_job, config_dir, name), of_job))
             if checked.config["replicas"] == 1:
                 build(checked)
             else:

@@ -3,26 +3,36 @@ read."""
 
 from __future__ import annotations
 
-import difflib
 import re
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.errors import HydraException
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from sharpcli import CONF
+from sharpcli.config.elsewhere import choice, of_option, of_setting, options, places, suggest
 from sharpcli.config.former import RENAMED
-from sharpcli.config.settings import GROUPS, METHODS, NAMES, OF_PROBLEM
+from sharpcli.config.paths import expanded
+from sharpcli.config.quoting import quoted
+from sharpcli.config.settings import GROUPS, METHODS, OF_PROBLEM
 from sharpcli.errors import Refusal
 
-NO_VALUE = re.compile(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", re.S)
-NOT_OF_TYPE = re.compile(r"Value '(.*)' (?:\(\w+\) )?is (?:not a valid|incompatible with type hint) (\S+)")
+__all__ = ["compose", "explain", "of_setting", "options", "suggest"]
+NO_VALUE = re.compile(r"Value '(.*)' of type '[\w.]+' could not be converted to (\w+)", re.S)
+NOT_OF_TYPE = re.compile(
+    r"Value '(.*)' (?:\(\w+\) )?is (?:not a valid|incompatible with type hint) (\S+)", re.S
+)
 TYPES = {  # OmegaConf's names of types, and Python's
     "Float": "a number",
     "float": "a number",
@@ -32,19 +42,46 @@ TYPES = {  # OmegaConf's names of types, and Python's
     "bool": "true or false",
     "str": "a word",
 }
+LIBRARIES = re.compile(r"[/\\](hydra|omegaconf|antlr4|yaml)[/\\]")
 
 
 def compose(
     overrides: Sequence[str], config_dir: str | None = None, name: str = "config", hydra: bool = False
 ) -> DictConfig:
-    """The config that Hydra makes of overrides such as `lr=0.1`. Refuses an override that Hydra does not
-    understand, and a setting by a name that it had in an earlier version."""
+    """The config that Hydra makes of overrides such as `lr=0.1`, whose texts need no quotation marks
+    (`quoting.py`). Refuses an override that Hydra does not understand, and a setting by a name that it had in
+    an earlier version."""
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         refuse_renamed(key, override, value)
-    search = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
-    with refusing(overrides), initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra_compose(name, overrides=[*overrides, *search], return_hydra_config=hydra)
+    with refusing(overrides), loading(config_dir):
+        return hydra_compose(name, overrides=quoted(overrides), return_hydra_config=hydra)
+
+
+@contextmanager
+def loading(config_dir: str | None = None) -> Iterator[ConfigLoaderImpl]:
+    """Hydra's loader of conf/ and of a user's own folder of groups, as `--config-dir` adds it."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        assert isinstance(loader, ConfigLoaderImpl)
+        if config_dir:
+            places = loader.get_search_path()
+            own = f"file://{expanded(config_dir).absolute()}"
+            places.prepend("command-line", own, SearchPathQuery(provider="schema"))
+            loader.repository.initialize_sources(places)
+        yield loader
+
+
+def with_overrides(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """A config changed by overrides in Hydra's grammar, as they would change it on the command line of `sharp
+    train`. Refuses settings that it does not have."""
+    with refusing(overrides):
+        parsed = OverridesParser.create().parse_overrides(quoted(overrides))
+        ConfigLoaderImpl.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
+        changed = config.copy()
+        OmegaConf.set_struct(changed, True)
+        ConfigLoaderImpl._apply_overrides_to_config(parsed, changed)
+    return changed
 
 
 def refuse_renamed(key: str, came: str, value: str = "") -> None:
@@ -61,29 +98,37 @@ def refusing(overrides: Sequence[str]) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as problem:
         raise Refusal(explain(problem, overrides)) from None
-    except (ValueError, AssertionError) as problem:  # what Hydra asks of its own input, such as data=null
-        if not re.search(
-            r"/(hydra|omegaconf|antlr4)/", traceback.extract_tb(problem.__traceback__)[-1].filename
-        ):
+    except RecursionError:
+        raise Refusal(
+            f"{_shortened(overrides)}: refers to itself, or has too many brackets in brackets"
+        ) from None
+    except Exception as problem:  # what Hydra asks of its own input, such as data=null
+        if not LIBRARIES.search(traceback.extract_tb(problem.__traceback__)[-1].filename):
             raise  # a mistake of ours is a traceback
-        raise Refusal(_of_no_group(overrides) or f"{' '.join(overrides)}: {problem}") from None
+        came = _of_no_group(overrides) or _of_group(overrides)
+        raise Refusal(came or f"{_shortened(overrides)}: {problem or type(problem).__name__}") from None
 
 
 def explain(problem: Exception, overrides: Sequence[str]) -> str:
     """One line for an exception of Hydra or OmegaConf: what came, what is possible, what to do."""
     text = f"{problem}\n{problem.__cause__ or ''}"
+    if isinstance(problem, OverrideParseException):
+        return _unreadable(problem, overrides)
+    if match := re.search(
+        r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'(?:\n| requires)", text, re.S
+    ):
+        key, _, value = match[1].partition("=")
+        listed = "" if re.match(r"\s*\w+\(", value) else f", or {key}=[{value}] for a list"
+        return f"{match[1]}: several values; add -m for a run of each{listed}"
     if match := re.search(r"Could not (?:find|load) '([\w/]+)/([^'/]*)'", text):
         group, came = match.groups()
         possible = options(group) or re.findall(r"^\t(\S+)", text, re.M)
-        return f"{group}={came}: no such {group}; " + suggest(came, possible)
+        return f"{group}={came}: no such {group}; " + (of_option(group, came) or suggest(came, possible))
     if match := re.search(r"Could not override '([^']+)'", text):
-        key = match[1]
-        came = next((override for override in overrides if override.lstrip("+~").split("=")[0] == key), key)
-        near = suggest(key, _settings_near(overrides, key))
-        return f"{came}: no such setting; {near} (sharp train --help lists all)"
-    if match := re.search(r"Key '(\w+)' not in 'Settings'", text):
+        return _no_such(match[1], overrides)
+    if match := re.search(r"Key '(.*?)' not in 'Settings'", text):
         refuse_renamed(match[1], match[1])
-        return f"{match[1]}: no such setting; {suggest(match[1], NAMES)}"
+        return _no_such(match[1], overrides)
     if isinstance(problem, MissingMandatoryValue):
         return f"{problem.full_key} is missing: give {problem.full_key}=..."
     if match := NO_VALUE.search(text) or NOT_OF_TYPE.search(text):
@@ -91,19 +136,55 @@ def explain(problem: Exception, overrides: Sequence[str]) -> str:
         setting = f"{key_match[1]}=" if key_match else ""
         kind = match[2].strip("'\"")
         return f"{setting}{match[1]}: not {TYPES.get(kind, f'a value of type {kind}')}"
-    return re.sub(r"See https://hydra\S+ for details|full_key:.*", "", " ".join(text.split())).strip()
+    said = re.sub(r"See https://hydra\S+ for details|full_key:.*", "", " ".join(text.split())).strip()
+    named = any(override.partition("=")[0].lstrip("+~") in said for override in overrides)
+    return said if named or not overrides else f"{_shortened(overrides)}: {said}"
 
 
-def suggest(came: str, possible: Sequence[str]) -> str:
-    """`did you mean X?` where a possible word is close to `came`, and all that are possible."""
-    close = difflib.get_close_matches(came, possible, n=1)
-    meant = f"did you mean {close[0]}? " if close else ""
-    return f"{meant}possible: {', '.join(sorted(possible)) or 'nothing'}"
+def _no_such(key: str, overrides: Sequence[str]) -> str:
+    """One line for a setting that the chosen parts do not have."""
+    came = next((o for o in overrides if _key(o) == key), key)
+    if came == key:  # the first part of a dotted name, as `foo` of foo.bar=1
+        came = next((o for o in overrides if _key(o).startswith(f"{key}.")), key)
+    full, value = _key(came), came.partition("=")[2]
+    swept = [_key(o) for o in overrides if _key(o) in (*GROUPS, *METHODS) and re.search(r"=[^\[]*[,(]", o)]
+    if swept and full in places():
+        return f"{came}: not every {swept[0]} of the sweep has this setting; write ++{full}={value} to add it"
+    advice = of_setting(full, value, _chosen(overrides))
+    return f"{came}: no such setting; {advice} (sharp train --help lists all)"
 
 
-def options(group: str) -> list[str]:
-    """The names of the options in conf/<group>/."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _unreadable(problem: OverrideParseException, overrides: Sequence[str]) -> str:
+    """One line for an override that is not in Hydra's grammar."""
+    came = next((o for o, q in zip(overrides, quoted(overrides), strict=True) if q == problem.override), None)
+    came = came or problem.override
+    if "=" not in came:
+        return f"{came}: missing EQUAL: a setting is written key=value, and an option --option"
+    said = " ".join(str(problem).split("See https://hydra")[0].split())
+    said = re.sub(r"^Error parsing override '.*?' (?=\w)|LexerNoViableAltException: ", "", said, flags=re.S)
+    said = said.replace(came, "").strip()
+    return f"{came}: cannot be read ({said}); put a text in quotation marks, as in key=\"'a(b)'\""
+
+
+def _shortened(overrides: Sequence[str]) -> str:
+    return " ".join(overrides[-3:])
+
+
+def _of_group(overrides: Sequence[str]) -> str | None:
+    """One line for a group that is given something else than a name or a list of names, such as
+    data=[[1]]."""
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key in (*GROUPS, *METHODS) and not re.fullmatch(r"[\w-]+|\[[\w, -]*\]", value):
+            example = options(key)[0]
+            return f"{override}: {key} is chosen by name, as in {choice(key, example)}; " + suggest(
+                value, options(key)
+            )
+    return None
 
 
 def _of_no_group(overrides: Sequence[str]) -> str | None:
@@ -120,15 +201,13 @@ def _of_no_group(overrides: Sequence[str]) -> str | None:
     return f"{override}: this problem has no {group}; {advice}, or use problem=network"
 
 
-def _settings_near(overrides: Sequence[str], key: str) -> list[str]:
-    """The settings beside `key`: those of the root, or those of the part that `key` is in."""
-    if "." not in key:
-        return [*NAMES, "experiment"]
+def _chosen(overrides: Sequence[str]) -> Mapping[str, Any]:
+    """The config of the parts that overrides choose, without their settings; empty where they do not make
+    one."""
     choices = [o for o in overrides if o.split("=")[0].split("@")[0] in (*GROUPS, *METHODS)]
-    prefix = key.rsplit(".", 1)[0]
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            node = OmegaConf.select(hydra_compose("config", overrides=choices), prefix)
+        with loading():
+            made: Any = OmegaConf.to_container(hydra_compose("config", overrides=choices))
     except (HydraException, OmegaConfBaseException):
-        return []
-    return [f"{prefix}.{k!s}" for k in node if k != "_target_"] if isinstance(node, DictConfig) else []
+        return {}
+    return made
