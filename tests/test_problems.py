@@ -125,7 +125,7 @@ def save(path, **changes):
 
 def test_arrays_take_classes_and_real_targets(tmp_path):
     d = arrays(file=save(tmp_path / "a.npz"))
-    assert d.classes and d.y_train.shape == (9, 3) and d.x_train.dtype == torch.float32
+    assert d.classes and d.y_train.shape == (9, 3) and d.x_train.dtype == torch.float64  # as in the file
     d = arrays(file=save(tmp_path / "b.npz", y_train=np.zeros(9), y_test=np.ones(4)))
     assert not d.classes and d.y_train.shape == (9, 1)
 

@@ -1,9 +1,12 @@
-"""Reading a file of weights that another program wrote: its state dict, also where other objects wrap it."""
+"""Reading a file of weights that another program wrote. Which of its tensors is which of a network's is known
+only with the network: `problems/weights.py`."""
 
 from __future__ import annotations
 
 import hashlib
-import pickle
+import json
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,64 +16,132 @@ from torch import Tensor
 
 from sharpcli.errors import Refusal
 
-# keys under which training programs put the state dict into a larger dict
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module", "weights")
-# that DataParallel, torch.compile and Lightning put before a parameter's name
-PREFIXES = ("module.", "_orig_mod.", "model.")
+INDEX = ".index.json"  # the end of the name of a file that lists in which shard each tensor is
+SHARD = re.compile(
+    r"(.+)-\d{5}-of-(\d{5})(\.\w+)"
+)  # the name of a shard, as Hugging Face's programs write it
+# torch.save's number, after the two bytes of the pickle's protocol
+TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+DEPTH = 5  # of dicts in dicts that are searched for tensors
+SAVE = "save a state dict: torch.save(model.state_dict(), 'weights.pt') in the program that trained it"
 
 
-def read(file: Path) -> dict[str, Tensor]:
-    """The tensors by name in a `.safetensors` file or in a file that `torch.save` wrote; code in the file is
-    never run.
+def read(file: Path) -> dict[str, Any]:
+    """What a file of safetensors or of `torch.save` holds: tensors by name, or dicts in dicts of them. With
+    an index (`model.safetensors.index.json`), the tensors of all its shards. Code in a file is never run.
 
-    A state dict is taken out of a dict that holds it under one of `WRAPPERS`, and one of `PREFIXES` that all
-    names share is removed from them. Refuses a file that cannot be read, and one that holds no tensors or
-    other objects than tensors.
+    Refuses a file that cannot be read as weights alone, and names the class that stands in the way; a file
+    whose checksums are not those of its content; a shard alone; and a file without tensors.
     """
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            loaded: Any = load_file(file)
-        else:
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        pickle.UnpicklingError,
-        KeyError,
-        _safetensors_error(),
-    ) as problem:
-        reason = str(problem).split("\n", maxsplit=1)[0]
-        raise Refusal(
-            f"{file}: not readable as weights alone ({reason}); save a state dict: "
-            f"torch.save(model.state_dict(), ...)"
-        ) from None
-    for name in WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
-            loaded = loaded[name]
-    is_mapping = isinstance(loaded, Mapping)
-    if not is_mapping or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
-        held = ", ".join(list(map(str, loaded))[:5]) if is_mapping else type(loaded).__name__
-        raise Refusal(
-            f"{file}: holds no state dict (it has {held or 'nothing'}); save one: "
-            f"torch.save(model.state_dict(), ...)"
-        )
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in loaded):
-            loaded = {key.removeprefix(prefix): value for key, value in loaded.items()}
+    if file.name.endswith(INDEX):
+        return _sharded(file)
+    if (shard := SHARD.fullmatch(file.name)) and int(shard[2]) > 1:
+        index = file.with_name(f"{shard[1]}{shard[3]}{INDEX}")
+        there = "" if index.is_file() else ", which is missing in this folder"
+        raise Refusal(f"{file}: one of {int(shard[2])} shards; name the index of them all, {index}{there}")
+    loaded = _loaded(file)
+    if not _holds_tensors(loaded, DEPTH):
+        held = ", ".join(str(key)[:40] for key in list(loaded)[:5]) if isinstance(loaded, Mapping) else ""
+        held = held or ("nothing" if isinstance(loaded, Mapping) else type(loaded).__name__)
+        raise Refusal(f"{file}: holds no state dict (it has {held}); {SAVE}")
     return dict(loaded)
 
 
 def content(file: Path) -> str:
-    """The SHA-256 of a file's content, in hex digits."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    """The SHA-256 of a file's content, in hex digits; of an index, that of the index and of its shards."""
+    digest = hashlib.sha256()
+    files = [file]
+    if file.name.endswith(INDEX):
+        files += [file.with_name(name) for name in sorted(set(_shards(file).values()))]
+    for part in files:
+        with open(part, "rb") as stream:
+            while piece := stream.read(2**24):
+                digest.update(piece)
+    return digest.hexdigest()
 
 
-def _safetensors_error() -> type[Exception]:
-    """The exception of safetensors, imported only where it may be needed."""
-    from safetensors import SafetensorError
+def _shards(index: Path) -> dict[str, str]:
+    """The shard that an index names for each tensor: a file in the same folder."""
+    try:
+        names = json.loads(index.read_bytes())["weight_map"]
+        if not isinstance(names, dict) or not names or not all(isinstance(n, str) for n in names.values()):
+            raise ValueError("weight_map must give a file for each tensor")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
+        raise Refusal(
+            f"{index}: not readable as the index of shards ({_line(problem)}); save it anew"
+        ) from None
+    for name in set(names.values()):
+        if Path(name).name != name:
+            raise Refusal(f"{index}: names the shard {name[:80]}, but shards are files beside their index")
+        if not index.with_name(name).is_file():
+            raise Refusal(f"{index}: names the shard {name[:80]}, which is missing; put all shards beside it")
+    return names
 
-    return SafetensorError
+
+def _sharded(index: Path) -> dict[str, Any]:
+    """The tensors of all shards. Refuses a shard whose tensors are not those that the index says."""
+    named, tensors = _shards(index), dict[str, Any]()
+    for shard in sorted(set(named.values())):
+        loaded = _loaded(index.with_name(shard))
+        listed = {name for name, place in named.items() if place == shard}
+        if not isinstance(loaded, Mapping) or (differ := listed ^ set(loaded)):
+            example = (
+                next(iter(sorted(map(str, differ))))[:80] if isinstance(loaded, Mapping) else "no tensors"
+            )
+            raise Refusal(f"{index}: {shard} does not hold what the index says ({example}); save both anew")
+        tensors |= loaded
+    return tensors
+
+
+def _loaded(file: Path) -> Any:
+    """The objects of a file, read by what its first bytes say that it is."""
+    try:
+        with open(file, "rb") as stream:
+            head = stream.read(16)
+        if head[8:9] == b"{":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        if head.startswith(b"PK\x03\x04"):
+            _check_zip(file)
+        elif not head[2:].startswith(TORCH_LEGACY):
+            raise ValueError("its first bytes are not those of torch.save or safetensors")
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as problem:  # what these libraries raise on damaged files is of very many classes
+        raise Refusal(f"{file}: not readable as weights alone ({_line(problem)}); {SAVE}") from None
+
+
+def _check_zip(file: Path) -> None:
+    """Raises ValueError for an archive that torch.save did not write so: compressed, with more content than
+    the file has bytes, with two parts of one name, or with content of another checksum (torch does not
+    compare them). All checksums are 0 where torch.serialization.set_crc32_options(False) left them out."""
+    with zipfile.ZipFile(file) as archive:
+        parts = archive.infolist()
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+            raise ValueError("a compressed archive, which torch.save does not write")
+        if sum(part.file_size for part in parts) > file.stat().st_size:
+            raise ValueError("its parts declare more bytes than the file has")
+        if len({part.filename for part in parts}) < len(parts):
+            raise ValueError("two parts have the same name")
+        if any(part.CRC for part in parts) and (bad := archive.testzip()):
+            raise ValueError(f"damaged: the content of {bad} does not have its checksum")
+
+
+def _holds_tensors(held: Any, depth: int) -> bool:
+    """Whether dicts in dicts hold a tensor by a name."""
+    return isinstance(held, Mapping) and any(
+        (isinstance(key, str) and isinstance(value, Tensor))
+        or (depth > 0 and _holds_tensors(value, depth - 1))
+        for key, value in held.items()
+    )
+
+
+def _line(problem: Exception) -> str:
+    """An exception in a few words: of torch's refusal to build an object, the class that it is of."""
+    text = str(problem) or type(problem).__name__
+    if name := re.search(r"GLOBAL (\S+) (?:was not|whose module)", text):
+        return f"it holds an object of {name[1][:80]}, which is built by running code"
+    text = text.partition("WeightsUnpickler error:")[2] or text
+    if "TorchScript" in text:
+        return "a TorchScript program"
+    return text.strip().split("\n", maxsplit=1)[0][:160]

@@ -15,7 +15,8 @@ Standardize = Literal["pixel", "channel", "none"]
 @dataclass(frozen=True)
 class Dataset:
     """Training inputs x_train [n, ...] and targets y_train [n, C], test inputs x_test [m, ...] and targets
-    y_test [m, C]: tensors in memory, in float64 for data=table and else in float32.
+    y_test [m, C]: tensors in memory, in float32 or float64, or inputs in int64 (tokens, classes, bytes). The
+    problem takes them in its own dtype.
 
     The targets are real-valued, or for `classes` one-hot, where the largest output is the predicted class.
     """
