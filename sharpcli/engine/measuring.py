@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from sharpcli.engine.experiment import Experiment
-from sharpcli.errors import Refusal
+from sharpcli.errors import NotFinite, Refusal
 from sharpcli.jsonl import Row
 from sharpcli.landscape.curvature import Curvature
 from sharpcli.measures import Estimates, Point
@@ -53,7 +53,8 @@ def each(
 
     A measure adds its values, and if it spends any `<name>_products`, `<name>_gradients`, `<name>_seconds`
     and `<name>_examples`. Its generator is keyed by (seed, name, step): measuring moves no other draw.
-    `tell(name, products, error)` is called during long solves. A device that runs out of memory is a refusal
+    Where its curvature is not finite a measure has the
+    column `<name>_not_finite` alone. `tell(name, products, error)` is called during long solves. A device that runs out of memory is a refusal
     that says what to try.
     """
     surface = experiment.surface_at(w)
@@ -78,8 +79,11 @@ def each(
             step=step,
             constant_lr=experiment.schedule.is_constant,
         )
-        with experiment.enough_memory():
-            estimates = experiment.measures[name](point)
+        try:
+            with experiment.enough_memory():
+                estimates = experiment.measures[name](point)
+        except NotFinite:
+            estimates = Estimates({f"{name}_not_finite": True})
         if not isinstance(estimates, Estimates):
             kind = type(estimates).__name__
             raise Refusal(

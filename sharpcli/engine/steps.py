@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sharpcli import objectives, optimizers
 from sharpcli.engine.experiment import Experiment
+from sharpcli.errors import NotFinite
 from sharpcli.objectives import Noise
 from sharpcli.optimizers import State, stepped
 from sharpcli.problems.minibatches import chunks
@@ -114,9 +115,12 @@ class OneByOne:
         for name, objective in experiment.objectives.items():
             surface = objective(surface, w, generator(experiment.seed, name, step))
         lr = experiment.schedule(step)
-        if self._tried:
-            w, state = experiment.optimizer.step(w, state, surface, lr)
-        else:
-            w, state = stepped(experiment.optimizer, w, state, surface, lr)
-            self._tried = True
+        try:
+            if self._tried:
+                w, state = experiment.optimizer.step(w, state, surface, lr)
+            else:
+                w, state = stepped(experiment.optimizer, w, state, surface, lr)
+                self._tried = True
+        except NotFinite:  # a rule that needs the curvature, where there is none: the run has diverged
+            w = torch.full_like(w, torch.nan)
         return w, state, step + 1

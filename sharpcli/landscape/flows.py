@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from sharpcli.errors import Refusal
+from sharpcli.errors import NotFinite, Refusal
 from sharpcli.landscape.interpolators import Interpolators
 
 Solver = Literal["RK45", "DOP853", "LSODA", "Radau"]
@@ -22,6 +22,9 @@ Field = Callable[[Float[Tensor, " D"]], Float[Tensor, " D"]]
 # The largest residual max |r| from which Newton's method replaces gradient flow: its limit then differs from
 # the flow's by about the square of the residual, and from further away it may be another interpolator.
 NEWTON_RESIDUAL = 1e-3
+# Solvers that reject a step in which the velocity is not finite, and try a shorter step; the others go on with
+# NaN for ever (LSODA) or fail in their linear algebra (Radau).
+REJECT_NOT_FINITE = ("RK45", "DOP853")
 MAX_FLOW_TIME = 1e5  # gradient flow runs over times 1, 2, 4, ... below this one, and is then given up
 
 
@@ -38,15 +41,21 @@ def integrate(
     > 0 the flow ends earlier where |field| has fallen to `tol`.
 
     Weights that are not finite are returned unchanged. Raises Refusal if the solver does not reach the
-    tolerances.
+    tolerances, and NotFinite where the field is not finite: at the start for every solver, since the length
+    of the first step would be NaN.
     """
 
     def right_side(_: float, at: NDArray[np.float64]) -> NDArray[np.float64]:
-        return field(torch.from_numpy(np.array(at)).to(w)).double().cpu().numpy()
+        velocity = field(torch.from_numpy(np.array(at)).to(w)).double().cpu().numpy()
+        if solver not in REJECT_NOT_FINITE and not np.isfinite(velocity).all():
+            raise NotFinite("the velocity of the flow is not finite")
+        return velocity
 
     if not torch.isfinite(w).all():
         return w
     start = w.double().cpu().numpy()
+    if not np.isfinite(right_side(0.0, start)).all():
+        raise NotFinite("the velocity of the flow is not finite at its start")
 
     def speed_above_tol(t: float, at: NDArray[np.float64]) -> float:
         return float(np.linalg.norm(right_side(t, at))) - tol

@@ -12,6 +12,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from sharpcli.errors import Refusal
+from sharpcli.landscape.hessian_products import finite
 from sharpcli.landscape.surface import LossSurface
 
 MAX_JACOBIAN_ENTRIES = 20_000_000  # 160 MB in float64
@@ -55,7 +56,8 @@ class Interpolators:
                 f"a Jacobian of {entries:,} entries, and at most {MAX_JACOBIAN_ENTRIES:,}: take fewer "
                 f"examples or a smaller model"
             )
-        return self._weighted(w, torch.func.jacrev(self.outputs)(w).detach())
+        jacobian = finite(torch.func.jacrev(self.outputs)(w).detach(), "Jacobian of the outputs")
+        return self._weighted(w, jacobian)
 
     def residual(self, w: Float[Tensor, " D"]) -> Float[Tensor, " nC"]:
         """The residuals r_i at w, flattened."""
@@ -72,7 +74,7 @@ class Interpolators:
         for _ in range(MAX_NEWTON_STEPS):
             if float(r.abs().max()) <= tol:
                 break
-            jacobian = torch.func.jacrev(self.outputs)(w).detach()
+            jacobian = finite(torch.func.jacrev(self.outputs)(w).detach(), "Jacobian of the outputs")
             step = torch.linalg.lstsq(jacobian, r[:, None], driver="gelsd").solution[:, 0]
             damped = self._damped_step(w, r, step)
             if damped is None:
@@ -109,7 +111,7 @@ class Interpolators:
         The B_i are held constant: along the manifold the outputs do not change, and with them the B_i.
         """
         at = w.detach().requires_grad_()
-        J = self._weighted(w, torch.func.jacrev(self.outputs)(at))
+        J = self._weighted(w, finite(torch.func.jacrev(self.outputs)(at), "Jacobian of the outputs"))
         (gradient,) = torch.autograd.grad(of(J, self.surface.examples), at)
         return tangent(J.detach(), gradient.detach(), cut)
 
@@ -144,6 +146,7 @@ class Interpolators:
             return torch.autograd.grad(flat, outputs, unit, retain_graph=True)[0].view(n, -1)
 
         block = torch.stack([column(c) for c in range(flat.shape[1])], 2)
+        finite(block, "Hessian of the loss in the outputs")
         largest_entry = float(block.abs().max())
         probe = torch.randn(n, flat.shape[1], generator=rng, dtype=torch.float64).to(flat)
         product = torch.autograd.grad(flat, outputs, probe, retain_graph=True)[0].view(n, -1)

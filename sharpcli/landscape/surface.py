@@ -13,7 +13,7 @@ from torch import Tensor
 from sharpcli.errors import Refusal
 from sharpcli.landscape.compiled_products import CompiledProducts
 from sharpcli.landscape.distributed import ALONE, Processes
-from sharpcli.landscape.hessian_products import Linearization, curvature_grad
+from sharpcli.landscape.hessian_products import Linearization, curvature_grad, finite
 
 Batch = tuple[
     Shaped[Tensor, "_ ..."], Shaped[Tensor, "_ ..."]
@@ -125,7 +125,8 @@ class LossSurface:
 
         For V the unit eigenvector of lambda_1 it is grad lambda_1 (if lambda_1 is simple), for V the identity
         grad Tr H, for V independent signs an unbiased estimate of m grad Tr H. The graph of one batch at a
-        time is in memory. Raises Refusal for layers whose third derivative PyTorch lacks (batch norm).
+        time is in memory. Raises Refusal for layers whose third derivative PyTorch lacks (batch norm), and
+        NotFinite.
         """
         total = torch.zeros_like(w)
         at = w.detach().requires_grad_()
@@ -133,7 +134,7 @@ class LossSurface:
             g = self.single(batch).gradient_graph(at)
             for v in V:
                 total += curvature_grad(g, at, v) * weight
-        return self.processes.sum(total)
+        return finite(self.processes.sum(total), "third derivative of the loss")
 
     def graph_bytes(self, w: Float[Tensor, " D"]) -> int:
         """The estimated size in bytes of the gradient's graph over this process's examples: linear in their
