@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from sharpcli.errors import Refusal
@@ -39,6 +40,25 @@ def check_name(name: str, names: Sequence[str], library: str) -> None:
     if name not in names:
         close = ", ".join(difflib.get_close_matches(name, names, n=3)) or "none"
         raise Refusal(f"model.name={name}: {library} has no such network; close: {close}")
+
+
+def check_images(net: nn.Module, shape: tuple[int, ...], name: str, takes: str) -> None:
+    """Refuses images that a library's network `name` does not take, by a pass over two black images, and says
+    for which it was made: `takes`."""
+    modes = {part: part.training for part in net.modules()}
+    net.eval()
+    try:
+        with torch.no_grad():
+            net(torch.zeros(2, *shape))
+    except (RuntimeError, ValueError, AssertionError, IndexError) as problem:
+        size = "x".join(map(str, shape))
+        reason = str(problem).split("\n", maxsplit=1)[0][:160]
+        raise Refusal(
+            f"model.name={name} does not take images of {size} ({reason}): it takes {takes}"
+        ) from None
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 class Patches(nn.Module):

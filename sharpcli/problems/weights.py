@@ -66,7 +66,8 @@ def load(module: nn.Module, weights: Mapping[str, Any], *, statistics: bool) -> 
     _check_kinds(best.seen, own)
     if best.differences:
         raise Refusal(
-            f"the weights are those of another model: {best.differences}; choose the model that was trained"
+            f"the weights are those of another model: {best.differences}; choose the model that was trained, "
+            f"and images of the same size"
         )
     needed = {name for name in _statistics(module) if statistics and not name.endswith(COUNT)}
     if lost := sorted(needed - best.seen.keys()):
