@@ -4,25 +4,41 @@ touched."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
 from sharpcli.config import former
-from sharpcli.errors import Refusal
-from sharpcli.jsonl import Row, append, cannot_write, last_row, replace, rows, writing
+from sharpcli.config.identity import hash_of
+from sharpcli.config.plain_yaml import plain_yaml
+from sharpcli.errors import InOtherHands, Refusal
+from sharpcli.jsonl import Row, append, cannot_write, is_count, last_row, read_rows, replace, writing
+from sharpcli.jsonl.files import no_link, open_regular, read, sync, truncate
 
 if TYPE_CHECKING:
     import pandas as pd
 
 VERSION, READABLE = 2, (1, 2)  # the format that is written, and those that are read: see config/former.py
-SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+LARGEST_FACTS, LARGEST_CONFIG = 64_000_000, 4_000_000  # bytes of provenance.json and of config.yaml
+DEEPEST = 50  # levels of nested values in provenance.json
+HASHES = re.compile(r"-((?:[0-9a-f]{16}|[0-9a-f]{8})(?:-(?:[0-9a-f]{16}|[0-9a-f]{8}))?)$")
+FILES = ("provenance.json", "config.yaml", "metrics.jsonl", "checkpoints")  # a folder with one is a run
+FINISHED = ("complete", "diverged")
+Complain = Callable[[str], Any]
+
+
+class Written(NamedTuple):
+    """How much of metrics.jsonl is written: its bytes and their CRC-32, by which they are known again."""
+
+    bytes: int
+    crc32: int
 
 
 class Run:
@@ -35,29 +51,23 @@ class Run:
 
     def __init__(self, path: Path, writes: bool = True) -> None:
         self.path, self.writes = Path(path), writes
-        try:
-            self.provenance: dict[str, Any] = json.loads((self.path / "provenance.json").read_text())
-        except (OSError, ValueError):
-            raise Refusal(
-                f"{path}: not a run directory (no readable provenance.json); sharp ls lists the runs"
-            ) from None
-        if self.provenance.get("version") not in READABLE:
-            raise Refusal(
-                f"{path}: a run of format {self.provenance.get('version')}, and this is sharp for formats "
-                f"{' and '.join(map(str, READABLE))}; use the version of sharp in its provenance.json"
-            )
+        self.provenance: dict[str, Any] = _facts(self.path)
+        self._written: Written | None = None
 
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> Run:
         """A new directory; complete only once provenance.json is there, which is written last."""
-        if (path / "provenance.json").exists():
+        if os.path.lexists(path / "provenance.json"):
             raise Refusal(
                 f"{path}: holds a run of other data already; move it away, or choose another runs_dir"
             )
+        text = yaml.safe_dump(dict(config), sort_keys=False).encode()
         with writing(path):
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            (path / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
-            replace(path / "provenance.json", _pretty({"version": VERSION, **provenance}))
+            no_link(path / "checkpoints")
+            replace(path / "config.yaml", text)
+            facts = {"version": VERSION, **provenance, "config_crc32": zlib.crc32(text)}
+            replace(path / "provenance.json", _pretty(facts))
         return cls(path)
 
     @property
@@ -67,51 +77,179 @@ class Run:
 
     @property
     def hash(self) -> str:
-        """The 8 hex digits at the end of the name."""
-        return self.name.rsplit("-", 1)[-1]
+        """The hex digits at the end of the name: of the config, and of the data where the name has both."""
+        match = HASHES.search(self.name)
+        return match[1] if match else self.name.rsplit("-", 1)[-1]
 
     @property
     def config(self) -> dict[str, Any]:
         """What decides the numbers, in today's names."""
+        config = former.updated(self.stored)
+        problem = config.get("problem", {"_target_": ""})
+        if not isinstance(problem, dict) or not isinstance(problem.get("_target_"), str):
+            file = self.path / "config.yaml"
+            raise Refusal(f"{file}: problem is {problem!s:.80}, and no part; restore the file")
+        return config
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """The values of config.yaml as they are there."""
+        file = self.path / "config.yaml"
         try:
-            return former.updated(yaml.load((self.path / "config.yaml").read_text(), SafeLoader) or {})
-        except (OSError, yaml.YAMLError) as problem:
-            raise Refusal(f"{self.path / 'config.yaml'}: cannot be read ({problem}); restore it") from None
+            return plain_yaml(read(file, LARGEST_CONFIG))
+        except OSError as problem:
+            raise Refusal(f"{file}: cannot be read ({problem.strerror or problem}); restore it") from None
+        except ValueError as problem:
+            raise Refusal(f"{file}: cannot be read ({problem!s:.200}); restore it") from None
 
     @property
     def steps(self) -> int:
         """The length of the whole run in steps."""
         return self.provenance["steps"]
 
+    @property
+    def replicas(self) -> int:
+        """How many trajectories the run has."""
+        return self.provenance.get("replicas", 1)
+
+    # --- what a run is known by ---
+
+    def altered(self, contents: Mapping[str, str] | None = None, quick: bool = False) -> str:
+        """In words, how the config is not the one that the run was made of; empty where it is.
+
+        The hash of config.yaml must be that of the name. The files that a config names count by their content
+        (SHA-256 by setting), which provenance.json holds; earlier runs do not say it, and `contents` may. A
+        name without a hash, as after a renaming, says nothing. `quick`: where config.yaml is, to the byte, as
+        it was written, only the hash that was written then is compared.
+        """
+        match = HASHES.search(self.name)
+        hashed = match[1].split("-")[0] if match else ""
+        recorded = str(self.provenance.get("hash", ""))
+        if recorded and hashed and not recorded.startswith(hashed):
+            return f"its name says {hashed} and its provenance.json {recorded[: len(hashed)]}"
+        as_written = False
+        if "config_crc32" in self.provenance:
+            try:
+                text = read(self.path / "config.yaml", LARGEST_CONFIG)
+            except OSError as problem:
+                return f"config.yaml cannot be read ({problem.strerror or problem})"
+            as_written = zlib.crc32(text) == self.provenance["config_crc32"]
+        if as_written and (quick or not recorded):
+            return ""
+        stored = self.stored
+        if self.provenance["version"] == 1:
+            found = former.digest(former.of_format_1(stored))
+        else:
+            known = self.provenance.get("contents", contents)
+            if known is None and _names_a_file(stored):
+                return ""
+            found = hash_of(stored, known or {})
+        expected = recorded or hashed
+        if expected and not found.startswith(expected):
+            return f"config.yaml gives the hash {found[: len(expected)]} and not {expected}"
+        return ""
+
+    def refuse_altered(self, contents: Mapping[str, str] | None = None) -> None:
+        """Refuses a run whose config is not the one that it was made of: its numbers are of something else."""
+        if what := self.altered(contents):
+            raise Refusal(
+                f"{self.path}: changed after the run was made ({what}), so that its numbers would be taken "
+                f"for another run's; restore config.yaml, or move the directory away"
+            )
+
     # --- rows ---
 
     def logged(self) -> list[Row]:
-        """The rows of metrics.jsonl, up to a truncated last line."""
-        return list(rows(self.path / "metrics.jsonl"))
+        """The rows of metrics.jsonl, without lines that are no rows: see `damage`."""
+        return read_rows(self.path / "metrics.jsonl")[0]
 
-    def rows(self) -> list[Row]:
-        """What was logged, joined by step with what was measured later, the newest number wins; of replicas a
-        row each."""
+    def logged_before(self, offset: int) -> list[Row]:
+        """The rows in the first `offset` bytes of metrics.jsonl; none where a line of them is no row."""
+        rows, wrong = read_rows(self.path / "metrics.jsonl", offset)
+        return [] if wrong else rows
+
+    def rows(self, complain: Complain = lambda message: None) -> list[Row]:
+        """What was logged, joined by step with what was measured later, the newest number wins; of replicas
+        a row each. `complain` is told of lines of measured.jsonl that are no rows."""
         joined = {(row["step"], row.get("replica", 0)): row for row in self.logged()}
-        for measured in rows(self.path / "measured.jsonl"):
-            if "params" in measured:  # of some parameters alone: not the network's numbers
+        measured, wrong = read_rows(self.path / "measured.jsonl")
+        if wrong:
+            complain(wrong)
+        for later in measured:
+            if "params" in later:  # of some parameters alone: not the network's numbers
                 continue
-            at = (measured["step"], 0)
-            joined[at] = joined.get(at, {}) | {k: v for k, v in measured.items() if k != "provenance"}
+            at = (later["step"], 0)
+            joined[at] = joined.get(at, {}) | {k: v for k, v in later.items() if k != "provenance"}
         return [joined[at] for at in sorted(joined)]
 
     def last(self) -> Row | None:
         """The last row logged, read from the end of the file; None where nothing is logged."""
-        return last_row(self.path / "metrics.jsonl")
+        try:
+            return last_row(self.path / "metrics.jsonl")
+        except OSError as problem:
+            raise Refusal(
+                f"{self.path / 'metrics.jsonl'}: cannot be read ({problem.strerror or problem}); move it away"
+            ) from None
+
+    def damage(self) -> str:
+        """In one line, what is wrong with metrics.jsonl; empty where nothing is: every line is a row, rows
+        are in the order of their steps, and a finished run has the very bytes that it ended with."""
+        if "rows" in self.provenance and self.status in FINISHED:
+            ended = self.provenance["rows"]
+            if self._read_written() == Written(ended["bytes"], ended["crc32"]):
+                return ""
+        rows, wrong = read_rows(self.path / "metrics.jsonl")
+        if wrong:
+            return wrong
+        before = (-1, 0)
+        for number, row in enumerate(rows, 1):
+            at = (row["step"], row.get("replica", 0))
+            if at <= before:
+                return f"{self.path / 'metrics.jsonl'}: row {number} is of step {at[0]}, after {before[0]}"
+            before = at
+        if "rows" in self.provenance and self.status in FINISHED:
+            return f"{self.path / 'metrics.jsonl'}: changed after the run had ended"
+        return ""
 
     def log(self, *rows: Row) -> None:
         """Appends the rows of a step to metrics.jsonl, all or none; nothing with `writes` off."""
-        if self.writes:
-            append(self.path / "metrics.jsonl", *rows)
+        if not self.writes:
+            return
+        before = self.written
+        start, data = append(self.path / "metrics.jsonl", *rows)
+        whole = start == before.bytes
+        self._written = Written(start + len(data), zlib.crc32(data, before.crc32)) if whole else None
 
     def add_measured(self, row: Row) -> None:
         """Appends a row to measured.jsonl."""
-        append(self.path / "measured.jsonl", row)
+        append(self.path / "measured.jsonl", row, durable=True)
+
+    @property
+    def written(self) -> Written:
+        """How much of metrics.jsonl is written; known without reading it while this object alone writes."""
+        if self._written is None:
+            self._written = self._read_written()
+        return self._written
+
+    def _read_written(self, most: int | None = None) -> Written:
+        """The bytes of metrics.jsonl, the first `most` of them, and their CRC-32."""
+        try:
+            descriptor = open_regular(self.path / "metrics.jsonl")
+        except FileNotFoundError:
+            return Written(0, 0)
+        except OSError as problem:
+            raise Refusal(
+                f"{self.path / 'metrics.jsonl'}: cannot be read ({problem.strerror or problem}); move it away"
+            ) from None
+        size, crc = 0, 0
+        with os.fdopen(descriptor, "rb") as file:
+            while piece := file.read(2**20 if most is None else min(2**20, most - size)):
+                size, crc = size + len(piece), zlib.crc32(piece, crc)
+        return Written(size, crc)
+
+    def holds(self, written: Written) -> bool:
+        """Whether metrics.jsonl begins with these bytes."""
+        return self._read_written(written.bytes) == written
 
     @property
     def offset(self) -> int:
@@ -120,11 +258,14 @@ class Run:
         return file.stat().st_size if file.exists() else 0
 
     def cut(self, offset: int) -> None:
-        """Cuts metrics.jsonl back to `offset` bytes."""
+        """Cuts metrics.jsonl back to `offset` bytes. Raises ValueError where it holds fewer."""
         if not self.writes:
             return
-        with writing(self.path), open(self.path / "metrics.jsonl", "ab") as file:
-            file.truncate(offset)
+        if offset > self.offset:
+            raise ValueError(f"{self.path / 'metrics.jsonl'} holds {self.offset} bytes and not {offset}")
+        self._written = None
+        with writing(self.path):
+            truncate(self.path / "metrics.jsonl", offset)
 
     @property
     def status(self) -> str:
@@ -133,10 +274,9 @@ class Run:
 
     def status_after(self, last: Row | None) -> str:
         """The status that a last row means."""
-        if (
-            replicas := self.provenance.get("replicas", 1)
-        ) > 1:  # each logs to the last step, diverged or not
-            done = last is not None and last["step"] == self.steps and last.get("replica") == replicas - 1
+        if self.replicas > 1:  # each logs to the last step, diverged or not
+            end = (self.steps, self.replicas - 1)
+            done = last is not None and (last["step"], last.get("replica")) == end
             return "complete" if done else "unfinished"
         if last and last.get("diverged"):
             return "diverged"
@@ -146,13 +286,19 @@ class Run:
 
     def checkpoints(self) -> list[int]:
         """The steps at which there is a checkpoint, ascending."""
-        matches = (
-            re.fullmatch(r"step_(\d+)\.pt", file.name) for file in (self.path / "checkpoints").glob("*.pt")
-        )
+        try:
+            names = [file.name for file in (self.path / "checkpoints").iterdir()]
+        except OSError:
+            return []
+        matches = (re.fullmatch(r"step_(\d{8,18})\.pt", name) for name in names)
         return sorted(int(match[1]) for match in matches if match)
 
-    def save(self, step: int, payload: Mapping[str, Any]) -> None:
-        """Writes a checkpoint: a mapping of tensors, numbers, and containers of them."""
+    def save(self, step: int, payload: Mapping[str, Any], durable: bool = True) -> None:
+        """Writes a checkpoint: a mapping of tensors, numbers, and containers of them.
+
+        `durable`: it survives a power cut from here on, and the rows before it, which are forced to the disk
+        first. Without, a power cut may leave a checkpoint or rows that are damaged, and noticed.
+        """
         import io
 
         import torch
@@ -164,23 +310,36 @@ class Run:
         data = buffer.getvalue()
         file = self._checkpoint(step)
         with writing(self.path):
-            replace(file, data + zlib.crc32(data).to_bytes(4, "little"))
+            no_link(file.parent)
+            if durable:
+                sync(self.path / "metrics.jsonl")
+            replace(file, data + zlib.crc32(data).to_bytes(4, "little"), durable)
+            if durable:
+                self._sync()
 
     def load(self, step: int) -> dict[str, Any]:
-        """A checkpoint; raises ValueError where it is damaged."""
+        """A checkpoint; raises ValueError where it is damaged, OSError where it cannot be read."""
         import io
 
         import torch
 
-        data = self._checkpoint(step).read_bytes()
-        if zlib.crc32(data[:-4]).to_bytes(4, "little") != data[-4:]:
+        data = read(self._checkpoint(step))
+        if len(data) < 4 or zlib.crc32(data[:-4]).to_bytes(4, "little") != data[-4:]:
             raise ValueError(f"checkpoint {step} is damaged")
-        return torch.load(io.BytesIO(data[:-4]), weights_only=True)
+        try:
+            saved = torch.load(io.BytesIO(data[:-4]), weights_only=True)
+        except Exception as problem:  # of many kinds, for a file that is none of torch's
+            raise ValueError(f"checkpoint {step} is damaged ({type(problem).__name__})") from None
+        if not isinstance(saved, dict) or saved.get("step", step) != step:
+            raise ValueError(f"checkpoint {step} is damaged (it is another step's)")
+        return saved
 
     def drop(self, step: int) -> None:
         """Removes a checkpoint."""
         if self.writes:
-            self._checkpoint(step).unlink(missing_ok=True)
+            with writing(self.path):
+                no_link(self._checkpoint(step).parent)
+                self._checkpoint(step).unlink(missing_ok=True)
 
     def _checkpoint(self, step: int) -> Path:
         return self.path / "checkpoints" / f"step_{step:08d}.pt"
@@ -188,55 +347,168 @@ class Run:
     # --- processes ---
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Held while a process trains this run; the system releases it however the process ends."""
+    def lock(self, wait: bool = False) -> Iterator[None]:
+        """Held while a process trains this run; see `locked`."""
         if not self.writes:
             yield
             return
-        from filelock import FileLock, Timeout
-
-        try:
-            lock = FileLock(self.path / ".lock", timeout=0)
-            lock.acquire()
-        except Timeout:
-            raise Refusal(
-                f"{self.path}: another process is training this run; wait for it, or stop it first"
-            ) from None
-        except OSError as problem:
-            raise cannot_write(self.path, problem) from None
-        with lock:
+        with locked(self.path, wait):
             yield
 
     def resumed(self, **what: Any) -> None:
         """Adds to the provenance how the run was carried on."""
         self.provenance.setdefault("resumed", []).append(what)
+        self.provenance.pop("rows", None)
         with writing(self.path):
             replace(self.path / "provenance.json", _pretty(self.provenance))
+
+    def finish(self) -> None:
+        """Notes in the provenance the rows that the run has ended with, all on the disk; nothing with
+        `writes` off."""
+        if not self.writes:
+            return
+        self.provenance["rows"] = self.written._asdict()
+        with writing(self.path):
+            sync(self.path / "metrics.jsonl")
+            for step in self.checkpoints()[-1:]:
+                sync(self._checkpoint(step))
+            sync(self.path / "checkpoints")
+            replace(self.path / "provenance.json", _pretty(self.provenance), durable=True)
+            self._sync()
+
+    def _sync(self) -> None:
+        """Forces to the disk that there is this run."""
+        for path in (self.path / "config.yaml", self.path / "provenance.json", self.path, self.path.parent):
+            sync(path)
+
+
+@contextmanager
+def locked(path: Path, wait: bool = False) -> Iterator[None]:
+    """Held while a process trains the run in a directory, which is made where it is missing; the system
+    releases it however the process ends. Refuses a run in other hands, or with `wait`, waits for it."""
+    from filelock import FileLock, Timeout
+
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        no_link(path / ".lock")
+    try:
+        lock = FileLock(path / ".lock", timeout=-1 if wait else 0)
+        lock.acquire()
+    except Timeout:
+        raise InOtherHands(
+            f"{path}: another process is training this run; wait for it, or stop it first"
+        ) from None
+    except OSError as problem:
+        raise cannot_write(path, problem) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """The provenance of a run, of the types that a reader relies on."""
+    file = path / "provenance.json"
+    try:
+        facts = json.loads(read(file, LARGEST_FACTS))
+    except FileNotFoundError:
+        reason = "no provenance.json" if path.is_dir() else "no such directory"
+        raise Refusal(f"{path}: not a run directory ({reason}); sharp ls lists the runs") from None
+    except OSError as problem:
+        raise Refusal(
+            f"{path}: not a run directory (its provenance.json cannot be read: "
+            f"{problem.strerror or problem}); sharp ls lists the runs"
+        ) from None
+    except (ValueError, RecursionError):
+        raise Refusal(
+            f"{path}: not a run directory (no readable provenance.json); sharp ls lists the runs"
+        ) from None
+    if not isinstance(facts, dict):
+        raise Refusal(f"{file}: holds a {type(facts).__name__} and not the facts of a run; restore it")
+    if facts.get("version") not in READABLE or isinstance(facts["version"], bool | float):
+        raise Refusal(
+            f"{path}: a run of format {facts.get('version')!s:.40}, and this is sharp for formats "
+            f"{' and '.join(map(str, READABLE))}; use the version of sharp in its provenance.json"
+        )
+    kinds: dict[str, Callable[[Any], bool]] = {
+        "steps": is_count,
+        "replicas": lambda value: is_count(value) and value > 0,
+        "scores": lambda value: isinstance(value, dict),
+        "packages": lambda value: isinstance(value, dict),
+        "resumed": lambda value: isinstance(value, list),
+        "contents": lambda value: isinstance(value, dict) and all(isinstance(v, str) for v in value.values()),
+        "rows": lambda value: (
+            isinstance(value, dict) and is_count(value.get("bytes")) and is_count(value.get("crc32"))
+        ),
+    }
+    for key, is_right in kinds.items():
+        if (key in facts or key == "steps") and not is_right(facts.get(key)):
+            raise Refusal(f"{file}: {key} is {facts.get(key)!s:.60}, which no run has; restore the file")
+    if _depth(facts) > DEEPEST:
+        raise Refusal(f"{file}: nested more than {DEEPEST} deep, as of no run; restore it")
+    return facts
+
+
+def _depth(value: Any) -> int:
+    """How deep plain values are nested."""
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        level = [
+            inner
+            for outer in level
+            for inner in (
+                outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ()
+            )
+        ]
+    return depth
+
+
+def _names_a_file(value: Any) -> bool:
+    """Whether values may name a file, by whose content they count: a part's paths are absolute."""
+    if isinstance(value, dict):
+        return any(_names_a_file(inner) for key, inner in value.items() if key != "_target_")
+    if isinstance(value, list):
+        return any(map(_names_a_file, value))
+    return isinstance(value, str) and Path(value).is_absolute()
 
 
 def _pretty(facts: Mapping[str, Any]) -> bytes:
     return (json.dumps(facts, indent=1) + "\n").encode()
 
 
-def in_directory(runs_dir: Path) -> list[Run]:
-    """Every run in a directory, by name; what is no run is passed over."""
+def in_directory(runs_dir: Path, complain: Complain = lambda message: None) -> list[Run]:
+    """Every run in a directory, by name; `complain` is told of each that cannot be read, and why."""
     out = []
-    for file in sorted(Path(runs_dir).glob("*/provenance.json")):
+    try:
+        paths = sorted(Path(runs_dir).iterdir())
+    except OSError as problem:
+        complain(f"{runs_dir}: cannot be read ({problem.strerror or problem})")
+        return []
+    for path in paths:
         try:
-            out.append(Run(file.parent))
-        except Refusal:
-            continue
+            if path.is_symlink():
+                path.stat()  # raises where it leads nowhere, or back to itself
+            if path.is_dir() and any(inside.name in FILES for inside in path.iterdir()):
+                out.append(Run(path))
+        except OSError as problem:
+            complain(f"{path}: cannot be read ({problem.strerror or problem}); left out")
+        except Refusal as problem:
+            complain(f"{problem}; left out")
     return out
 
 
 def find(word: str, runs_dir: Path) -> Run:
     """The run that a word names: by its path, its name, the beginning of its name, or its hash. Refuses a
     word that names no run, or several."""
-    if (Path(word) / "provenance.json").exists():
+    if os.path.lexists(Path(word) / "provenance.json"):
         return Run(Path(word).absolute())
-    names = [file.parent.name for file in Path(runs_dir).glob("*/provenance.json")] if "/" not in word else []
+    names = []
+    if "/" not in word and Path(runs_dir).is_dir():
+        paths = Path(runs_dir).iterdir()
+        names = [path.name for path in paths if os.path.lexists(path / "provenance.json")]
     hits = [name for name in names if name == word] or [
-        n for n in names if n.startswith(word) or n.endswith("-" + word)
+        name for name in names if name.startswith(word) or _has_hash(name, word)
     ]
     if len(hits) == 1:
         return Run(Path(runs_dir) / hits[0])
@@ -245,42 +517,92 @@ def find(word: str, runs_dir: Path) -> Run:
             f"{word}: {len(hits)} runs in {runs_dir} begin so ({', '.join(sorted(hits)[:4])}, ...); give "
             f"more of the name"
         )
-    if Path(word).exists():
+    if os.path.lexists(word):
         return Run(Path(word))
     close = [name for name in names if get_close_matches(word, [name[: len(word)]])]
     meant = f"did you mean {close[0]}? " if close else ""
     raise Refusal(f"{word}: no such run in {runs_dir}; {meant}sharp ls lists the runs")
 
 
-def find_all(words: Iterable[str], runs_dir: Path) -> list[Run]:
-    """The runs that words name, in order and once each; a directory of runs names all of them."""
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long for any file
+        return False
+
+
+def _has_hash(name: str, word: str) -> bool:
+    """Whether the hash at the end of a name is `word`, or begins with it: 8 digits at least."""
+    match = HASHES.search(name)
+    return name.endswith("-" + word) or (match is not None and len(word) >= 8 and match[1].startswith(word))
+
+
+def find_all(words: Iterable[str], runs_dir: Path, complain: Complain = lambda message: None) -> list[Run]:
+    """The runs that words name, in order and once each; a directory of runs names all of them, and `complain`
+    is told of those that cannot be read."""
     out: dict[Path, Run] = {}
     for word in words:
         path = Path(word)
-        inside = in_directory(path) if path.is_dir() and not (path / "provenance.json").exists() else []
+        is_folder = _is_folder(path) and not os.path.lexists(path / "provenance.json")
+        inside = in_directory(path, complain) if is_folder else []
         for run in inside or [find(word, runs_dir)]:
             out.setdefault(run.path.resolve(), run)
     return list(out.values())
 
 
-def frame_of(runs: Sequence[Run]) -> pd.DataFrame:
+def frame_of(runs: Sequence[Run], complain: Complain | None = None) -> pd.DataFrame:
     """One row a run and step: the logged and measured columns, and the run's settings by their dotted names;
-    in the
-    column `scores` the names of the scores that the problem reports."""
+    in the column `scores` the names of the scores that the problem reports.
+
+    Refuses a run that cannot be read, whose rows are damaged or whose config was changed. With `complain`
+    such a run is left out instead, and `complain` is told why.
+    """
     import pandas as pd
 
     frame: list[dict[str, Any]] = []
     for run in runs:
-        config = run.config
-        settings = dict(dotted(config)) | {
-            "run": run.name,
-            "problem": config["problem"]["_target_"].rsplit(".", 1)[-1],
-        }
-        settings["scores"] = " ".join(score_names(run))
-        for row in run.rows():
-            name = {"run": f"{run.name}#{row['replica']}"} if "replica" in row else {}
-            frame.append(settings | row | name)
+        try:
+            frame += _records(run, complain)
+        except Refusal as problem:
+            if complain is None:
+                raise
+            complain(f"{problem}; left out")
     return pd.DataFrame(frame)
+
+
+def _records(run: Run, complain: Complain | None) -> list[dict[str, Any]]:
+    """The rows of a run for a frame."""
+    run.refuse_altered()
+    if wrong := run.damage():
+        raise Refusal(f"{wrong}; the command that made the run mends it")
+    config = run.config
+    settings = dict(dotted(config)) | {
+        "run": run.name,
+        "problem": config["problem"]["_target_"].rsplit(".", 1)[-1],
+    }
+    settings["scores"] = " ".join(score_names(run))
+    out = []
+    for row in _of_a_kind(run, run.rows(complain or _refuse)):
+        name = {"run": f"{run.name}#{row['replica']}"} if "replica" in row else {}
+        out.append(settings | row | name)
+    return out
+
+
+def _of_a_kind(run: Run, rows: list[Row]) -> list[Row]:
+    """The rows, in each column either numbers or words; refuses a column of both, as after a damage."""
+    kinds: dict[str, type] = {}
+    for row in rows:
+        for name, value in row.items():
+            if value is None:
+                continue
+            kind = float if isinstance(value, bool | int | float) else type(value)
+            if kinds.setdefault(name, kind) is not kind:
+                raise Refusal(f"{run.path}: {name} is {value!s:.60} at step {row['step']} and else a number")
+    return rows
+
+
+def _refuse(message: str) -> None:
+    raise Refusal(f"{message}; remove the line")
 
 
 def score_names(run: Run) -> list[str]:

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -18,9 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sharpcli import CONF
 from sharpcli.config import former
+from sharpcli.config.identity import DIGITS, hash_of
+from sharpcli.config.paths import expanded, text_of
 from sharpcli.config.settings import GROUPS, LOCAL, NAMES, Plain, Settings
-from sharpcli.config.targets import hyperparameters, identity, is_path, parts, resolve
-from sharpcli.config.words import explain, options, refusing, suggest
+from sharpcli.config.targets import hyperparameters, is_of_part, is_path, is_text, parts, resolve
+from sharpcli.config.words import explain, of_setting, options, places, refusing, suggest
 from sharpcli.due import is_count, length, spelled
 from sharpcli.errors import Refusal
 
@@ -38,26 +41,23 @@ class Checked:
     local: dict[str, Any]
     contents: dict[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        """8 hex digits of what decides the numbers: a part by its name, a file by its content; not the
+        """16 hex digits of what decides the numbers: a part by its name, a file by its content; not the
         method's label."""
-        config = {key: identity(value) for key, value in self.config.items() if key != "method"}
-        for setting, content in self.contents.items():
-            config = _replaced(config, setting.split("."), content)
-        return former.digest(config)
+        return hash_of(self.config, self.contents)
 
     def name_with(self, *contents: str) -> str:
         """The name with a hash of the data's `contents`: for a run where `name` is taken by a run on other
         data."""
-        return f"{self.name}-{former.digest({'contents': list(contents)})}"
+        return f"{self.name}-{former.digest({'contents': list(contents)})[:DIGITS]}"
 
     @property
     def contents_key(self) -> str:
         """The contents in one string: what was loaded is loaded again only where a file has not changed."""
         return former.digest(self.contents)
 
-    @property
+    @cached_property
     def former_hash(self) -> str:
         """The hash that the same run had in a directory of format 1."""
         return former.hash_1(self.config, self.contents)
@@ -69,12 +69,6 @@ class Checked:
         return (
             f"{self.config['method']}-{problem}-lr{self.config['lr']:g}-seed{self.config['seed']}-{self.hash}"
         )
-
-
-def _replaced(values: Mapping[str, Any], path: Sequence[str], leaf: Any) -> dict[str, Any]:
-    """Nested values with another value at a path of keys."""
-    inner = leaf if len(path) == 1 else _replaced(values[path[0]], path[1:], leaf)
-    return {**values, path[0]: inner}
 
 
 def check(cfg: DictConfig | Mapping[str, Any], overrides: Sequence[str] = ()) -> Checked:
@@ -119,7 +113,7 @@ def literal(value: Any) -> Any:
 def _plain(cfg: DictConfig | Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The settings in their own types, interpolations resolved."""
     if unknown := [str(key) for key in cfg if key not in (*NAMES, "hydra")]:
-        raise Refusal(f"{unknown[0]}: no such setting; " + suggest(unknown[0], NAMES))
+        raise Refusal(f"{unknown[0]}: no such setting; {of_setting(unknown[0], '...', {})}")
     with refusing(overrides):
         merged = OmegaConf.merge(OmegaConf.structured(Settings), cfg)
         values: Any = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
@@ -129,6 +123,8 @@ def _plain(cfg: DictConfig | Mapping[str, Any], overrides: Sequence[str]) -> dic
 def _check_ranges(values: Mapping[str, Any]) -> None:
     for f in fields(Plain):
         value, above, least = values[f.name], f.metadata.get("above"), f.metadata.get("least")
+        if (most := f.metadata.get("most")) is not None and value is not None and value > most:
+            raise Refusal(f"{f.name}={value}: give at most {most:.10g}")
         if above is not None and not (math.isfinite(value) and value > above):
             raise Refusal(f"{f.name}={value}: give a finite number above {above}")
         if least is not None and value is not None and value < least:
@@ -142,8 +138,23 @@ def _batch_size(value: Any, key: str) -> int | str:
 
 
 def _device(value: str, key: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
-        raise Refusal(f"{key}={value}: possible: auto, cpu, cuda, cuda:N, mps")
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,4})?", value):
+        meant = "did you mean cuda? " if "gpu" in value.lower() else ""
+        raise Refusal(f"{key}={value}: {meant}possible: auto, cpu, cuda, cuda:N, mps")
+    return value
+
+
+def _path(value: str, key: str) -> str:
+    """A path, or the name of a run, with `~` as the user's home."""
+    if not value:
+        raise Refusal(f"{key}=: give a path; leave {key}= out for its default")
+    return str(expanded(value))
+
+
+def _label(value: str, key: str) -> str:
+    """A word that can be part of a directory's name."""
+    if not re.fullmatch(r"[\w.=+@-]{1,80}", value):
+        raise Refusal(f"{key}={value}: give at most 80 letters, digits and -_.=+@, for the name of the run")
     return value
 
 
@@ -176,13 +187,19 @@ PARSE: dict[str, Callable[[Any, str], Any]] = {
     "device": _device,
     "compile_products": _when_to_compile,
     "replicas": _replicas,
+    "method": _label,
+    "runs_dir": _path,
+    "data_dir": _path,
+    "init_from": _path,
 }
 
 
 def _check_parts(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, str]:
     """Replaces each part by its checked values; returns the contents of the files that they name."""
     trust, contents = values["trust"], dict[str, str]()
+    came = {o.lstrip("+").partition("=")[0]: text_of(o.partition("=")[2]) for o in overrides}
     for name, group in GROUPS.items():
+        values[name] = _with_texts(values[name], name, trust, came)
         if group.several:
             chosen = values[name] or {}
             kept = {
@@ -199,6 +216,22 @@ def _check_parts(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
         elif not group.of_problem:
             raise Refusal(f"{name} is missing: give {name}=..., possible: {', '.join(options(name))}")
     return contents
+
+
+def _with_texts(values: Any, where: str, trust: Sequence[str], came: Mapping[str, str]) -> Any:
+    """A part's values with each text as it came on the command line, `where` it is for a parameter that is a
+    text or a path: Hydra reads 45303e66 as a number and {a} as a mapping."""
+    if not isinstance(values, Mapping) or not any(key.startswith(f"{where}.") for key in came):
+        return values
+    out = {str(key): _with_texts(value, f"{where}.{key}", trust, came) for key, value in values.items()}
+    if "_target_" in values:
+        hints, _, _ = hyperparameters(resolve(values["_target_"], where, trust))
+        for key, value in values.items():
+            text, hint = came.get(f"{where}.{key}"), hints.get(key)
+            is_null = value is None and type(None) in get_args(hint)
+            if text is not None and is_text(hint) and not isinstance(value, str) and not is_null:
+                out[key] = text
+    return out
 
 
 def typed(part: Any, where: str, trust: Sequence[str], group: str = "") -> dict[str, Any]:
@@ -218,10 +251,10 @@ def typed(part: Any, where: str, trust: Sequence[str], group: str = "") -> dict[
     given = {key: value for key, value in part.items() if key != "_target_"}
     every = {"every": spelled(given.pop("every"), f"{where}.every")} if "every" in given else {}
     if extra := [key for key in given if key not in taken]:
-        possible = ", ".join(taken) or "nothing"
-        raise Refusal(
-            f"{where}.{extra[0]}={given[extra[0]]}: {target.__name__} does not take it; possible: {possible}"
-        )
+        setting = f"{where}.{extra[0]}"
+        possible = f"possible: {', '.join(taken)}" if taken else "it has no settings"
+        there = f", and {' or '.join(places()[setting][:3])} does" if setting in places() else ""
+        raise Refusal(f"{setting}={given[extra[0]]}: {target.__name__} does not take it{there}; {possible}")
     if missing := [key for key in needed if key not in given]:
         setting = f"{where}.{missing[0]}"
         raise Refusal(f"{setting} is missing: {target.__name__} needs it; give {setting}=...")
@@ -248,8 +281,15 @@ def _coerced(value: Any, hint: Any, setting: str) -> Any:
                 f"{setting}={value}: " + suggest(str(value), [str(word) for word in get_args(hint)])
             )
         return value
+    if is_text(hint) and isinstance(value, bool | int | float | list | dict):
+        raise Refusal(f"{setting}={value}: not a text; in yaml, put quotation marks around it")
     if is_path(hint):
-        return None if value is None else str(Path(value).absolute())
+        return None if value is None else str(expanded(value).absolute())
+    if is_of_part(hint) and not isinstance(value, Mapping):
+        inner = f"{setting.partition('.')[0]}@{setting}"
+        raise Refusal(
+            f"{setting}={value}: this is a part; choose it by name, {inner}=..., or give {setting}._target_="
+        )
     try:
         schema = OmegaConf.structured(make_dataclass("Part", [("value", hint)]))
     except OmegaConfBaseException:

@@ -30,6 +30,7 @@ SCORES = (  # of the problems of format 1, whose runs do not say which they are
     "interpolator_error",
     "distance",
 )
+DIGITS = 8  # of the hash in the name of a run, of format 1 and of the earlier runs of format 2
 DROPPED = ("sha256",)  # of a data part: the content's hash is the identity of a parameter that is a Path
 
 
@@ -44,20 +45,33 @@ def updated(config: Mapping[str, Any]) -> dict[str, Any]:
 def hash_1(config: Mapping[str, Any], contents: Mapping[str, str]) -> str:
     """The 8 hex digits that format 1 gave today's `config`, whose files have the `contents` (SHA-256 by
     `data.file`)."""
+    return digest(as_format_1(config, contents))[:DIGITS]
+
+
+def as_format_1(config: Mapping[str, Any], contents: Mapping[str, str]) -> dict[str, Any]:
+    """What format 1 hashed of today's `config`."""
     names = {now: before for before, now in RENAMED.items()}
     paths = {now: before for before, now in MOVED.items()}
     before = {names.get(key, key): _moved(value, paths) for key, value in config.items() if key != "method"}
     if contents and before.get("data"):
         data = {key: value for key, value in before["data"].items() if f"data.{key}" not in contents}
         before["data"] = data | {"sha256": next(iter(contents.values()))}
-    return digest(before)
+    return before
+
+
+def of_format_1(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What format 1 hashed of a config.yaml that it wrote: a data file by its content, not by its place."""
+    out = {key: value for key, value in stored.items() if key != "method"}
+    if isinstance(out.get("data"), Mapping) and "sha256" in out["data"]:
+        out["data"] = {key: value for key, value in out["data"].items() if key != "file"}
+    return out
 
 
 def digest(values: Mapping[str, Any]) -> str:
-    """8 hex digits of plain values."""
+    """The SHA-256 of plain values, in hex digits."""
     import yaml
 
-    return hashlib.sha256(yaml.safe_dump(dict(values), sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(yaml.safe_dump(dict(values), sort_keys=True).encode()).hexdigest()
 
 
 def _is_ours(part: Mapping[str, Any]) -> bool:

@@ -3,8 +3,9 @@ alone."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ from sharpcli.due import in_steps, times
 from sharpcli.engine import replicas
 from sharpcli.engine.experiment import Experiment, build, with_start
 from sharpcli.engine.same_run import INPUTS, changed_inputs, rounding_differences, runs_of
-from sharpcli.engine.train import Lane, Position, begin, resume, train
-from sharpcli.errors import Refusal
+from sharpcli.engine.train import Lane, Position, begin, resume, train, wrong_steps
+from sharpcli.errors import InOtherHands, Interrupted, Refusal, signals
 from sharpcli.jsonl import Row
 from sharpcli.landscape.distributed import Processes, processes
 from sharpcli.provenance import provenance
-from sharpcli.run import Run, find
+from sharpcli.run import FINISHED, Run, find, locked
 
 Tell = Callable[[int, Row | None], Any]
 
@@ -46,40 +47,70 @@ class Console:
 QUIET = Console()
 
 
-def launch(checked: Checked, arguments: Sequence[str] = (), console: Console = QUIET) -> Run:
+def launch(
+    checked: Checked, arguments: Sequence[str] = (), console: Console = QUIET, wait: bool = False
+) -> Run:
     """Trains, resumes or skips the run of a checked config, and announces its end; `arguments` are those of
-    the command."""
-    with processes() as group:
+    the command. A run that another process trains is refused, or with `wait`, waited for."""
+    with processes() as group, signals.raised():
         if not group.first:
             console = QUIET
         lanes = _lanes(checked, group)
         first = lanes[0].experiment
+        _note_odd(checked, first, console)
         source = provenance(first.problem.w0.device, ["sharp", "train", *arguments])
         source |= {"processes": group.size} if group.size > 1 else {}
-        run, is_new = _find_or_create(checked, lanes, source, group, console)
-        if not is_new and run.status != "unfinished":
-            console.announce(run, f"already {run.status}, nothing to do")
-            return run
-        with run.lock():
-            position = (
-                Position(0, lanes) if is_new else resume(run, lanes, console.complain) or Position(0, lanes)
-            )
+        with _held(checked, lanes, source, group, console, wait) as (run, is_new):
+            if not is_new and _is_over(run, lanes, console):
+                console.announce(run, f"already {run.status}, nothing to do")
+                return run
+            start = Position(0, lanes)
+            position = start if is_new else resume(run, lanes, console.complain) or start
             group.wait()  # every process has read the directory; the first may change it now
             if not is_new:
                 _note_resuming(run, position, source, group, console)
-            threads = checked.local["threads"] or torch.get_num_threads()
-            try:
-                with (
-                    console.progress(first.steps, position.step, list(first.problem.better)) as tell,
-                    first.enough_memory(),
-                ):
-                    last = train(run, position, checkpoint_period(checked, first), tell, threads)
-            except KeyboardInterrupt:
-                raise Refusal(
-                    f"interrupted at step {position.step}; the same command resumes {run.path}"
-                ) from None
+            last = _train(run, position, checked, console)
         console.announce(run, _ending(lanes, last))
         return run
+
+
+def _note_odd(checked: Checked, experiment: Experiment, console: Console) -> None:
+    """A remark on settings that are allowed and most often a slip."""
+    size, n = checked.config["batch_size"], len(experiment.problem.examples[1])
+    if size != "full" and size > n:
+        console.note(f"batch_size={size}: there are {n} training examples, so that each batch is all of them")
+    if not experiment.steps:
+        console.note(f"steps={checked.config['steps']}: nothing is trained; the start is measured")
+
+
+def _train(run: Run, position: Position, checked: Checked, console: Console) -> Row:
+    """Trains to the end. A signal ends it in one line, once the position is saved."""
+    first = position.lanes[0].experiment
+    threads = checked.local["threads"] or torch.get_num_threads()
+    try:
+        with (
+            console.progress(first.steps, position.step, list(first.problem.better)) as tell,
+            first.enough_memory(),
+        ):
+            return train(run, position, checkpoint_period(checked, first), tell, threads)
+    except KeyboardInterrupt as interrupt:
+        signum = signals.number_of(interrupt)
+        raise Interrupted(
+            f"{signals.how(signum)} at step {position.step}; the same command resumes {run.path}", signum
+        ) from None
+
+
+def _is_over(run: Run, lanes: Sequence[Lane], console: Console) -> bool:
+    """Whether a run has ended, with all its rows; complains of a finished run that lacks rows."""
+    if run.status not in FINISHED:
+        return False
+    wrong = run.damage()
+    if not wrong and "rows" not in run.provenance:  # of an earlier version, which did not note its rows
+        last = run.last()
+        wrong = "" if last is None else wrong_steps(run.logged()[: -len(lanes)], lanes, last["step"])
+    if wrong:
+        console.complain(f"{run.name}: {wrong}; its steps since the last good checkpoint are trained again")
+    return not wrong
 
 
 def _ending(lanes: Sequence[Lane], last: Row) -> str:
@@ -101,27 +132,76 @@ def _lanes(checked: Checked, group: Processes) -> list[Lane]:
     return [begin(experiment, label) for label, experiment in replicas.experiments(checked)]
 
 
-def _find_or_create(
-    checked: Checked, lanes: Sequence[Lane], source: dict[str, Any], group: Processes, console: Console
-) -> tuple[Run, bool]:
-    """The run of this config on these data, and whether it is new. A run of the same config on other data is
-    another run, and the new run's name says which data it has."""
+@contextmanager
+def _held(
+    checked: Checked,
+    lanes: Sequence[Lane],
+    source: dict[str, Any],
+    group: Processes,
+    console: Console,
+    wait: bool,
+) -> Iterator[tuple[Run, bool]]:
+    """The run of this config on these data, and whether it is new, held while the context lasts.
+
+    Everything is decided while the run is held: a process that looked earlier may have seen it unfinished, or
+    missing, before another process made it. A finished run in a folder that cannot be written is not held.
+    """
+    facts = _facts_of(checked, lanes)
+    path, note = _place(checked, facts | source)
+    with ExitStack() as stack:
+        while group.first:
+            try:
+                stack.enter_context(locked(path, wait))
+            except InOtherHands:
+                raise
+            except Refusal:
+                if not os.path.lexists(path / "provenance.json") or Run(path).status not in FINISHED:
+                    raise
+            before, (path, note) = path, _place(checked, facts | source)
+            if path == before:
+                break
+            stack.close()
+        group.wait()  # the first process holds the directory: what the others read does not change
+        if not group.first:
+            path, note = _place(checked, facts | source)
+        is_new = not os.path.lexists(path / "provenance.json")
+        group.wait()  # every process has read the directory; the first may change it now
+        if is_new and group.first:
+            if note:
+                console.note(note)
+            Run.create(path, checked.config, {**facts, **source})
+        group.wait()
+        yield Run(path, writes=group.first), is_new
+
+
+def _facts_of(checked: Checked, lanes: Sequence[Lane]) -> dict[str, Any]:
+    """What the provenance of a run says of its config and its problem."""
     first = lanes[0].experiment
-    facts = {"steps": first.steps, **first.facts}
-    facts |= {"replicas": len(lanes)} if lanes[0].label is not None else {}
+    facts = {"hash": checked.hash, "contents": checked.contents, "steps": first.steps, **first.facts}
+    return facts | ({"replicas": len(lanes)} if lanes[0].label is not None else {})
+
+
+def _place(checked: Checked, facts: dict[str, Any]) -> tuple[Path, str]:
+    """Where the run of this config on these data is, or is to be made; and what is to be noted of that. A run
+    of the same config on other data is another run, and the new run's name says which data it has."""
     candidates = runs_of(checked)
-    same = next((run for run in candidates if not changed_inputs(run.provenance, {**facts, **source})), None)
-    path = same.path if same is not None else Path(checked.local["runs_dir"]) / checked.name
-    if same is None and candidates:
-        other = candidates[-1]
-        what = changed_inputs(other.provenance, {**facts, **source})[0]
-        console.note(f"the {what} changed since {other.name}: this is a new run")
-        path = path.parent / checked.name_with(*(str(facts[key]) for key in INPUTS))
-    group.wait()  # every process has read the directory; the first may change it now
-    if same is None and group.first:
-        Run.create(path, checked.config, {**facts, **source})
-    group.wait()
-    return Run(path, writes=group.first), same is None
+    for run in candidates:
+        if not changed_inputs(run.provenance, facts):
+            if run.steps != facts["steps"]:
+                raise Refusal(
+                    f"{run.path / 'provenance.json'}: steps is {run.steps} and was {facts['steps']}; "
+                    f"restore it"
+                )
+            return run.path, ""
+    path = Path(checked.local["runs_dir"]) / checked.name
+    if not candidates:
+        return path, ""
+    other = candidates[-1]
+    what = changed_inputs(other.provenance, facts)[0]
+    return (
+        path.parent / checked.name_with(*(str(facts[key]) for key in INPUTS)),
+        f"the {what} changed since {other.name}: this is a new run",
+    )
 
 
 def _note_resuming(
@@ -160,6 +240,7 @@ def start_weights(checked: Checked, experiment: Experiment) -> Tensor | None:
         return None
     path, step = checked.local["source"]
     source = Run(Path(path))
+    source.refuse_altered()
     try:
         w = source.load(step)["w"]
     except (ValueError, OSError, RuntimeError, KeyError) as problem:

@@ -3,12 +3,16 @@ weights)."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sharpcli.config import former
 from sharpcli.config.check import Checked
-from sharpcli.run import Run
+from sharpcli.config.identity import first_difference, numbers_of
+from sharpcli.errors import Refusal
+from sharpcli.run import HASHES, Run
 
 INPUTS = {
     "data": "training data",
@@ -22,15 +26,43 @@ ROUNDING = ("device", "threads", "tf32")  # facts of a machine that decide the l
 
 
 def runs_of(checked: Checked) -> list[Run]:
-    """All runs with this config's hash, or with the hash that format 1 gave it, whatever their data; names
-    that end in a hash of their data come last."""
+    """All runs of this config, whatever their data; names that end in a hash of their data come last.
+
+    A run is found by the hash in its name: today's of 16 digits, or the 8 that earlier versions gave it.
+    Since two configs can have the same 8 digits, whole configs are compared. Refuses a run of this hash whose
+    config.yaml is neither this config nor of this hash: somebody has changed it.
+    """
     runs_dir = Path(checked.local["runs_dir"])
-    files = [
-        *runs_dir.glob(f"*-{checked.hash}/provenance.json"),
-        *runs_dir.glob(f"*-{checked.former_hash}/provenance.json"),
-        *sorted(runs_dir.glob(f"*-{checked.hash}-*/provenance.json")),
-    ]
-    return [Run(file.parent) for file in files]
+    hashes = {checked.hash, checked.hash[: former.DIGITS], checked.former_hash}
+    found: list[tuple[bool, Path]] = []
+    for path in runs_dir.iterdir() if runs_dir.is_dir() else ():
+        match = HASHES.search(path.name)
+        of_config, _, of_data = match[1].partition("-") if match else ("", "", "")
+        if of_config in hashes and os.path.lexists(path / "provenance.json"):
+            found.append((bool(of_data), path))
+    runs = [Run(path) for _, path in sorted(found)]
+    return [run for run in runs if _is_of(run, checked)]
+
+
+def _is_of(run: Run, checked: Checked) -> bool:
+    """Whether a run has this config, and not only its hash."""
+    contents = run.provenance.get("contents", checked.contents)
+    if run.provenance["version"] == 1:
+        stored, asked = former.of_format_1(run.stored), former.as_format_1(checked.config, checked.contents)
+    else:
+        stored, asked = (
+            numbers_of(run.stored, contents),
+            numbers_of(checked.config, checked.contents),
+        )
+    if stored == asked:
+        return True
+    if not run.altered(contents):
+        return False
+    difference = first_difference(stored, asked)
+    raise Refusal(
+        f"{run.path}: its config.yaml was changed after the run was made ({difference}); restore it, or move "
+        f"the directory away"
+    )
 
 
 def changed_inputs(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -49,5 +81,5 @@ def rounding_differences(
 ) -> list[str]:
     """Names of the facts that affect rounding (device, threads, TF32, version of torch) and differ."""
     names = [key for key in facts if before.get(key) != now.get(key)]
-    same_torch = before["packages"].get("torch") == now["packages"]["torch"]
+    same_torch = before.get("packages", {}).get("torch") == now["packages"]["torch"]
     return names if same_torch else [*names, "torch"]

@@ -3,9 +3,10 @@ replicas."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -18,15 +19,19 @@ from sharpcli.due import Times
 from sharpcli.engine.experiment import Experiment
 from sharpcli.engine.measuring import Warm, measure, restore
 from sharpcli.engine.steps import COMPILED_AT_ONCE, Advance, advance
+from sharpcli.errors import signals
 from sharpcli.jsonl import Row
 from sharpcli.optimizers import State, base_edge, columns, edge, started
-from sharpcli.run import Run
+from sharpcli.run import Run, Written
 
 NEVER = Times()
 LARGEST_LOSS = 3.4e38  # about the largest float32 number: a larger training loss counts as diverged
 SECONDS_BETWEEN_SAVES = (
     60.0  # write a checkpoint at least this often (seconds), keeping only the latest of these extra ones
 )
+# a checkpoint is forced to the disk where at least so much work (seconds) would be lost without: waiting for
+# a disk (1 to 15 ms) at each checkpoint of a toy's short run would take longer than the run
+SECONDS_TO_PROTECT = 0.5
 Label = Mapping[str, Any]
 
 
@@ -83,35 +88,39 @@ def train(
     which something is due, `threads` of them in parallel.
 
     Weights or a training loss that are not finite end a run of a single lane as diverged, which is a result;
-    of several lanes, that lane's rows say so from then on. On Ctrl-C the position at which the step began is
-    saved first, so that resuming measures that step again and logs it once.
+    of several lanes, that lane's rows say so from then on. On Ctrl-C, or another signal that ends the
+    process, the position at which the step began is saved first, so that resuming measures that step again
+    and logs it once. A power cut loses the work since the last checkpoint, or SECONDS_TO_PROTECT of it.
     """
     first = position.lanes[0].experiment
     moves = [advance(lane.experiment) for lane in position.lanes]
     several, last_step = position.lanes[0].label is not None, first.steps
     at_once = COMPILED_AT_ONCE if several else moves[0].at_once
-    saved_at, extra = time.perf_counter(), None
-    offset = began_offset = run.offset
-    began = position.copy()
+    saved_at, forced_at, extra = time.perf_counter(), time.perf_counter(), None
+    began, written = position.copy(), run.written
     try:
         # OpenMP counts threads for each thread: without the initializer a lane sums in another order
         with ThreadPoolExecutor(
             threads, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)
         ) as pool:
             while True:
-                began, began_offset = position.copy(), offset
+                signals.look()
+                began, written = position.copy(), run.written
                 due = position.step % checkpoint_every == 0 or position.step == last_step
-                if due or time.perf_counter() - saved_at > SECONDS_BETWEEN_SAVES:
-                    save(run, position, offset)
+                now = time.perf_counter()
+                if due or now - saved_at > SECONDS_BETWEEN_SAVES:
+                    durable = now - forced_at >= SECONDS_TO_PROTECT
+                    save(run, position, written, durable)
                     if extra is not None and extra != position.step:
                         run.drop(extra)
-                    saved_at, extra = time.perf_counter(), None if due else position.step
+                    saved_at, extra = now, None if due else position.step
+                    forced_at = now if durable else forced_at
                 rows = rows_at(position)
                 if rows:
                     run.log(*rows)
-                    offset = run.offset
                 tell(position.step, rows[0] if rows else None)
                 if rows and (position.step >= last_step or _is_over(position)):
+                    run.finish()
                     return rows[-1]
                 checkpoint = (position.step // checkpoint_every + 1) * checkpoint_every
                 stop = min(last_step, checkpoint, next_due(first, position.step), position.step + at_once)
@@ -126,8 +135,9 @@ def train(
                     for done in [pool.submit(_move, lane, move, stop) for lane, move in moving]:
                         done.result()
                 position.step = stop if several else position.lanes[0].step
-    except KeyboardInterrupt:
-        save(run, began, began_offset)
+    except (KeyboardInterrupt, SystemExit):  # the latter by a handler of a cluster's launcher
+        with signals.shielded():
+            save(run, began, written)
         raise
 
 
@@ -199,12 +209,13 @@ def _row(lane: Lane, position: Position) -> Row | None:
     return row | {"seconds": round(position.elapsed, 3)}
 
 
-def save(run: Run, position: Position, offset: int) -> None:
-    """Writes a checkpoint of a position; `offset` bytes of metrics.jsonl are what was logged before it."""
-    about = {"step": position.step, "offset": offset, "seconds": position.elapsed}
+def save(run: Run, position: Position, written: Written, durable: bool = True) -> None:
+    """Writes a checkpoint of a position, with the bytes of metrics.jsonl that were `written` before it."""
+    about: dict[str, Any] = {"step": position.step, "offset": written.bytes, "crc32": written.crc32}
+    about |= {"seconds": position.elapsed}
     lanes = [_saved(lane) for lane in position.lanes]
     only = lanes[0] if position.lanes[0].label is None and lanes[0] is not None else {"replicas": lanes}
-    run.save(position.step, about | only)
+    run.save(position.step, about | only, durable)
 
 
 def _saved(lane: Lane) -> dict[str, Any] | None:
@@ -215,31 +226,82 @@ def _saved(lane: Lane) -> dict[str, Any] | None:
 
 
 def resume(run: Run, lanes: Sequence[Lane], complain: Callable[[str], Any]) -> Position | None:
-    """The position of the newest readable checkpoint, its rows cut back to it; None where there is no
-    checkpoint. `lanes` are the run's at its start.
+    """The position of the newest checkpoint that can be read and whose rows are all there, the rows cut back
+    to it; None where there is no such checkpoint. `lanes` are the run's at its start.
 
-    A damaged checkpoint is complained of, removed, and the previous checkpoint is used.
+    A checkpoint that is passed over is complained of, and a damaged checkpoint removed.
     """
     for step in reversed(run.checkpoints()):
         try:
             saved = run.load(step)
-            parts = saved.get("replicas", [saved])
-            restored = [_restored(lane, part, step) for lane, part in zip(lanes, parts, strict=True)]
-        except (ValueError, OSError, RuntimeError, KeyError) as problem:
-            complain(f"{run.name}: {problem}; going back to the checkpoint before")
-            run.drop(step)
+            position = _restored(saved, lanes, step)
+        except (ValueError, OSError, RuntimeError, KeyError, TypeError, AttributeError) as problem:
+            why = problem if isinstance(problem, ValueError | OSError) else f"checkpoint {step} is damaged"
+            complain(f"{run.name}: {why}; going back to the checkpoint before")
+            if not isinstance(problem, OSError):
+                run.drop(step)
+            continue
+        if why := missing_rows(run, saved, lanes):
+            complain(f"{run.name}: {why} before checkpoint {step}; going back to the checkpoint before")
             continue
         run.cut(saved["offset"])
-        return Position(step, restored, saved["seconds"])
+        return position
+    if run.last() is not None or run.checkpoints():
+        complain(f"{run.name}: no checkpoint can be used; starting again at step 0")
     run.cut(0)
     return None
 
 
-def _restored(lane: Lane, saved: Mapping[str, Any] | None, step: int) -> Lane:
+def _restored(saved: Mapping[str, Any], lanes: Sequence[Lane], step: int) -> Position:
+    """The position of a checkpoint. Raises ValueError where it does not fit the run."""
+    parts = saved.get("replicas", [saved])
+    if len(parts) != len(lanes):
+        raise ValueError(f"checkpoint {step} is of {len(parts)} trajectories and not of {len(lanes)}")
+    restored = [_restored_lane(lane, part, step) for lane, part in zip(lanes, parts, strict=True)]
+    return Position(step, restored, float(saved["seconds"]))
+
+
+def _restored_lane(lane: Lane, saved: Mapping[str, Any] | None, step: int) -> Lane:
     if saved is None:
         return replace(lane, step=step, diverged=True)
     w, warm, state = restore(saved, lane.experiment)
+    if [part.shape for part in (w, *state)] != [part.shape for part in (lane.w, *lane.state)]:
+        raise ValueError(f"checkpoint {step} is damaged (its weights are of another shape)")
     return replace(lane, w=w, state=state, warm=warm, step=step)
+
+
+def missing_rows(run: Run, saved: Mapping[str, Any], lanes: Sequence[Lane]) -> str:
+    """In words, what is wrong with the rows logged before a checkpoint; empty where they are all there.
+
+    A checkpoint knows the bytes of metrics.jsonl before it. One of an earlier version knows only their
+    number, and then a row is asked for at every step at which one was due.
+    """
+    offset = saved["offset"]
+    if run.offset < offset:
+        return f"metrics.jsonl holds {run.offset} of the {offset} bytes that were logged"
+    if "crc32" in saved:
+        held = run.holds(Written(offset, saved["crc32"]))
+        return "" if held else "metrics.jsonl does not hold the rows that were logged"
+    return wrong_steps(run.logged_before(offset), lanes, saved["step"])
+
+
+def wrong_steps(rows: Sequence[Row], lanes: Sequence[Lane], before: int) -> str:
+    """In words, how the steps of rows differ from those at which rows are due before a step."""
+    due = (step for step in _due_steps(lanes[0].experiment, before) for _ in lanes)
+    for row, step in itertools.zip_longest(rows, due):
+        if step is None or row is None or row["step"] != step:
+            place = "" if step is None else f", where one of step {step} is due"
+            held = "ends" if row is None else f"has a row of step {row['step']}"
+            return f"metrics.jsonl {held}{place}"
+    return ""
+
+
+def _due_steps(experiment: Experiment, before: int) -> Iterator[int]:
+    step = 0
+    while step < before:
+        if _due(experiment, step):
+            yield step
+        step = max(next_due(experiment, step), step + 1)
 
 
 def begin(experiment: Experiment, label: Label | None = None) -> Lane:

@@ -1,0 +1,48 @@
+"""The yaml of a run's config as plain values: bounded in its depth and its size, also with its aliases
+written out, since a few lines of aliases to aliases can mean more values than any memory holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+DEEPEST, MOST = 50, 100_000  # levels of nesting, and values
+
+
+def plain_yaml(text: bytes) -> dict[str, Any]:
+    """The mapping that a text of yaml holds. Raises ValueError for anything else: what is no yaml, no mapping
+    with words as keys, nested too deeply, or of too many values."""
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=Loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ValueError(f"nested more than {DEEPEST} deep")
+        values = yaml.load(text, Loader)
+    except yaml.YAMLError as problem:
+        raise ValueError(" ".join(str(problem).split())) from None
+    except (RecursionError, UnicodeError, OverflowError, TypeError, AttributeError) as problem:
+        raise ValueError(f"no yaml of plain values: {type(problem).__name__}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ValueError("no mapping from settings to their values")
+    if _count(values, {}, 0) > MOST:
+        raise ValueError(f"more than {MOST} values")
+    return values
+
+
+def _count(value: Any, known: dict[int, int], depth: int) -> int:
+    """How many values there are with every alias written out; an alias is counted once and remembered."""
+    if not isinstance(value, dict | list):
+        return 1
+    if depth > DEEPEST:  # through an alias, perhaps to itself
+        raise ValueError(f"nested more than {DEEPEST} deep")
+    if id(value) not in known:
+        if isinstance(value, dict) and not all(isinstance(key, str | int | float) for key in value):
+            raise ValueError("a key that is neither a word nor a number")
+        inner = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(one, known, depth + 1) for one in inner)
+    return known[id(value)]

@@ -1,0 +1,55 @@
+"""The exceptions that end a command in one line: a mistake that a user can put right (exit code 2), a run
+that another process trains, a signal; and a fault of sharp's own, which ends it with a traceback."""
+
+from __future__ import annotations
+
+import signal
+
+
+class Refusal(BaseException):
+    """What came, what is possible, what to do, in one line.
+
+    A `BaseException`, because Hydra turns every `Exception` of a job into a report of its own with exit code
+    1.
+    """
+
+    code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(" ".join(str(message).split())))
+
+
+class InOtherHands(Refusal):
+    """Another process trains this run: a sweep passes it over."""
+
+
+class Interrupted(Refusal):
+    """A signal ended the command after everything was saved; the exit code is 128 + the signal's number."""
+
+    def __init__(self, message: str, signum: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.code = 128 + signum
+
+
+class OwnFault(BaseException):
+    """A fault of sharp's own as text: its traceback, and a line that says what to do. Text, because an
+    exception that comes from another process has lost its frames."""
+
+
+class NotFinite(ArithmeticError):
+    """A product with a curvature matrix holds NaN or infinity: at these weights there is no number to give.
+
+    Raised where the product is made, before a solver can take it for a number.
+    """
+
+
+class Unreachable(ValueError):
+    """A flow in closed form that does not exist at these weights: no interpolator is reached."""
+
+
+def printable(text: str) -> str:
+    """A text in which everything that a terminal would obey instead of showing it (escape codes, newlines,
+    marks that turn the direction of writing) is written as its escape, as in `\\x1b`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,158 @@
+"""Signals that end a process: Ctrl-C, SIGTERM and SIGUSR1 (a cluster's warning), SIGHUP (a terminal that is
+closed). The exit code is 128 + the signal's number.
+
+A command that has something to save has them raised as exceptions (`raised`); any other command ends at once
+(`at_once`): an exception at an arbitrary moment of an import would be mistaken for a broken package. Handlers
+are Python's own or ours: a signal that is ignored, as SIGHUP under nohup, or that somebody else handles, as
+submitit, is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+SECONDS_FOR_WORKERS = 20.0  # that worker processes have to save their runs
+Handler = Callable[[int, FrameType | None], Any]
+
+
+class Ended(KeyboardInterrupt):
+    """A signal ends this process. A `KeyboardInterrupt`, so that whatever Ctrl-C ends, ends the same way."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+class _State:
+    received: int | None = None  # the first signal since `raised` began
+    shields = 0
+
+
+_state = _State()
+
+
+def number_of(interrupt: BaseException) -> int:
+    """The number of the signal that an interrupt came from."""
+    return interrupt.signum if isinstance(interrupt, Ended) else int(signal.SIGINT)
+
+
+def how(signum: int) -> str:
+    """`interrupted`, or by which signal."""
+    return "interrupted" if signum == signal.SIGINT else f"ended by {signal.Signals(signum).name}"
+
+
+@contextlib.contextmanager
+def raised() -> Iterator[None]:
+    """Within it a signal raises `Ended` in the main thread."""
+    before, _state.received = _state.received, None
+    try:
+        with _handled(_raise):
+            yield
+    finally:
+        _state.received = before
+
+
+def look() -> None:
+    """Raises `Ended` where a signal has come. To be called now and then: an exception that a handler raises
+    while Python runs a destructor is printed and lost."""
+    if _state.received is not None:
+        raise Ended(_state.received)
+
+
+@contextlib.contextmanager
+def shielded() -> Iterator[None]:
+    """Within it a signal only is noted, and `look` raises it afterwards: a second Ctrl-C must not cut short
+    what the first one has saved."""
+    _state.shields += 1
+    try:
+        yield
+    finally:
+        _state.shields -= 1
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """Within it a signal says so in one line, ends the worker processes, and ends this process."""
+    with _handled(_end):
+        yield
+
+
+def follow_parent(period: float = 0.5) -> None:
+    """Ends this worker process by SIGTERM once the process that started it is gone: whoever kills a sweep
+    wants no run of it to go on."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(period)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def end_workers(seconds: float = SECONDS_FOR_WORKERS) -> None:
+    """Ends every worker process by SIGTERM, which lets it save its run, and after `seconds` by SIGKILL."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    if multiprocessing is None:
+        return
+    workers = multiprocessing.active_children()
+    for worker in workers:
+        worker.terminate()
+    deadline = time.monotonic() + seconds
+    for worker in workers:
+        worker.join(max(0.0, deadline - time.monotonic()))
+        if worker.is_alive():
+            worker.kill()
+
+
+def _raise(signum: int, frame: FrameType | None) -> None:
+    if _state.received is None:
+        _state.received = signum
+    if not _state.shields:
+        raise Ended(signum)
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    for name in NAMES:
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    end_workers()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # the signal may have come while this very stream was written
+            stream.flush()
+    with contextlib.suppress(OSError):
+        if os.environ.get("RANK", "0") == "0":
+            os.write(2, f"sharp: {how(signum)}\n".encode())
+    os._exit(128 + signum)
+
+
+@contextlib.contextmanager
+def _handled(handler: Handler) -> Iterator[None]:
+    """Handles the signals by `handler`, where so far Python's own or one of ours did; only in the main
+    thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[int, Any] = {}
+    for name in NAMES:
+        number = getattr(signal, name, None)  # Windows has neither SIGHUP nor SIGUSR1
+        if number is not None and _is_replaceable(signal.getsignal(number)):
+            before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+def _is_replaceable(handler: Any) -> bool:
+    ours = handler in (_raise, _end) or getattr(handler, "while_importing", False)  # see __main__.py
+    return ours or handler in (signal.SIG_DFL, signal.default_int_handler)
