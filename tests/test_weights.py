@@ -1,5 +1,6 @@
 """`sharp measure` on somebody else's file of weights, in parts, in several processes, and interrupted."""
 
+import argparse
 import json
 import os
 import signal
@@ -10,10 +11,14 @@ import time
 import pytest
 import torch
 from conftest import TINY, only_run, rows_of
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
+from torch import nn
 
+from sharpcli.commands.state_dict import content, read
+from sharpcli.errors import Refusal
 from sharpcli.models.mlp import mlp
 from sharpcli.models.resnet import resnet
+from sharpcli.problems.weights import load
 from sharpcli.run import Run
 
 MLP = ("model=mlp", "model.widths=[6]", "data.train_examples=60")
@@ -61,6 +66,310 @@ def test_a_file_of_weights_is_measured_whatever_it_is_wrapped_in(sharp, folder, 
     loss = (network()(x) - y).square().sum() / 120
     assert row["train_loss"] == pytest.approx(loss.item(), rel=1e-4)
     assert not (folder / "runs").exists()
+
+
+class Holder(nn.Module):
+    """A net that itself holds a part called model, and one called net."""
+
+    def __init__(self):
+        super().__init__()
+        self.model, self.net = nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.net(self.model(x))
+
+
+class Inner(nn.Module):
+    """A net whose every name begins with model."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+
+    def forward(self, x):
+        return self.model(x)
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Linear(3, 5, bias=False), nn.Linear(3, 5, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.head(x)
+
+
+def under(*prefixes):
+    """A state dict whose names have the prefixes in front, the last outermost."""
+    front = "".join(f"{prefix}." for prefix in reversed(prefixes))
+    return lambda net: {front + name: value for name, value in net.state_dict().items()}
+
+
+def inside(name, part):
+    """Puts a wrapper's name behind the first part of a name, as wrapping a submodule does."""
+    first, _, rest = name.partition(".")
+    return f"{first}.{part}.{rest}"
+
+
+FILES = {
+    "plain": under(),
+    "compiled": lambda net: torch.compile(net).state_dict(),
+    "parallel, compiled": lambda net: nn.DataParallel(torch.compile(net)).state_dict(),
+    "compiled, parallel": under("module", "_orig_mod"),
+    "lightning": lambda net: {
+        "epoch": 3,
+        "state_dict": under("model")(net),
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(3)}}}],
+        "callbacks": {"checkpoint": {"best": torch.zeros(())}},
+    },
+    "lightning of a compiled net": lambda net: {"state_dict": under("_orig_mod", "net")(net)},
+    "averaged": lambda net: torch.optim.swa_utils.AveragedModel(net).state_dict(),
+    "averaged, parallel": lambda net: nn.DataParallel(torch.optim.swa_utils.AveragedModel(net)).state_dict(),
+    "parallel, averaged": lambda net: torch.optim.swa_utils.AveragedModel(nn.DataParallel(net)).state_dict(),
+    "timm, average alone": lambda net: {"epoch": 1, "model_ema": under("module")(net)},
+    "dicts in dicts": lambda net: {"checkpoint": {"models": {"student": under("backbone")(net)}}},
+    "a compiled submodule": lambda net: {inside(n, "_orig_mod"): v for n, v in net.state_dict().items()},
+    "a parallel submodule": lambda net: {
+        f"module.{inside(n, 'module')}": v for n, v in net.state_dict().items()
+    },
+    "bfloat16": lambda net: {name: value.bfloat16() for name, value in net.bfloat16().state_dict().items()},
+    "parameters": lambda net: dict(net.named_parameters()),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("make", [Holder, Inner, lambda: nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))])
+def test_names_are_fitted_to_the_network_s_own_in_every_nesting(tmp_path, make, kind):
+    torch.manual_seed(0)
+    trained, fresh = make(), make()
+    torch.save(FILES[kind](trained), tmp_path / "w.pt")
+    load(fresh, read(tmp_path / "w.pt"), statistics=False)
+    for name, value in trained.state_dict().items():
+        assert torch.equal(fresh.state_dict()[name], value.float()), name
+
+
+def test_a_network_inside_another_is_served_by_the_file_of_either(tmp_path):
+    net = Inner()
+    torch.save(net.model.state_dict(), tmp_path / "w.pt")
+    fresh = Inner()
+    load(fresh, read(tmp_path / "w.pt"), statistics=False)
+    assert torch.equal(fresh.model[1].bias, net.model[1].bias)
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    fresh = torch.compile(Inner())  # whose own names hold a wrapper
+    load(fresh, read(tmp_path / "w.pt"), statistics=False)
+    assert torch.equal(fresh.model[1].bias, net.model[1].bias)
+
+
+def test_a_prefix_whose_removal_makes_two_names_equal_stays(tmp_path):
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module, self.weight = nn.Linear(2, 1, bias=False), nn.Parameter(torch.randn(1, 2))
+
+    net, fresh = Both(), Both()
+    torch.save({f"_orig_mod.{name}": value for name, value in net.state_dict().items()}, tmp_path / "w.pt")
+    load(fresh, read(tmp_path / "w.pt"), statistics=False)
+    assert torch.equal(fresh.weight, net.weight) and torch.equal(fresh.module.weight, net.module.weight)
+
+
+@pytest.mark.parametrize("left_out", ["embed.weight", "head.weight"])
+def test_a_name_tied_to_one_that_came_is_not_missing(tmp_path, left_out):
+    net, fresh = Tied(), Tied()
+    save_model(net, tmp_path / "w.safetensors")  # keeps one of the two names
+    load(fresh, read(tmp_path / "w.safetensors"), statistics=False)
+    assert torch.equal(fresh.head.weight, net.head.weight)
+    kept = {name: value for name, value in net.state_dict().items() if name != left_out}
+    torch.save(kept, tmp_path / "w.pt")
+    load(Tied(), read(tmp_path / "w.pt"), statistics=False)
+
+
+def test_tied_names_with_different_numbers_are_refused_and_so_are_no_names(tmp_path):
+    torch.save({"embed.weight": torch.zeros(5, 3), "head.weight": torch.ones(5, 3)}, tmp_path / "w.pt")
+    with pytest.raises(Refusal, match=r"it is one tensor with (head|embed)\.weight"):
+        load(Tied(), read(tmp_path / "w.pt"), statistics=False)
+    torch.save({"other": torch.zeros(5, 3)}, tmp_path / "w.pt")
+    with pytest.raises(Refusal, match="2 missing"):
+        load(Tied(), read(tmp_path / "w.pt"), statistics=False)
+
+
+def test_what_an_older_version_of_a_layer_saved_is_renamed_by_the_layer_s_own_hook(tmp_path):
+    make = lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)))  # noqa: E731
+    net, fresh = make(), make()
+    state = net.state_dict()
+    torch.save(
+        {
+            "module.0.bias": state["0.bias"],
+            "module.0.weight_g": state["0.parametrizations.weight.original0"],
+            "module.0.weight_v": state["0.parametrizations.weight.original1"],
+        },
+        tmp_path / "w.pt",
+    )
+    load(fresh, read(tmp_path / "w.pt"), statistics=False)
+    assert torch.equal(fresh[0].weight, net[0].weight)
+
+
+def test_where_the_weights_and_their_average_are_in_one_file_the_weights_are_measured_with_a_word(
+    sharp, folder
+):
+    net, other = network(), network(6)
+    torch.save({"model_ema": other.state_dict(), "model": net.state_dict(), "epoch": 1}, folder / "both.pt")
+    torch.save(net.state_dict(), folder / "w.pt")
+    words = (*MLP, "measure=[scores]", "--json")
+    both = sharp("measure", "both.pt", *words)
+    assert "under model, which are measured, and others under model_ema" in both.err
+    alone = sharp("measure", "w.pt", *words)
+    assert alone.err == "" and last_json(alone)["train_loss"] == last_json(both)["train_loss"]
+
+
+def shards(folder, ending, net):
+    """Two files, the weights of either in one, and their index."""
+    state, places = net.state_dict(), {}
+    save = save_file if ending == ".safetensors" else torch.save
+    for i, part in enumerate((list(state)[:2], list(state)[2:]), 1):
+        shard = f"{'model' if ending == '.safetensors' else 'pytorch_model'}-{i:05}-of-00002{ending}"
+        save({name: state[name] for name in part}, folder / shard)
+        places |= dict.fromkeys(part, shard)
+    index = folder / f"{shard.partition('-')[0]}{ending}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
+    return index, shard
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".bin"])
+def test_shards_are_read_by_their_index_and_one_alone_says_its_name(sharp, folder, ending):
+    index, shard = shards(folder, ending, network())
+    row = last_json(sharp("measure", index.name, *MLP, "measure=[scores]", "--json"))
+    torch.save(network().state_dict(), folder / "whole.pt")
+    whole = last_json(sharp("measure", "whole.pt", *MLP, "measure=[scores]", "--json"))
+    assert row["train_loss"] == whole["train_loss"]
+    assert f"name the index of them all, {index.name}" in sharp("measure", shard, *MLP).refusal
+    before = content(index)
+    (torch.save if ending == ".bin" else save_file)({"3.bias": torch.zeros(10)}, folder / shard)
+    assert content(index) != before
+    assert "does not hold what the index says" in sharp("measure", index.name, *MLP).refusal
+    (folder / shard).unlink()
+    assert f"names the shard {shard}, which is missing" in sharp("measure", index.name, *MLP).refusal
+    index.write_text(json.dumps({"weight_map": {"a": "../../etc/passwd"}}))
+    assert "shards are files beside their index" in sharp("measure", index.name, *MLP).refusal
+    for text in ("", "[1]", '{"weight_map": {}}', '{"weight_map": {"a": 1}}', "[" * 100_000, "\xff"):
+        index.write_text(text)
+        assert "not readable as an index" in sharp("measure", index.name, *MLP).refusal
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(
+    "held, named",
+    [
+        (nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+        ({"args": argparse.Namespace(lr=1), "model": {"w": torch.zeros(2)}}, "argparse.Namespace"),
+        ({"best": __import__("numpy").float64(0.5), "w": torch.zeros(2)}, "multiarray.scalar"),
+        ({"net": Tied()}, "test_weights.Tied"),
+    ],
+)
+def test_what_cannot_be_read_safely_names_the_class_and_how_to_save_it(sharp, folder, held, named, legacy):
+    torch.save(held, folder / "w.pt", _use_new_zipfile_serialization=not legacy)
+    said = sharp("measure", "w.pt", *MLP).refusal
+    assert named in said and "torch.save(model.state_dict()" in said and "\x1b" not in said
+    assert len(said) < 400 and "weights_only" not in said
+
+
+def test_names_in_a_file_cannot_write_to_the_terminal(sharp, folder):
+    torch.save(network().state_dict() | {"\x1b[31mred\u202e\n": torch.zeros(2)}, folder / "w.pt")
+    said = sharp("measure", "w.pt", *MLP).refusal
+    assert r"\x1b[31mred\u202e" in said and "\x1b" not in said
+
+
+PECULIAR = {
+    "int8": lambda w: w.mul(10).to(torch.int8),
+    "torch.bool": lambda w: w > 0,
+    "torch.float8_e4m3fn": lambda w: w.to(torch.float8_e4m3fn),
+    "sparse (torch.sparse_coo)": lambda w: w.to_sparse(),
+    "sparse (torch.sparse_csr)": lambda w: w.to_sparse_csr(),
+    "on the meta device": lambda w: w.to("meta"),
+    "torch.complex64": lambda w: w.to(torch.complex64),
+    "torch.int64": lambda w: w.long(),
+    "quantized (torch.qint8)": lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8),
+    "would round": lambda w: w.double() + 1e-12,
+    "infinity": lambda w: w.double() * 1e300 * 1e300,
+    "float32 would round": lambda w: w.double() * 1e300,
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # that sparse CSR is in beta, and quantized tensors will go
+@pytest.mark.parametrize("what", PECULIAR)
+def test_numbers_that_the_network_cannot_take_unchanged_are_refused_by_name(sharp, folder, what):
+    state = network().state_dict()
+    torch.save(state | {"3.weight": PECULIAR[what](state["3.weight"])}, folder / "w.pt")
+    said = sharp("measure", "w.pt", *MLP, "measure=[scores]").refusal
+    assert what in said and "3.weight" in said
+
+
+def test_float64_weights_are_measured_in_float64_and_half_precision_exactly(sharp, folder):
+    net = network().double()
+    state = {name: value + 1e-10 for name, value in net.state_dict().items()}
+    torch.save(state, folder / "w.pt")
+    words = (*MLP, "measure=[scores]", "--json")
+    row = last_json(sharp("measure", "w.pt", *words, "problem.dtype=float64"))
+    net.load_state_dict(state)
+    from sharpcli.data.digits import digits
+
+    d = digits(train_examples=60, wrong=0)
+    with torch.no_grad():
+        loss = (net(d.x_train.double()) - d.y_train).square().sum() / 120
+    assert row["train_loss"] == pytest.approx(loss.item(), rel=1e-12)
+    halves = {name: value.half() for name, value in network().state_dict().items()}
+    torch.save(halves, folder / "h.pt")
+    torch.save({name: value.float() for name, value in halves.items()}, folder / "f.pt")
+    rows = [last_json(sharp("measure", file, *words)) for file in ("h.pt", "f.pt")]
+    assert rows[0]["train_loss"] == rows[1]["train_loss"]
+
+
+def test_statistics_of_batch_norm_are_those_of_the_file_or_a_choice(tmp_path):
+    make = lambda tracks: nn.Sequential(nn.BatchNorm1d(2, track_running_stats=tracks))  # noqa: E731
+    net = make(True)
+    net[0].running_mean, net[0].running_var = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    fresh = make(False)  # as model=resnet keeps none in training
+    load(fresh, read(tmp_path / "w.pt"), statistics=True)
+    x = torch.randn(5, 2)
+    assert torch.equal(fresh.eval()(x), net.eval()(x))
+    torch.save(make(False).state_dict(), tmp_path / "none.pt")
+    for tracks in (True, False):
+        with pytest.raises(Refusal, match="no running statistics"):
+            load(make(tracks), read(tmp_path / "none.pt"), statistics=True)
+        load(make(tracks), read(tmp_path / "none.pt"), statistics=False)
+    net[0].running_var[0] = -1
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    with pytest.raises(Refusal, match="negative"):
+        load(make(True), read(tmp_path / "w.pt"), statistics=True)
+    load(make(True), read(tmp_path / "w.pt"), statistics=False)
+
+
+def test_images_that_do_not_fit_say_what_the_network_takes(sharp, folder):
+    import numpy as np
+
+    def data(*shape):
+        x, y = np.zeros((4, *shape), np.float32), np.arange(4) % 2
+        np.savez(folder / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+
+    words = ("train", "data=arrays", "data.file=a.npz", "steps=1")
+    data(1, 16, 16)
+    assert "takes images of 3 channels" in sharp(*words, "model=torchvision", "model.name=resnet18").refusal
+    data(3, 16, 16)
+    said = sharp(*words, "model=torchvision", "model.name=squeezenet1_1").refusal
+    assert "does not take images of 3x16x16" in said and "at least 3x17x17" in said
+    assert (
+        "model.patch=5: patches must tile the 16x16 image"
+        in sharp(*words, "model=vit", "model.patch=5").refusal
+    )
+    pytest.importorskip("timm")
+    data(3, 8, 8)
+    said = sharp(*words, "model=timm", "model.name=vit_tiny_patch16_224").refusal
+    assert "it takes 3x224x224; give model.img_size=224" in said
+    from sharpcli.models.timm import timm
+
+    net = timm((1, 8, 8), 2, name="vit_tiny_patch16_224", img_size=32)
+    assert net(torch.zeros(2, 1, 8, 8)).shape == (2, 2) and net.training
 
 
 def test_rows_go_to_a_file_with_what_they_were_computed_on(sharp, folder):
