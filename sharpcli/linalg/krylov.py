@@ -7,6 +7,7 @@ Krylov-Schur algorithm for large eigenproblems".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -20,6 +21,8 @@ KEPT_VECTORS = 8
 SUM_LENGTH = 8192
 # Gram-Schmidt is repeated when a pass leaves less than this share of a vector's norm (Parlett, section 6.9).
 REORTHOGONALIZE_BELOW = 0.7
+# Passes of Gram-Schmidt at most: two are nearly always enough (Parlett, section 6.9).
+MAX_PASSES = 6
 # A vector is dependent on the basis when its remainder is below this many machine epsilons of its norm.
 DEPENDENT_EPS = 10
 
@@ -33,7 +36,9 @@ class Krylov:
     are float64 and on the CPU: they have a few hundred entries, and all decisions depend on them.
 
     `size` is m, `width` p, `capacity` the largest m. `products` counts the products with A, and `restarted`
-    says whether the basis was ever cut back.
+    says whether the basis was ever cut back. `asymmetry` is the largest difference seen between v_i.A v_j and
+    v_j.A v_i, as a norm over i: what rounding, or a wrong derivative, has done to products that should be
+    symmetric. A product that is not finite raises FloatingPointError.
     """
 
     def __init__(self, matvec: Matvec, start: Float[Tensor, "b D"], capacity: int) -> None:
@@ -46,7 +51,7 @@ class Krylov:
         self._G = start.new_empty(0, start.shape[-1])
         self.T = torch.zeros(len(self._V), len(self._V), dtype=torch.float64)
         self.C = torch.zeros(len(self._V), 0, dtype=torch.float64)
-        self.restarted = False
+        self.restarted, self.asymmetry = False, 0.0
         self.add(start)
 
     @property
@@ -130,10 +135,10 @@ class Krylov:
         images = self.matvec(self._V[first : self.size])
         self.products += self.size - first
         for j, x in enumerate(images, first):
-            length = norm(x)
+            length = finite(norm(x))
             negligible = DEPENDENT_EPS * torch.finfo(x.dtype).eps * length
             in_V, in_G = self.T.new_zeros(self.size), self.T.new_zeros(self.width)
-            while True:
+            for _ in range(MAX_PASSES):
                 a, b = dots(self.V, x[None])[:, 0], dots(self._G, x[None])[:, 0]
                 x = torch.addmv(x, self.V.T, a.to(x), alpha=-1)
                 if self.width:
@@ -142,6 +147,8 @@ class Krylov:
                 length, previous_length = norm(x), length
                 if length > REORTHOGONALIZE_BELOW * previous_length or length <= negligible:
                     break
+            # what earlier products say of the same entries
+            self.asymmetry = max(self.asymmetry, float((in_V[:first] - self.T[:first, j]).norm()))
             self.T[first : self.size, j] = in_V[first:]
             self.C[j] = in_G
             if length > negligible:
@@ -149,14 +156,16 @@ class Krylov:
                 self.C = torch.cat([self.C, self.C.new_zeros(len(self.C), 1)], 1)
                 self.C[j, -1] = length
                 self.width += 1
+        block = self.T[first : self.size, first : self.size]
+        self.asymmetry = max(self.asymmetry, float((block - block.T).norm(dim=0).max()))
 
 
 def orthonormal(x: Float[Tensor, " D"], V: Float[Tensor, "m D"]) -> Float[Tensor, " D"] | None:
     """The unit vector along the component of x that is orthogonal to the orthonormal rows of V; None if that
-    component is zero up to rounding."""
-    length = norm(x)
+    component is zero up to rounding. Raises FloatingPointError if x is not finite."""
+    length = finite(norm(x))
     negligible = DEPENDENT_EPS * torch.finfo(x.dtype).eps * length
-    while True:
+    for _ in range(MAX_PASSES):
         if len(V):
             x = torch.addmv(x, V.T, dots(V, x[None])[:, 0].to(x), alpha=-1)
         length, previous_length = norm(x), length
@@ -185,3 +194,10 @@ def dots(A: Float[Tensor, "m D"], B: Float[Tensor, "p D"]) -> Float64[Tensor, "m
 def norm(x: Float[Tensor, "*shape"]) -> float:
     """The Euclidean norm |x|, summed in float64."""
     return float(x.double().norm())
+
+
+def finite(x: float) -> float:
+    """The number x, computed from a product; raises FloatingPointError if it is infinite or no number."""
+    if not math.isfinite(x):
+        raise FloatingPointError("a product with the matrix is not finite")
+    return x

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from sharpcli.linalg.accuracy import eigenvalue_rounding
 from sharpcli.linalg.krylov import KEPT_VECTORS, Krylov, Matvec
 
 Tell = Callable[[int, float], object]  # progress of a solve: (products so far, relative error)
@@ -24,8 +25,9 @@ Tell = Callable[[int, float], object]  # progress of a solve: (products so far, 
 # `Ritz.vectors` holds, beside the k vectors asked for, the vectors whose Ritz values exceed KEPT_SHARE of the
 # largest and may overtake it before the next measurement; at most KEPT_VECTORS in all, unless k is larger.
 KEPT_SHARE = 0.85
-# A residual below this many machine epsilons of |A| is rounding error, and is counted as that large.
-RESIDUAL_FLOOR_EPS = 16
+# Where products are less symmetric than rounding makes them, as a loss in float32 near its least value, an
+# eigenvalue was up to this many times the asymmetry off.
+ASYMMETRY_FACTOR = 2.0
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,12 @@ class Ritz:
     `values` [k] are the theta_i, in float64. `vectors` [p, D] start with the k eigenvectors v_i, followed by
     those that should start the next solve (see `KEPT_SHARE`), at least one if the basis has one. `residuals`
     [k] are |A v_i - theta_i v_i|: an eigenvalue lies within that distance of theta_i. `errors` [k] are
-    estimates of |theta_i - lambda_i|, at most the residuals (see `cluster_errors`). `products` is the number
-    of products with A spent, `converged` whether all k pairs, and the smallest if asked for, met the
-    tolerance.
+    estimates of |theta_i - lambda_i|, at most the residuals (see `cluster_errors`); both include what the
+    rounding of products can do. `products` is the number of products with A spent, `converged` whether all k
+    pairs met the tolerance.
 
-    `least`, `least_residual` and `least_error` describe the smallest eigenvalue, None unless it was asked
-    for; its vector is then the last row of `vectors`.
+    `least`, `least_residual`, `least_error` and `least_converged` describe the smallest eigenvalue, None
+    unless it was asked for; its vector is then the last row of `vectors`.
     """
 
     values: Float64[Tensor, " k"]
@@ -53,17 +55,22 @@ class Ritz:
     least: float | None = None
     least_residual: float | None = None
     least_error: float | None = None
+    least_converged: bool | None = None
 
-    def columns(self, name: str) -> dict[str, float]:
+    def columns(self, name: str) -> dict[str, float | bool]:
         """The columns of a metrics row: `<name>_i`, `<name>_i_residual` and `<name>_i_error` for i = 1 ... k,
-        and if the smallest eigenvalue was asked for, `<name>_min` with its `_residual` and `_error`."""
-        out = {f"{name}_{i + 1}": float(x) for i, x in enumerate(self.values)}
+        and if the smallest eigenvalue was asked for, `<name>_min` with its `_residual`, `_error` and
+        `_converged`."""
+        out: dict[str, float | bool] = {f"{name}_{i + 1}": float(x) for i, x in enumerate(self.values)}
         for suffix, numbers in (("residual", self.residuals), ("error", self.errors)):
             out |= {f"{name}_{i + 1}_{suffix}": float(x) for i, x in enumerate(numbers)}
         if self.least is None or self.least_residual is None or self.least_error is None:
             return out
         out |= {f"{name}_min": self.least, f"{name}_min_residual": self.least_residual}
-        return out | {f"{name}_min_error": self.least_error}
+        return out | {
+            f"{name}_min_error": self.least_error,
+            f"{name}_min_converged": bool(self.least_converged),
+        }
 
 
 def extremes(
@@ -76,32 +83,35 @@ def extremes(
     slack: float = 1.0,
     fresh: Callable[[], Float[Tensor, " D"]] | None = None,
     tell: Tell | None = None,
+    scale: float = 0.0,
 ) -> Ritz:
-    """Grows `krylov` until its k algebraically largest eigenpairs, and with `least` the smallest one too,
-    have converged to `tol`, relative to |theta_1|.
+    """Grows `krylov` until its k algebraically largest eigenpairs have converged to `tol`, relative to
+    |theta_1|, and with `least` the smallest one too, relative to itself.
 
     A pair has converged when its estimated error (`cluster_errors`) is at most tol |theta_1| and its residual
-    at most `slack` times that. The second condition is needed because a mixture of eigenvectors that the
-    basis does not separate yet has a small |R|^2 / gap but a large residual. From a random start use slack=1
-    (slack=3 once accepted an eigenvalue that was 1 % off); from warm vectors that span the eigenvectors near
-    the top, 3 suffices.
+    at most `slack` times that; the smallest when they are so for tol |theta_m|, or are rounding alone. The
+    residual is asked for too because a mixture of eigenvectors that the basis does not separate yet has a
+    small |R|^2 / gap but a large residual. From a random start use slack=1 (slack=3 once accepted an
+    eigenvalue that was 1 % off); from warm vectors that span the eigenvectors near the top, 3 suffices.
 
     A basis at its capacity is cut back to its best Ritz vectors. When the basis is invariant under A but may
     lack eigenpairs, `fresh` supplies a random vector [D]; without `fresh` the solve ends, perhaps with fewer
     than k pairs. `tell(products, error)` is called once per step. The result is `converged=False` if this
-    call would need more than `max_products` products.
+    call would need more than `max_products` products, or if what is left of the residuals is rounding and
+    larger than asked for. `scale` is the norm of what the products of A are differences of, if that is more
+    than |A|: rounding acts on it.
     """
     products_before, none = krylov.products, torch.empty(0, dtype=torch.float64)
     previous_theta, invariant = none, _Invariant(none, 0)
-    while True:
-        assessment = _assess(krylov, k, tol, slack, least)
+    for _ in range(2 * max_products + 2):  # every second step at least spends a product
+        assessment = _assess(krylov, k, tol, slack, least, scale)
         spent = krylov.products - products_before
         if tell is not None:
             tell(spent, assessment.relative_error)
         is_invariant = fresh is not None and _is_invariant(assessment, krylov)
         if is_invariant:
             reference = previous_theta if k == 1 else invariant.theta
-            done = not assessment.unconverged and _agree(reference, assessment, k, tol)
+            done = not assessment.unfinished and _agree(reference, assessment, k, tol)
             invariant = _Invariant(assessment.theta, krylov.size)
         else:
             done = _is_done(assessment, krylov, k, invariant, tol, slack)
@@ -124,11 +134,12 @@ def extremes(
 
 @dataclass(frozen=True)
 class _Smallest:
-    """The smallest Ritz value, the norm of its residual and its estimated error."""
+    """The smallest Ritz value, its residual's norm, its estimated error, and whether it has converged."""
 
     value: float
     residual: float
     error: float
+    converged: bool
 
 
 @dataclass(frozen=True)
@@ -137,9 +148,10 @@ class _Assessment:
 
     `theta` [m], largest first, has the eigenvectors `Y` [m, m] and the residuals `R` [m, p] in the
     coordinates of G. The `wanted` largest have the estimated `errors` and the `residuals` [wanted] (norms);
-    `allowed` is the error asked for, `floor` the rounding error of a residual. `unconverged` lists the
-    indices of the pairs that have not converged, `relative_error` is the largest estimated error over
-    |theta_1|, and `smallest` the smallest pair, None unless it is asked for.
+    `allowed` is the error asked for, `floor` the rounding error of a residual. `converged` says whether the
+    wanted pairs have converged, `unfinished` lists the indices of the pairs that have not and whose residuals
+    are not rounding alone. `relative_error` is the largest estimated error relative to what it should be a
+    share of, and `smallest` the smallest pair, None unless it is asked for.
     """
 
     theta: Float64[Tensor, " m"]
@@ -150,40 +162,56 @@ class _Assessment:
     residuals: Float64[Tensor, " wanted"]
     allowed: float
     floor: float
-    unconverged: list[int]
+    converged: bool
+    unfinished: list[int]
     relative_error: float
     smallest: _Smallest | None
 
     def next_direction(self, width: int) -> Float64[Tensor, "1 p"]:
-        """The residual of the first pair that has not converged, in the `width` coordinates of G; the first
-        row of G if all have."""
-        if self.unconverged:
-            return self.R[self.unconverged[:1]]
+        """The residual of the first pair that is unfinished, in the `width` coordinates of G; the first row
+        of G if none is."""
+        if self.unfinished:
+            return self.R[self.unfinished[:1]]
         return torch.eye(width, dtype=self.R.dtype)[:1]
 
 
-def _assess(krylov: Krylov, k: int, tol: float, slack: float, least: bool) -> _Assessment:
+def _assess(krylov: Krylov, k: int, tol: float, slack: float, least: bool, scale: float) -> _Assessment:
     """Computes the Ritz pairs of the basis and compares the k largest, with `least` also the smallest, with
     the tolerance (see `extremes`)."""
     theta, Y = krylov.ritz()
-    m, spectral_norm = krylov.size, float(theta.abs().max())
+    m, spectral_norm = krylov.size, max(float(theta.abs().max()), scale)
     wanted, top_value = min(k, m), float(theta[0].abs()) or spectral_norm
-    allowed, floor = tol * top_value, RESIDUAL_FLOOR_EPS * torch.finfo(krylov.V.dtype).eps * spectral_norm
+    allowed, floor = tol * top_value, eigenvalue_rounding(spectral_norm, krylov.V)
+    rounding = max(floor, ASYMMETRY_FACTOR * krylov.asymmetry)
     R = krylov.residuals(Y)
     top = min(m, max(wanted + 1, KEPT_VECTORS))
-    errors, residuals = cluster_errors(theta[:top], R[:top], wanted, floor), _norms(R[:wanted], floor)
-    unconverged = ((errors > allowed) | (residuals > slack * allowed)).nonzero().flatten().tolist()
-    largest_error, smallest = float(errors.max()), None
+    errors, residuals = cluster_errors(theta[:top], R[:top], wanted, rounding), _norms(R[:wanted], rounding)
+    unconverged = (errors > allowed) | (residuals > slack * allowed)
+    unfinished = (unconverged & (_norms(R[:wanted], 0) > rounding)).nonzero().flatten().tolist()
+    relative_error, smallest = float(errors.max()) / top_value if top_value else 0.0, None
     if least:  # the smallest eigenvalue of A is the largest of -A
-        bottom = min(m, KEPT_VECTORS)
-        error = float(cluster_errors(-theta.flip(0)[:bottom], R.flip(0)[:bottom], 1, floor)[0])
-        smallest = _Smallest(float(theta[-1]), float(_norms(R[-1:], floor)[0]), error)
-        largest_error = max(largest_error, error)
-        if error > allowed or smallest.residual > slack * allowed:
-            unconverged.append(m - 1)
-    relative_error = largest_error / top_value if top_value else 0.0
+        bottom, value = min(m, KEPT_VECTORS), float(theta[-1])
+        error = float(cluster_errors(-theta.flip(0)[:bottom], R.flip(0)[:bottom], 1, rounding)[0])
+        residual = float(_norms(R[-1:], rounding)[0])
+        allowed_least = max(tol * abs(value), 2 * rounding)
+        converged = error <= allowed_least and residual <= slack * allowed_least
+        smallest = _Smallest(value, residual, error, converged)
+        relative_error = max(relative_error, tol * error / allowed_least if allowed_least else 0.0)
+        if not converged and float(R[-1].norm()) > rounding:
+            unfinished.append(m - 1)
     return _Assessment(
-        theta, Y, R, wanted, errors, residuals, allowed, floor, unconverged, relative_error, smallest
+        theta,
+        Y,
+        R,
+        wanted,
+        errors,
+        residuals,
+        allowed,
+        floor,
+        not bool(unconverged.any()),
+        unfinished,
+        relative_error,
+        smallest,
     )
 
 
@@ -221,7 +249,7 @@ def _is_done(
     and has changed none of the k values.
     """
     m, D = krylov.V.shape
-    if assessment.unconverged:
+    if assessment.unfinished:
         return False
     if not invariant.size or m == D:
         return assessment.wanted == k or m == D
@@ -250,10 +278,11 @@ def _ritz(assessment: _Assessment, krylov: Krylov, k: int, products: int) -> Rit
         residuals=assessment.residuals,
         errors=assessment.errors,
         products=products,
-        converged=wanted == k and not assessment.unconverged,
+        converged=wanted == k and assessment.converged,
         least=None if smallest is None else smallest.value,
         least_residual=None if smallest is None else smallest.residual,
         least_error=None if smallest is None else smallest.error,
+        least_converged=None if smallest is None else smallest.converged,
     )
 
 
@@ -284,13 +313,14 @@ def cluster_errors(
     theta: Float64[Tensor, " m"], R: Float64[Tensor, "m p"], wanted: int, floor: float = 0.0
 ) -> Float64[Tensor, " wanted"]:
     """Estimates |theta_i - lambda_i| for the `wanted` largest Ritz values: the smallest of |R_i| and, over
-    all c >= i, of |R_1..c|^2 / gap_ic, the bound for a cluster of the c largest.
+    all c >= i, of |R_1..c|^2 / gap_ic + floor, the bound for a cluster of the c largest.
 
     R [m, p] are the residuals in any orthonormal coordinates, |R_1..c| is the spectral norm of the first c
     rows, and gap_ic = theta_i - theta_{c+1} - |R_{c+1}| / 2: half of the residual stands for the likely error
     of theta_{c+1}, the first value outside the cluster. Taking the gap outside matters where several
     eigenvalues are close: the gap inside would promise too small an error. After Parlett, theorem 11.7.1, for
-    blocks; an estimate, not a bound. `floor` is the rounding error of a residual.
+    blocks; an estimate, not a bound. `floor` is the rounding error of products, which changes residuals and,
+    by as much, eigenvalues: |lambda(A + E) - lambda(A)| <= |E|.
     """
     G = R @ R.T
     r = _norms(R, floor)
@@ -298,6 +328,6 @@ def cluster_errors(
     for c in range(1, len(R)):
         squared_norm = torch.linalg.eigvalsh(G[:c, :c])[-1].clamp_min(0)
         gap = theta[: min(c, wanted)] - (theta[c] + r[c] / 2)
-        bound = torch.where(gap > 0, (squared_norm + floor**2) / gap, torch.inf)
+        bound = torch.where(gap > 0, (squared_norm + floor**2) / gap + floor, torch.inf)
         errors[: len(bound)] = torch.minimum(errors[: len(bound)], bound)
     return errors

@@ -56,8 +56,9 @@ def rule(krylov: Krylov) -> tuple[Float64[Tensor, " m"], Float64[Tensor, " m"]]:
 def extend(krylov: Krylov, steps: int) -> None:
     """Continues the Lanczos run to `steps` basis vectors, or fewer if the basis becomes invariant under A or
     reaches its capacity."""
-    while krylov.size < min(steps, krylov.capacity) and krylov.width:
-        krylov.grow(torch.eye(krylov.width, dtype=torch.float64)[:1])
+    for _ in range(min(steps, krylov.capacity) - krylov.size):
+        if not krylov.width or not krylov.grow(torch.eye(krylov.width, dtype=torch.float64)[:1]):
+            return
 
 
 def stack(rules: list[Rule]) -> Quadrature:
