@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from sharpcli import __version__
-from sharpcli.errors import Refusal
+from sharpcli.config.paths import exists, expanded, folder_of_runs, path_of
+from sharpcli.errors import OwnFault, Refusal, faults, printable, signals
 
 app = typer.Typer(
     name="sharp",
@@ -20,6 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # markup would take the brackets of measure=[sharpness,trace] for a style
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+SETTING = re.compile(r"\+{0,2}[A-Za-z_][\w.@-]*=|~[A-Za-z_][\w.@-]*(=|$)")  # a word that sets or removes
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -34,7 +38,7 @@ def complete_runs(ctx: typer.Context, incomplete: str) -> list[str]:
     """The names of the runs."""
     from sharpcli.run import in_directory
 
-    return [run.name for run in in_directory(_runs_dir([])) if run.name.startswith(incomplete)]
+    return [run.name for run in in_directory(folder_of_runs([])) if run.name.startswith(incomplete)]
 
 
 def complete_plots(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -100,7 +104,8 @@ def measure(
     names, overrides = _split(words)
     if not any(word.startswith("weights=") for word in overrides):
         _need_runs(names, "sharp measure RUN|FILE... [KEY=VALUE]...")
-    measure_all(names, overrides, step, _runs_dir(overrides), Options(params, by, as_json, out))
+    into = None if out is None else expanded(out)
+    measure_all(names, overrides, step, folder_of_runs(overrides), Options(params, by, as_json, into))
 
 
 @app.command()
@@ -122,7 +127,7 @@ def plot(
 
     names, overrides = _split(words)
     _need_runs(names, f"sharp plot {name} RUN... [KEY=VALUE]...")
-    print(draw(name, names, overrides, out, _runs_dir(overrides)))
+    print(draw(name, names, overrides, None if out is None else expanded(out), folder_of_runs(overrides)))
 
 
 claims = typer.Typer(
@@ -149,10 +154,13 @@ def claim_list(
     Example: sharp claim list --markdown
     """
     from sharpcli.claims import verdicts
-    from sharpcli.commands.report import aligned
+    from sharpcli.commands.report import aligned, complain
 
     runs_dir = _only_runs_dir(words or [])
-    print("\n".join(verdicts.markdown(runs_dir) if markdown else aligned(verdicts.listing(runs_dir), 5)))
+    if markdown:
+        print("\n".join(verdicts.markdown(runs_dir, complain)))
+    else:
+        print("\n".join(aligned(verdicts.listing(runs_dir, complain), 5)))
 
 
 @claims.command("check")
@@ -240,7 +248,7 @@ def ls(
     \b
     Example: sharp ls runs_dir=/scratch/me/runs
     """
-    from sharpcli.commands.report import COLUMNS, aligned, listing
+    from sharpcli.commands.report import COLUMNS, aligned, complain, listing
     from sharpcli.run import in_directory
 
     names, overrides = _split(words or [])
@@ -251,7 +259,7 @@ def ls(
             f"{folder}: no such directory; sharp train makes runs, and runs_dir= or SHARP_RUNS names where "
             f"they are"
         )
-    rows = listing(in_directory(folder))
+    rows = listing(in_directory(folder, complain))
     print("\n".join(aligned([COLUMNS, *rows])) if rows else f"{folder}: no runs yet; sharp train makes one")
 
 
@@ -272,13 +280,21 @@ def show(
     names, overrides = _split(words or [])
     if len(names) > 1:
         raise Refusal(f"sharp show takes a run, or a group and an option; got {', '.join([word, *names])}")
-    print(text_of(word, names[0] if names else None, _only_runs_dir(overrides)))
+    print(text_of(str(expanded(word)), names[0] if names else None, _only_runs_dir(overrides)))
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
-    """Names, and settings: a word with `=`, or after `~`, that is no path that exists."""
-    settings = [word for word in words if ("=" in word or word.startswith("~")) and not Path(word).exists()]
-    return [word for word in words if word not in settings], settings
+    """Names, and settings: a word such as `key=value` or `~key` that is no path that exists, and no run."""
+    runs_dir = folder_of_runs(word for word in words if not exists(word))
+    names, settings = [], []
+    for word in words:
+        if not SETTING.match(word) or exists(word) or exists(runs_dir / word):
+            names.append(str(expanded(word)) if word.startswith("~") else word)
+        elif word.startswith("weights="):
+            settings.append(f"weights={path_of(word.partition('=')[2])}")
+        else:
+            settings.append(word)
+    return names, settings
 
 
 def _only_runs_dir(words: list[str]) -> Path:
@@ -286,11 +302,13 @@ def _only_runs_dir(words: list[str]) -> Path:
     yaml."""
     if wrong := [word for word in words if not word.startswith("runs_dir=")]:
         raise Refusal(f"{wrong[0]}: only runs_dir=DIR can follow here; sharp train takes settings")
-    return _runs_dir(words)
+    return folder_of_runs(words)
 
 
 def _tell(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    from sharpcli.commands.report import note
+
+    note(message)
 
 
 def _need_runs(names: list[str], usage: str) -> None:
@@ -298,41 +316,68 @@ def _need_runs(names: list[str], usage: str) -> None:
         raise Refusal(f"no run given; {usage}; sharp ls lists the runs")
 
 
-def _runs_dir(words: list[str]) -> Path:
-    for word in reversed(words):
-        if word.startswith("runs_dir="):
-            return Path(word.split("=", 1)[1])
-    return Path(os.environ.get("SHARP_RUNS", "runs"))
+def main(as_program: bool = False) -> int:
+    """The entry point; returns the exit code.
 
-
-def main() -> Any:
-    """The entry point: refusals are one line and exit code 2; Typer's own too; Ctrl-C is 130."""
+    A refusal is one line and exit code 2, Typer's own too; so is an exception in a user's own code. A fault
+    of sharp's is a traceback and exit code 1. A signal ends it with 128 + its number (Ctrl-C: 130); as a
+    program at any moment, called from Python only while something has to be saved.
+    """
     # a worker process would begin its path of modules with the working directory: a random.py there would run
     os.environ.setdefault("PYTHONSAFEPATH", "1")
+    with signals.at_once() if as_program else nullcontext():
+        try:
+            code = _code_of_command()
+            if sys.stdout is not None:  # closed by `sharp ls >&-`
+                sys.stdout.flush()
+        except BrokenPipeError:  # the reader of our output has gone, as in `sharp ls | head`
+            _discard_output()
+            return 141
+        except OSError as problem:
+            _discard_output()
+            return _say(f"standard output: cannot write ({problem.strerror or problem}); make room")
+        return code
+
+
+def _code_of_command() -> int:
+    """Runs the command and returns its exit code. Raises OSError where standard output takes no more."""
     try:
         code = app(standalone_mode=False)
     except Refusal as problem:
-        return _say(str(problem))
+        return _say(str(problem), problem.code)
+    except OwnFault as fault:
+        print(fault, file=sys.stderr)
+        return 1
     except typer.Exit as done:
         return done.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        print("sharp: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output has gone, as in `sharp ls | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except (KeyboardInterrupt, typer.Abort) as interrupt:
+        signum = signals.number_of(interrupt.__cause__ or interrupt)
+        return _say(signals.how(signum), 128 + signum)
     except Exception as problem:
-        if not hasattr(problem, "format_message"):
-            raise
-        return _say(problem.format_message())  # a usage error of Typer's
+        if hasattr(problem, "format_message"):
+            return _say(problem.format_message())  # a usage error of Typer's
+        if isinstance(problem, OSError) and sys.stdout is not None:
+            sys.stdout.flush()  # raises again where it is the output that fails
+        told = faults.told(problem)
+        if isinstance(told, Refusal):
+            return _say(str(told))
+        print(told, file=sys.stderr)
+        return 1
     return code if isinstance(code, int) else 0
 
 
-def _say(message: str) -> int:
+def _discard_output() -> None:
+    """Sends what is left of standard output nowhere, so that Python does not try again at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say(message: str, code: int = 2) -> int:
     if os.environ.get("RANK", "0") == "0":  # one line, of however many processes torchrun started
-        print(f"sharp: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+        with suppress(OSError):  # standard error may be full or closed, too
+            print(f"sharp: {printable(' '.join(message.split()))}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(as_program=True))

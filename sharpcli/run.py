@@ -7,7 +7,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -32,6 +32,10 @@ HASHES = re.compile(r"-((?:[0-9a-f]{16}|[0-9a-f]{8})(?:-(?:[0-9a-f]{16}|[0-9a-f]
 FILES = ("provenance.json", "config.yaml", "metrics.jsonl", "checkpoints")  # a folder with one is a run
 FINISHED = ("complete", "diverged")
 Complain = Callable[[str], Any]
+
+
+def _say_nothing(message: str) -> None:
+    """Tells nobody."""
 
 
 class Written(NamedTuple):
@@ -150,7 +154,7 @@ class Run:
         return ""
 
     def refuse_altered(self, contents: Mapping[str, str] | None = None) -> None:
-        """Refuses a run whose config is not the one that it was made of: its numbers are of something else."""
+        """Refuses a run whose config is not the one it was made of: its numbers are of something else."""
         if what := self.altered(contents):
             raise Refusal(
                 f"{self.path}: changed after the run was made ({what}), so that its numbers would be taken "
@@ -168,7 +172,7 @@ class Run:
         rows, wrong = read_rows(self.path / "metrics.jsonl", offset)
         return [] if wrong else rows
 
-    def rows(self, complain: Complain = lambda message: None) -> list[Row]:
+    def rows(self, complain: Complain = _say_nothing) -> list[Row]:
         """What was logged, joined by step with what was measured later, the newest number wins; of replicas
         a row each. `complain` is told of lines of measured.jsonl that are no rows."""
         joined = {(row["step"], row.get("replica", 0)): row for row in self.logged()}
@@ -477,7 +481,7 @@ def _pretty(facts: Mapping[str, Any]) -> bytes:
     return (json.dumps(facts, indent=1) + "\n").encode()
 
 
-def in_directory(runs_dir: Path, complain: Complain = lambda message: None) -> list[Run]:
+def in_directory(runs_dir: Path, complain: Complain = _say_nothing) -> list[Run]:
     """Every run in a directory, by name; `complain` is told of each that cannot be read, and why."""
     out = []
     try:
@@ -524,6 +528,13 @@ def find(word: str, runs_dir: Path) -> Run:
     raise Refusal(f"{word}: no such run in {runs_dir}; {meant}sharp ls lists the runs")
 
 
+def _is_a_run(word: str, runs_dir: Path) -> bool:
+    """Whether a word is the path or the name of a run, readable or not."""
+    return any(
+        os.path.lexists(folder / file) for folder in (Path(word), Path(runs_dir) / word) for file in FILES
+    )
+
+
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
@@ -537,7 +548,7 @@ def _has_hash(name: str, word: str) -> bool:
     return name.endswith("-" + word) or (match is not None and len(word) >= 8 and match[1].startswith(word))
 
 
-def find_all(words: Iterable[str], runs_dir: Path, complain: Complain = lambda message: None) -> list[Run]:
+def find_all(words: Sequence[str], runs_dir: Path, complain: Complain = _say_nothing) -> list[Run]:
     """The runs that words name, in order and once each; a directory of runs names all of them, and `complain`
     is told of those that cannot be read."""
     out: dict[Path, Run] = {}
@@ -545,7 +556,14 @@ def find_all(words: Iterable[str], runs_dir: Path, complain: Complain = lambda m
         path = Path(word)
         is_folder = _is_folder(path) and not os.path.lexists(path / "provenance.json")
         inside = in_directory(path, complain) if is_folder else []
-        for run in inside or [find(word, runs_dir)]:
+        try:
+            found = inside or [find(word, runs_dir)]
+        except Refusal as problem:
+            if complain is _say_nothing or len(words) == 1 or not _is_a_run(word, runs_dir):
+                raise
+            complain(f"{problem}; left out")
+            continue
+        for run in found:
             out.setdefault(run.path.resolve(), run)
     return list(out.values())
 

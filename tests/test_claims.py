@@ -435,7 +435,7 @@ def test_ctrl_c_is_one_line_and_the_same_command_carries_on(process, folder, aft
             break
     checking.send_signal(signal.SIGINT)
     out, err = checking.communicate(timeout=60)
-    assert checking.returncode == 2 and err.strip().splitlines()[-1].startswith("sharp: interrupted"), err
+    assert checking.returncode == 130 and err.strip().splitlines()[-1].startswith("sharp: interrupted"), err
     assert "Traceback" not in out + err
     again = process(*claim)
     out, err = again.communicate(timeout=120)

@@ -210,7 +210,7 @@ def test_a_second_process_is_refused_while_the_first_lives_and_ctrl_c_keeps_what
     )
     first.send_signal(signal.SIGINT)
     out, err = first.communicate(timeout=60)
-    assert first.returncode == 2 and "the same command resumes" in err and "Traceback" not in err
+    assert first.returncode == 130 and "the same command resumes" in err and "Traceback" not in err
     run = Run(only_run(folder))
     assert run.checkpoints()[-1] > run.last()["step"] - 1
 

@@ -26,7 +26,7 @@ BLOCK = re.compile(
     r"^(?:<!-- (?P<within>numbers within [^>]*) -->\n)?```(?P<language>\w+)\n(?P<body>.*?)^```$", re.M | re.S
 )
 NUMBER = re.compile(r"(?<![\w.-])-?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.]*\w)")
-HASH = re.compile(r"-[0-9a-f]{8}\b")
+HASH = re.compile(r"-(?:[0-9a-f]{16}|[0-9a-f]{8})\b")
 AS_A_BAR = re.compile(
     r"step \d+/\d+ |\[job \d+\] "
 )  # lines that a terminal shows as a bar, or as a heading of it

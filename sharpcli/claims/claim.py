@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from sharpcli import CONF
-from sharpcli.claims.evidence import Paths, Trial, about, finish, rows
+from sharpcli.claims.evidence import Paths, Trial, about, drawn, finish, rows
 from sharpcli.config.build import part
 from sharpcli.config.check import typed
 from sharpcli.config.targets import hyperparameters, resolve
 from sharpcli.config.words import options, suggest
 from sharpcli.errors import Refusal
-from sharpcli.jsonl import writing
+from sharpcli.jsonl import files, replace, writing
 
 if TYPE_CHECKING:
     import pandas as pd
 
+LARGEST = 16_000_000  # bytes of a verdict.json
 HOLDS, FAILS, NOT_HERE = "holds", "fails", "does not hold here"
 UNEXPECTED = "holds, and was not expected to"
 
@@ -152,11 +153,13 @@ def judge(claim: Claim, paths: Paths, inside: Path, seconds: float) -> Verdict:
             "published": claim.published,
             **asdict(verdict),
         }
-        (folder / "verdict.json").write_text(json.dumps(text, indent=1) + "\n")
+        replace(
+            files.no_link(folder) / "verdict.json", (json.dumps(text, indent=1) + "\n").encode(), durable=True
+        )
     if claim.plot is not None:
         figure = part(typed(claim.plot, f"claim {claim.id}: plot", []), [], "plot")(frame)
         with writing(folder):
-            figure.savefig(folder / "figure.png")
+            replace(files.no_link(folder) / "figure.png", drawn(figure, "png"))
     return verdict
 
 
@@ -169,9 +172,39 @@ def _word(expect: str, held: bool, is_sound: bool, has_evidence: bool) -> str:
 
 
 def last(name: str, runs_dir: Path) -> dict[str, Any] | None:
-    """The last verdict on a claim as it is in verdict.json; None where the claim was never checked."""
+    """The last verdict on a claim as it is in verdict.json; None where the claim was never checked. Refuses a
+    file that is no verdict."""
     file = runs_dir / "claims" / name / "verdict.json"
-    return json.loads(file.read_text()) if file.exists() else None
+    try:
+        verdict = json.loads(files.read(file, LARGEST))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as problem:
+        reason = getattr(problem, "strerror", None) or "no JSON"
+        raise Refusal(
+            f"{file}: cannot be read ({reason}); sharp claim check {name} writes it again"
+        ) from None
+    if not _is_verdict(verdict):
+        raise Refusal(f"{file}: no verdict of a claim; sharp claim check {name} writes it again")
+    return verdict
+
+
+def _is_verdict(value: Any) -> bool:
+    """Whether a value has what readers of a verdict rely on."""
+    if not isinstance(value, dict) or not isinstance(value.get("verdict"), str):
+        return False
+    checks, origin = value.get("checks"), value.get("about")
+    if not isinstance(checks, list) or not checks or not isinstance(origin, dict):
+        return False
+    texts = [*(origin.get(key) for key in ("date", "machine")), origin.get("commit") or ""]
+    texts += [check.get(key) for check in checks if isinstance(check, dict) for key in ("asked", "words")]
+    made_at = origin.get("made_at")
+    return (
+        all(isinstance(check, dict) for check in checks)
+        and all(isinstance(text, str) for text in texts)
+        and isinstance(made_at, list)
+        and all(isinstance(commit, str) for commit in made_at)
+    )
 
 
 def _finding(check: dict[str, Any], frame: pd.DataFrame, claim: Claim) -> dict[str, Any]:

@@ -4,6 +4,7 @@ a frame."""
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import platform
@@ -11,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,13 +25,15 @@ from sharpcli.config.check import check, typed
 from sharpcli.config.sweep import sweep
 from sharpcli.config.targets import identity
 from sharpcli.config.words import compose
-from sharpcli.errors import Refusal
-from sharpcli.jsonl import writing
+from sharpcli.errors import Interrupted, Refusal, signals
+from sharpcli.jsonl import replace, writing
+from sharpcli.jsonl.files import read
 from sharpcli.provenance import commit
 from sharpcli.run import Run, frame_of
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 Paths = list[tuple[str, str]]  # the part's name, and the directory of a run or the file of a table
 
@@ -78,51 +82,79 @@ def finish(
     trials: Sequence[Trial], inside: Path, jobs: int, tell: Callable[[str], Any]
 ) -> Iterator[tuple[int, Paths, float]]:
     """Runs what is missing of all trials at once, `jobs` at a time, and yields (which trial, its parts'
-    paths, seconds) as soon as all of a trial is there. What is complete is not run again; Ctrl-C leaves every
-    run to be resumed."""
+    paths, seconds) as soon as all of a trial is there. What is complete is not run again; Ctrl-C, or another
+    signal, ends the processes of the pool too and leaves every run to be resumed. What cannot be made is told
+    at once and refused at the end: it keeps nothing else from being made."""
     waiting: dict[Future[Made], list[tuple[int, str]]] = {}  # what several trials share is made once
     paths: list[Paths] = [[] for _ in trials]
     spent, left = [0.0] * len(trials), [0] * len(trials)
     refused: list[str] = []
+    faults: list[Exception] = []
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_in_pool)
     try:
-        submitted: dict[str, Future[Made]] = {}
-        for number, trial in enumerate(trials):
-            work: list[tuple[str, Callable[..., Made], tuple[Any, ...]]] = [
-                *((name, _run, ([*job, f"runs_dir={inside}"], trial.before)) for name, job in trial.jobs()),
-                *(
-                    (name, _table, (str(inside), f"{trial.id}-{name}", table))
-                    for name, table in trial.tables.items()
-                ),
-            ]
-            left[number] = len(work)
-            for name, make, arguments in work:
-                if repr(arguments) not in submitted:
-                    submitted[repr(arguments)] = pool.submit(make, *arguments)
-                waiting.setdefault(submitted[repr(arguments)], []).append((number, name))
-        for future in as_completed(waiting):
-            made = future.result()
-            for number, name in waiting[future]:
-                if made.refusal:
-                    refused.append(f"{trials[number].id}, {name}: {made.refusal}")
-                    continue  # the others are finished before it is reported
-                paths[number].append((name, made.path))
-                spent[number] += made.seconds
-                left[number] -= 1
-                tell(f"{trials[number].id}: {name} done, {left[number]} to go")
-                if not left[number]:
-                    yield number, paths[number], spent[number]
-        if refused:
-            raise Refusal(refused[0])
-        pool.shutdown()
-    except KeyboardInterrupt:
-        for process in list(pool._processes.values()):
-            process.terminate()
-        raise Refusal("interrupted; the same command carries on") from None
+        with signals.raised():
+            submitted: dict[str, Future[Made]] = {}
+            for number, trial in enumerate(trials):
+                work = _work(trial, inside)
+                left[number] = len(work)
+                for name, make, arguments in work:
+                    if repr(arguments) not in submitted:
+                        submitted[repr(arguments)] = pool.submit(make, *arguments)
+                    waiting.setdefault(submitted[repr(arguments)], []).append((number, name))
+            for future in as_completed(waiting):
+                made = _result(future, faults)
+                for number, name in waiting[future]:
+                    if made.refusal:
+                        refused.append(f"{trials[number].id}, {name}: {made.refusal}")
+                        tell(f"sharp: {refused[-1]}")
+                        continue  # the others are finished before it is reported
+                    paths[number].append((name, made.path))
+                    spent[number] += made.seconds
+                    left[number] -= 1
+                    tell(f"{trials[number].id}: {name} done, {left[number]} to go")
+                    if not left[number]:
+                        yield number, paths[number], spent[number]
+            pool.shutdown()
+    except GeneratorExit:  # whoever asked for the trials has stopped asking, perhaps by a signal
+        signals.end_workers()
+        raise
+    except KeyboardInterrupt as interrupt:
+        signals.end_workers()
+        signum = signals.number_of(interrupt)
+        raise Interrupted(f"{signals.how(signum)}; the same command carries on", signum) from None
     finally:
         pool.shutdown(
             cancel_futures=True
         )  # waits: what is left over would be joined, and interrupted, at the very end
+    if faults:
+        raise faults[0]
+    if refused:
+        more = f" (and {len(refused) - 1} more, see above)" if len(refused) > 1 else ""
+        raise Refusal(f"{refused[0]}{more}")
+
+
+def _work(trial: Trial, inside: Path) -> list[tuple[str, Callable[..., Made], tuple[Any, ...]]]:
+    """What has to be made for a trial: the part's name, and the function and its arguments that make it."""
+    runs = [(name, _run, ([*job, f"runs_dir={inside}"], trial.before)) for name, job in trial.jobs()]
+    tables = [
+        (name, _table, (str(inside), f"{trial.id}-{name}", table)) for name, table in trial.tables.items()
+    ]
+    return [*runs, *tables]
+
+
+def _result(future: Future[Made], faults: list[Exception]) -> Made:
+    """What a process of the pool has made; a fault of ours in it is added to the `faults`. Refuses to go on
+    where a process was ended from outside, which ends the pool."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise Refusal(
+            "a process of the pool was ended from outside, as by a system that runs out of memory; the same "
+            "command carries on, with -j 1 in less memory"
+        ) from None
+    except Exception as problem:
+        faults.append(problem)
+        return Made("", f"{type(problem).__name__}: {problem}", 0.0)
 
 
 def rows(trial: Trial, paths: Paths) -> pd.DataFrame:
@@ -138,13 +170,14 @@ def rows(trial: Trial, paths: Paths) -> pd.DataFrame:
 
 
 def gather(paths: Paths) -> pd.DataFrame:
-    """A row for each step of a run (or row of a table), with its part's name as `part`."""
+    """A row for each step of a run (or row of a table), with its part's name as `part`. Refuses a run that
+    was changed or whose rows are damaged."""
     import pandas as pd
 
     frames = []
     for name, path in paths:
         if path.endswith(".jsonl"):
-            table = pd.DataFrame([json.loads(line) for line in Path(path).read_text().splitlines()])
+            table = pd.DataFrame(_rows_of_table(Path(path)))
             frames.append(table.assign(run=[f"{name}-{i}" for i in range(len(table))], step=0, part=name))
         else:
             frames.append(frame_of([Run(Path(path))]).assign(part=name))
@@ -158,11 +191,20 @@ def gather(paths: Paths) -> pd.DataFrame:
     return frame
 
 
+def drawn(figure: Figure, kind: str) -> bytes:
+    """The file of a figure, of a kind such as `png`."""
+    file = io.BytesIO()
+    figure.savefig(file, format=kind)
+    return file.getvalue()
+
+
 def about(paths: Paths) -> dict[str, Any]:
     """When and on what: date, commit, machine with the processors and accelerators of the runs, the runs'
     names and the commits they were made at."""
     runs = [Run(Path(path)) for _, path in paths if not path.endswith(".jsonl")]
-    devices, made_at = (sorted({run.provenance[key] or "-" for run in runs}) for key in ("device", "commit"))
+    devices, made_at = (
+        sorted({str(run.provenance.get(key) or "-") for run in runs}) for key in ("device", "commit")
+    )
     return {
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit(),
@@ -176,18 +218,21 @@ def about(paths: Paths) -> dict[str, Any]:
 
 
 def _in_pool() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started the pool ends it, by SIGTERM
+    signals.follow_parent()
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def _run(overrides: list[str], before: dict[str, list[str]]) -> Made:
-    """Trains, resumes or skips a run."""
+    """Trains, resumes or skips a run, or waits for a process that does."""
     from sharpcli.engine.launch import checked_with_source, launch
 
     began = time.perf_counter()
     try:
         overrides = [_started(override, overrides, before) for override in overrides]
-        run = launch(checked_with_source(check(compose(overrides), overrides)), overrides)
+        run = launch(checked_with_source(check(compose(overrides), overrides)), overrides, wait=True)
+    except Interrupted as problem:  # the next run of the pool must not begin
+        os._exit(problem.code)
     except Refusal as problem:
         return Made("", str(problem), 0.0)
     return Made(str(run.path), "", time.perf_counter() - began)
@@ -222,13 +267,20 @@ def _table(inside: str, name: str, table: dict[str, Any]) -> Made:
         checked = typed(table, name, [])
         digest = hashlib.sha256(yaml.safe_dump(identity(checked)).encode()).hexdigest()[:8]
         file = Path(inside) / "tables" / f"{name}-{digest}.jsonl"
-        if not file.exists():
+        if not _rows_of_table(file):
             computed = part(checked, [], name)()
             with writing(file):
                 file.parent.mkdir(parents=True, exist_ok=True)
-                half = file.with_suffix(".part")
-                half.write_text("".join(json.dumps(row) + "\n" for row in computed))
-                half.replace(file)
+                replace(file, "".join(json.dumps(row) + "\n" for row in computed).encode(), durable=True)
     except Refusal as problem:
         return Made("", str(problem), 0.0)
     return Made(str(file), "", time.perf_counter() - began)
+
+
+def _rows_of_table(file: Path) -> list[dict[str, Any]]:
+    """The rows of a table; none where the file is missing or damaged, which is then made again."""
+    try:
+        rows = [json.loads(line) for line in read(file).splitlines()]
+    except (OSError, ValueError, RecursionError):
+        return []
+    return rows if all(isinstance(row, dict) for row in rows) else []

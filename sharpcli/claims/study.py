@@ -14,12 +14,13 @@ import yaml
 
 from sharpcli import CONF
 from sharpcli.claims.checks import Reduce, by_run
-from sharpcli.claims.evidence import Trial, about, finish, rows
+from sharpcli.claims.evidence import Trial, about, drawn, finish, rows
 from sharpcli.config.build import part
 from sharpcli.config.check import typed
 from sharpcli.config.words import options, suggest
 from sharpcli.errors import Refusal
-from sharpcli.jsonl import writing
+from sharpcli.jsonl import replace, writing
+from sharpcli.jsonl.files import no_link
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,12 +64,11 @@ def run(study: Study, runs_dir: Path, jobs: int, tell: Callable[[str], Any]) -> 
         folder = inside / study.id
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "table.md").write_text("\n".join(lines) + "\n")
-            (folder / "about.json").write_text(
-                json.dumps({**origin, "seconds": round(seconds, 1)}, indent=1) + "\n"
-            )
+            replace(no_link(folder) / "table.md", ("\n".join(lines) + "\n").encode(), durable=True)
+            text = json.dumps({**origin, "seconds": round(seconds, 1)}, indent=1) + "\n"
+            replace(folder / "about.json", text.encode(), durable=True)
             figure = part(typed(study.plot, f"study {study.id}: plot", []), [], "plot")(frame)
-            figure.savefig(folder / "figure.png")
+            replace(folder / "figure.png", drawn(figure, "png"))
     return lines
 
 

@@ -4,12 +4,13 @@ torch."""
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sharpcli.claims.claim import TIERS, Claim, Verdict, last, read
 from sharpcli.config.words import options
+from sharpcli.errors import Refusal, printable
 
 
 def line(claim: Claim, verdict: Verdict) -> list[str]:
@@ -41,16 +42,34 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     return ", ".join(f"{sum(v.verdict == kind for v in verdicts)} {kind}" for kind in kinds)
 
 
-def listing(runs_dir: Path) -> list[tuple[str, ...]]:
+def _last(name: str, runs_dir: Path, complain: Callable[[str], Any]) -> dict[str, Any] | None:
+    """The last verdict on a claim; None where there is none, and where its file is damaged, of which
+    `complain` is told."""
+    try:
+        return last(name, runs_dir)
+    except Refusal as problem:
+        complain(str(problem))
+        return None
+
+
+def listing(runs_dir: Path, complain: Callable[[str], Any]) -> list[tuple[str, ...]]:
     """A row of cells for each claim, with its last verdict."""
     rows: list[tuple[str, ...]] = [("claim", "tier", "seconds", "verdict", "statement")]
     for claim in map(read, options("claim")):
-        verdict = (last(claim.id, runs_dir) or {"verdict": "-"})["verdict"]
-        rows.append((claim.id, claim.tier, f"{claim.seconds:g}", verdict, claim.statement.split(".")[0][:90]))
+        verdict = (_last(claim.id, runs_dir, complain) or {"verdict": "-"})["verdict"]
+        rows.append(
+            (
+                claim.id,
+                claim.tier,
+                f"{claim.seconds:g}",
+                printable(verdict),
+                claim.statement.split(".")[0][:90],
+            )
+        )
     return rows
 
 
-def markdown(runs_dir: Path) -> list[str]:
+def markdown(runs_dir: Path, complain: Callable[[str], Any]) -> list[str]:
     """The claims that have a verdict, as a table for a page."""
     out = [
         "| claim | predicted or published | measured | verdict | judged at commit | runs made at |",
@@ -58,7 +77,7 @@ def markdown(runs_dir: Path) -> list[str]:
     ]
     machines: set[str] = set()
     for name in options("claim"):
-        if (verdict := last(name, runs_dir)) is None:
+        if (verdict := _last(name, runs_dir, complain)) is None:
             continue
         first, origin = verdict["checks"][0], verdict["about"]
         if origin["made_at"] or not machines:  # closed forms run on no device

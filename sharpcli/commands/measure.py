@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -15,9 +16,10 @@ from omegaconf import OmegaConf
 
 from sharpcli.commands.report import complain, layers, table
 from sharpcli.config.check import Checked, check, stored
+from sharpcli.config.quoting import quoted
 from sharpcli.config.settings import LOCAL
-from sharpcli.config.words import compose, refuse_renamed, refusing
-from sharpcli.errors import Refusal
+from sharpcli.config.words import compose, refuse_renamed, refusing, with_overrides
+from sharpcli.errors import Interrupted, Refusal, signals
 from sharpcli.jsonl import Row, append, plain, writing
 from sharpcli.run import Run, find_all
 
@@ -86,6 +88,8 @@ def measure_all(
     if files and steps:
         raise Refusal(f"--step {steps}: a file of weights has no steps")
     checked = [(run, checked_again(run, overrides), checkpoints(run, steps)) for run in runs]
+    for run, config, _ in checked:
+        run.refuse_altered(config.contents)
     if options.out is not None:
         with writing(options.out), open(options.out, "ab"):  # fail now, if the file cannot be written
             pass
@@ -131,17 +135,17 @@ def of_run(
     def points() -> Iterator[SavedPoint]:
         for step in at:
             try:
-                saved = run.load(step)
-            except (ValueError, OSError, RuntimeError) as problem:
+                point = SavedPoint(step, *restore(run.load(step), experiment))
+            except (ValueError, OSError, RuntimeError, KeyError, TypeError, AttributeError) as problem:
                 complain(f"{run.name}: checkpoint {step} left out: {problem}")
                 continue
-            yield SavedPoint(step, *restore(saved, experiment))
+            yield point
 
     def keep(row: Row) -> None:
         if options.out is None:
             run.add_measured(row)
         else:
-            append(options.out, {"run": run.name, **row})
+            append(options.out, {"run": run.name, **row}, follow=True)
 
     return Subject(str(run.path), experiment, points(), keep, source)
 
@@ -164,7 +168,7 @@ def of_file(file: Path, overrides: Sequence[str], group: Processes, options: Opt
 
     def keep(row: Row) -> None:
         if options.out is not None:
-            append(options.out, {"file": str(file), **row})
+            append(options.out, {"file": str(file), **row}, follow=True)
 
     return Subject(
         str(file), experiment, iter([SavedPoint(0, experiment.problem.w0, {}, None)]), keep, source
@@ -185,19 +189,21 @@ def measure_subject(subject: Subject, options: Options, group: Processes) -> Non
         done += 1
 
     try:
-        for point in subject.points:
-            rows = []
-            for label, chosen in parts(subject.experiment.problem.names, options):
-                where = " ".join([subject.name, f"step {point.step}", *([label] if label else [])])
-                with measuring() if group.first else nullcontext() as tell:
-                    rows.append(measure_part(subject.experiment, point, label, chosen, keep, tell, where))
-            print_rows(subject.name, rows, options)
-    except KeyboardInterrupt:
+        with signals.raised():
+            for point in subject.points:
+                rows = []
+                for label, chosen in parts(subject.experiment.problem.names, options):
+                    where = " ".join([subject.name, f"step {point.step}", *([label] if label else [])])
+                    with measuring() if group.first else nullcontext() as tell:
+                        rows.append(measure_part(subject.experiment, point, label, chosen, keep, tell, where))
+                print_rows(subject.name, rows, options)
+    except KeyboardInterrupt as interrupt:
         into = options.out or (Path(subject.name) / "measured.jsonl" if Path(subject.name).is_dir() else None)
         kept_in = (
             f"{done} measurements are in {into}" if into else "give -o FILE.jsonl to keep what is finished"
         )
-        raise Refusal(f"interrupted; {kept_in}") from None
+        signum = signals.number_of(interrupt)
+        raise Interrupted(f"{signals.how(signum)}; {kept_in}", signum) from None
 
 
 def measure_part(
@@ -260,7 +266,7 @@ def checked_again(run: Run, overrides: Sequence[str]) -> Checked:
     """A run's own config with what measuring may change; code outside the package needs trust, given in this
     command."""
     with refusing(overrides):
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        parsed = OverridesParser.create().parse_overrides(quoted(overrides))
     config = stored(run.config)
     for override in parsed:
         key = override.get_key_element().lstrip("+~")
@@ -272,10 +278,7 @@ def checked_again(run: Run, overrides: Sequence[str]) -> Checked:
         if key == "measure":
             composed = compose([str(override.input_line)]).measure
             config.measure = OmegaConf.create(OmegaConf.to_container(composed, resolve=False))
-    with refusing(overrides):
-        for override in parsed:
-            if (key := override.get_key_element().lstrip("+~")) != "measure":
-                OmegaConf.update(config, key, override.value(), force_add=True)
+    config = with_overrides(config, [o for o in overrides if not re.match(r"\+*measure=", o)], new=True)
     if not config.measure:
         raise Refusal(
             f"{run.name} measured nothing in training: say what to measure, as in measure=[sharpness,trace]"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from sharpcli import CONF
+from sharpcli.commands.report import complain
 from sharpcli.config.build import part
 from sharpcli.config.check import typed
-from sharpcli.config.words import options, refusing, suggest
+from sharpcli.config.words import options, refusing, suggest, with_overrides
 from sharpcli.errors import Refusal
-from sharpcli.jsonl import writing
+from sharpcli.jsonl import replace, writing
 from sharpcli.run import find_all, frame_of
 
 ENDINGS = (".png", ".pdf", ".svg")
@@ -25,20 +27,23 @@ def draw(name: str, names: Sequence[str], overrides: Sequence[str], out: Path | 
     working directory for several. Refuses a plot whose columns the runs lack."""
     if name not in options("plot"):
         raise Refusal(f"{name}: no such plot; " + suggest(name, options("plot")))
-    trust, overrides = _trust(overrides)
-    with refusing(overrides):
-        values = OmegaConf.merge(
-            OmegaConf.load(CONF / "plot" / f"{name}.yaml"), OmegaConf.from_dotlist(overrides)
-        )
-        plain: Any = OmegaConf.to_container(values)
+    trusted = [o for o in overrides if o.startswith("trust=")]
+    trust = list(with_overrides(OmegaConf.create({"trust": []}), trusted).trust)
+    own = [o for o in overrides if not o.startswith(("runs_dir=", "trust="))]
+    settings = OmegaConf.load(CONF / "plot" / f"{name}.yaml")
+    assert isinstance(settings, DictConfig)
+    with refusing(own):
+        plain: Any = OmegaConf.to_container(with_overrides(settings, own), resolve=True)
     checked = typed(plain, f"plot {name}", trust)
-    runs = find_all(names, runs_dir)
+    runs = find_all(names, runs_dir, complain)
     if not runs:
         raise Refusal("no runs to draw; sharp ls lists the runs")
+    own_place = out is None
     out = out or (runs[0].path / f"{name}.png" if len(runs) == 1 else Path(f"{name}.png"))
     if out.suffix.lower() not in ENDINGS:
         raise Refusal(f"-o {out}: possible endings: {', '.join(ENDINGS)}")
-    frame = frame_of(runs)
+    several = len(runs) > 1  # then a run that cannot be read is named and left out
+    frame = frame_of(runs, complain if several else None)
     if frame.empty:
         raise Refusal(f"{', '.join(run.name for run in runs[:3])}: nothing logged to draw yet")
     figure = part(checked, trust, f"plot {name}")(frame)
@@ -47,13 +52,10 @@ def draw(name: str, names: Sequence[str], overrides: Sequence[str], out: Path | 
     with writing(out):
         if out.parent != Path():
             out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out)
+        file = io.BytesIO()
+        figure.savefig(file, format=out.suffix[1:].lower())
+        if own_place:  # a link in a run's directory would lead the figure elsewhere
+            replace(out, file.getvalue())
+        else:
+            out.write_bytes(file.getvalue())
     return out
-
-
-def _trust(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The packages that `trust=[...]` names, and the other overrides without runs_dir."""
-    trust = [
-        name for o in overrides if o.startswith("trust=") for name in o[6:].strip("[]").split(",") if name
-    ]
-    return trust, [o for o in overrides if not o.startswith(("runs_dir=", "trust="))]

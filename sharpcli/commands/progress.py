@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from sharpcli.commands.report import is_number, note
 from sharpcli.jsonl import Row
 
 SECONDS_BETWEEN_LINES = 10.0  # of a long measure, in a log file
@@ -33,11 +34,11 @@ def describe(row: Row, scores: Sequence[str]) -> str:
     parts = [
         f"{key.removeprefix('train_')} {row[key]:.4g}"
         for key in (*scores, "trace")
-        if row.get(key) is not None
+        if is_number(row.get(key))
     ]
-    if row.get("lambda_1") is not None:
+    if is_number(row.get("lambda_1")):
         edges = {"edge": row.get("edge"), "edge of the base": row.get("base_edge")}
-        stated = "".join(f" ({name} {value:.4g})" for name, value in edges.items() if value is not None)
+        stated = "".join(f" ({name} {value:.4g})" for name, value in edges.items() if is_number(value))
         parts.append(f"lambda_1 {row['lambda_1']:.4g}{stated}")
     return "  ".join(parts)
 
@@ -66,7 +67,7 @@ def _bar(console: Console, steps: int, start: int, scores: Sequence[str]) -> Ite
     columns = (
         MofNCompleteColumn(),
         BarColumn(20),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # brackets in a score's name are no style
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
@@ -97,7 +98,7 @@ def _lines(console: Console, steps: int, start: int, scores: Sequence[str]) -> I
         next_step = (step // every + 1) * every
         seconds_left = (time.monotonic() - began) / max(step - start, 1) * (steps - step)
         time_left = f"  {describe_time(seconds_left)} left" if start < step < steps else ""
-        print(f"step {step}/{steps}  {describe(row, scores)}{time_left}", file=console.file, flush=True)
+        note(f"step {step}/{steps}  {describe(row, scores)}{time_left}")
 
     yield tell
 
@@ -123,6 +124,6 @@ def measuring() -> Iterator[Any]:
         nonlocal printed_at
         if time.monotonic() - printed_at > SECONDS_BETWEEN_LINES:
             printed_at = time.monotonic()
-            print(text(name, products, error), file=console.file, flush=True)
+            note(text(name, products, error))
 
     yield tell

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from statistics import mean, median, pstdev
 from typing import Any
 
+from sharpcli.errors import Refusal, printable
 from sharpcli.jsonl import Row
 from sharpcli.run import Run, score_names
 
@@ -19,25 +21,26 @@ LAST_QUARTER = 0.25
 
 def complain(message: str) -> None:
     """A warning, one line on standard error."""
-    print(f"sharp: {message}", file=sys.stderr, flush=True)
+    note(f"sharp: {message}")
 
 
 def note(message: str) -> None:
-    """A remark, one line on standard error."""
-    print(message, file=sys.stderr, flush=True)
+    """A remark, one line on standard error; lost where that takes no more: no run is to end of it."""
+    with suppress(OSError):
+        print(printable(message), file=sys.stderr, flush=True)
 
 
 def settled(run: Run) -> list[str]:
     """The last scores of a run, and `lambda_1 settled at ...` beside the edge of stability that its optimizer
     states: the median over the last quarter of the steps."""
-    if (replicas := run.provenance.get("replicas", 1)) > 1:
+    if (replicas := run.replicas) > 1:
         return [spread(run, replicas)]
     last = run.last()
     if last is None:
         return []
     shown = scores(last, score_names(run))
     out = [f"at step {last['step']}: {shown}"] if shown else []
-    rows = [row for row in run.logged() if row.get("lambda_1") is not None]
+    rows = [row for row in run.logged() if is_number(row.get("lambda_1")) and is_number(row.get("lr"))]
     late = [row["lambda_1"] for row in rows if row["step"] >= (1 - LAST_QUARTER) * run.steps]
     if not late or last.get("diverged"):
         return out
@@ -55,9 +58,14 @@ def edges(row: Row) -> str:
     descent's."""
     out = ""
     for key, name in (("edge", "edge of this optimizer"), ("base_edge", "edge of its base")):
-        if (edge := row.get(key)) is not None:
+        if is_number(edge := row.get(key)):
             out += f", {'2/lr' if key == 'edge' and is_two_over_lr(row) else name} = {edge:.4g}"
     return out
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a row is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_two_over_lr(row: Row) -> bool:
@@ -73,22 +81,34 @@ def spread(run: Run, replicas: int) -> str:
     diverged = f" ({replicas - len(rows)} diverged)" if len(rows) < replicas else ""
     out = [f"at step {run.steps}, {replicas} replicas{diverged}"]
     for name in score_names(run):
-        if values := [row[name] for row in rows if row.get(name) is not None]:
+        if values := [row[name] for row in rows if is_number(row.get(name))]:
             out.append(f"{name} {mean(values):.4g} ± {pstdev(values):.1g}")
     return "  ".join(out)
 
 
 def scores(row: Row, names: Sequence[str]) -> str:
     """The scores of these names in a row, as text."""
-    return "  ".join(f"{name} {row[name]:.4g}" for name in names if row.get(name) is not None)
+    return "  ".join(f"{name} {row[name]:.4g}" for name in names if is_number(row.get(name)))
 
 
 def listing(runs: Iterable[Run]) -> list[tuple[str, ...]]:
-    """A row of cells for each run, for `sharp ls`; reads one small file and the end of another."""
+    """A row of cells for each run, for `sharp ls`. Complains of a run that was changed or is damaged, whose
+    status is then that, and of a run that cannot be read, which is left out."""
     out = []
     for run in runs:
-        last = run.last() or {}
-        cells = [run.name, run.status_after(last), f"{last.get('step', 0)}/{run.steps}"]
+        try:
+            last = run.last() or {}
+            status = run.status_after(last)
+            if wrong := run.altered(quick=True):
+                complain(f"{run.path}: changed after the run was made: {wrong}")
+                status = "changed"
+            elif wrong := run.damage():
+                complain(f"{wrong}; the command that made the run mends it")
+                status = "damaged"
+        except Refusal as problem:
+            complain(f"{problem}; left out")
+            continue
+        cells = [printable(run.name), status, f"{last.get('step', 0)}/{run.steps}"]
         out.append((*cells, *(number(last.get(key)) for key in COLUMNS[3:])))
     return out
 
@@ -97,7 +117,9 @@ def number(value: Any) -> str:
     """A value in four digits; a dash for none."""
     if value is None:
         return "-"
-    return str(value).lower() if isinstance(value, bool | str) else f"{value:.4g}"
+    if is_number(value):
+        return f"{value:.4g}"
+    return printable(str(value).lower())
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 2) -> list[str]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from multiprocessing import parent_process
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from sharpcli import CONF
 from sharpcli.commands.report import complain, note, settled
@@ -21,8 +23,9 @@ from sharpcli.config.check import check
 from sharpcli.config.quoting import quoted
 from sharpcli.config.sweep import is_sweep, sweep
 from sharpcli.config.words import compose, refusing
-from sharpcli.errors import Refusal
-from sharpcli.jsonl import writing
+from sharpcli.errors import InOtherHands, Interrupted, Refusal, printable
+from sharpcli.errors.faults import told
+from sharpcli.errors.signals import follow_parent
 from sharpcli.run import Run
 
 
@@ -44,13 +47,8 @@ def main(words: Sequence[str]) -> None:
         compose(overrides, arguments.config_dir, name)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, instead of printing and exiting with 1
     sys.argv = [sys.argv[0], *flags, *quoted(overrides, of_sweep)]
-    try:
-        with refusing(overrides):
-            job()
-    except (ValueError, AssertionError) as problem:
-        if HydraConfig.initialized():  # a job was running: the fault is ours, and wants a traceback
-            raise
-        raise Refusal(f"{problem}") from None
+    with refusing(overrides):
+        job()
 
 
 def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -100,18 +98,44 @@ def rehearse(overrides: Sequence[str], config_dir: str | None, name: str = "conf
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(cfg: DictConfig) -> float | None:
     """One run: trains it, carries it on, or says that it is complete. Returns its training loss, for
-    sweepers."""
+    sweepers.
+
+    A run of a sweep that another process trains is passed over: several processes share a sweep so. What an
+    exception means is said here, since Hydra has its own way to report the exceptions of a job.
+    """
     hydra_config = HydraConfig.get()
-    overrides = list(hydra_config.overrides.task)
+    overrides: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
     of_sweep = hydra_config.mode == RunMode.MULTIRUN
-    if of_sweep:
-        print(f"[job {hydra_config.job.num}] {' '.join(overrides)}", file=sys.stderr, flush=True)
+    is_worker = parent_process() is not None
+    if is_worker:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started the worker ends it, by SIGTERM
+        follow_parent()
+    try:
+        return run_of(cfg, overrides, hydra_config.job.num if of_sweep else None)
+    except InOtherHands as problem:
+        if not of_sweep:
+            raise
+        note(f"{problem}; passed over")
+        return None
+    except Interrupted as problem:
+        if is_worker:  # its next job must not begin
+            complain(str(problem))
+            os._exit(problem.code)
+        raise
+    except Exception as problem:
+        raise told(problem) from None
+
+
+def run_of(cfg: DictConfig, overrides: Sequence[str], number: int | None) -> float | None:
+    """Trains the run of a config; `number` is that of a job of a sweep. Returns its training loss."""
+    if number is not None:
+        note(f"[job {number}] {' '.join(overrides)}")
     checked = check(cfg, overrides)
     from sharpcli.commands.progress import progress
     from sharpcli.engine.experiment import forget_data
     from sharpcli.engine.launch import Console, checked_with_source, launch
 
-    if not of_sweep:
+    if number is None:
         forget_data()
     console = Console(progress=progress, complain=complain, note=note, announce=announce)
     last = launch(checked_with_source(checked), overrides, console).last()
@@ -120,7 +144,6 @@ def job(cfg: DictConfig) -> float | None:
 
 def announce(run: Run, how: str) -> None:
     """The end of a run, on standard output: its directory, and its last numbers."""
-    with writing(run.path):
-        print(f"{run.path}: {how}")
+    print(f"{printable(str(run.path))}: {how}")
     for line in settled(run):
         print(line)

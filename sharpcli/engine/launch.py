@@ -243,7 +243,7 @@ def start_weights(checked: Checked, experiment: Experiment) -> Tensor | None:
     source.refuse_altered()
     try:
         w = source.load(step)["w"]
-    except (ValueError, OSError, RuntimeError, KeyError) as problem:
+    except (ValueError, OSError, RuntimeError, KeyError, TypeError) as problem:
         raise Refusal(f"init_from: {problem} in {path}; choose another step") from None
     size = len(experiment.problem.w0)
     if len(w) != size:

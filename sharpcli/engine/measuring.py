@@ -82,7 +82,7 @@ def each(
         try:
             with experiment.enough_memory():
                 estimates = experiment.measures[name](point)
-        except NotFinite:
+        except (NotFinite, FloatingPointError):  # a product, or what a solver computed of it
             estimates = Estimates({f"{name}_not_finite": True})
         if not isinstance(estimates, Estimates):
             kind = type(estimates).__name__
@@ -114,8 +114,11 @@ def _plain(name: str, key: str, value: Any) -> Any:
 
 
 def restore(saved: Mapping[str, Any], experiment: Experiment) -> tuple[Tensor, Warm, State]:
-    """The weights, the warm vectors and the optimizer's state of a checkpoint, on the experiment's device."""
+    """The weights, the warm vectors and the optimizer's state of a checkpoint, on the experiment's device.
+    Raises ValueError where the weights are of another shape."""
     w0 = experiment.problem.w0
+    if saved["w"].shape != w0.shape:
+        raise ValueError(f"holds weights of the shape {tuple(saved['w'].shape)} and not {tuple(w0.shape)}")
     warm = {name: vectors.to(w0) for name, vectors in saved["warm"].items()}
     return saved["w"].to(w0), warm, tuple(part.to(w0.device) for part in saved["state"])
 

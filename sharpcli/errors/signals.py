@@ -10,6 +10,7 @@ submitit, is left alone.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -86,6 +87,7 @@ def at_once() -> Iterator[None]:
         yield
 
 
+@functools.cache  # one thread, of however many jobs a worker does
 def follow_parent(period: float = 0.5) -> None:
     """Ends this worker process by SIGTERM once the process that started it is gone: whoever kills a sweep
     wants no run of it to go on."""
