@@ -345,6 +345,22 @@ def test_statistics_of_batch_norm_are_those_of_the_file_or_a_choice(tmp_path):
     load(make(True), read(tmp_path / "w.pt"), statistics=False)
 
 
+def test_a_batch_norm_that_the_model_froze_takes_the_statistics_of_the_file_under_every_choice(tmp_path):
+    net, fresh = (
+        nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2)),
+        nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2)),
+    )
+    for norm in net:
+        norm.running_mean = torch.tensor([1.0, 2.0])
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    fresh[1].eval()
+    load(fresh, read(tmp_path / "w.pt"), statistics=False)
+    assert torch.equal(fresh[1].running_mean, net[1].running_mean) and not fresh[0].running_mean.any()
+    torch.save({k: v for k, v in net.state_dict().items() if "running" not in k}, tmp_path / "w.pt")
+    with pytest.raises(Refusal, match=r"no running statistics \(1.running_mean\)"):
+        load(fresh, read(tmp_path / "w.pt"), statistics=False)
+
+
 def test_images_that_do_not_fit_say_what_the_network_takes(sharp, folder):
     import numpy as np
 

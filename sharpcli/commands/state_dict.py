@@ -104,6 +104,8 @@ def _loaded(file: Path) -> Any:
             return load_file(file)
         if head.startswith(b"PK\x03\x04"):
             _check_zip(file)
+        elif not head:
+            raise ValueError("the file is empty")
         elif not head[2:].startswith(TORCH_LEGACY):
             raise ValueError("its first bytes are not those of torch.save or safetensors")
         return torch.load(file, map_location="cpu", weights_only=True)
@@ -127,11 +129,16 @@ def _check_zip(file: Path) -> None:
             raise ValueError(f"damaged: the content of {bad} does not have its checksum")
 
 
-def _holds_tensors(held: Any, depth: int) -> bool:
-    """Whether dicts in dicts hold a tensor by a name."""
-    return isinstance(held, Mapping) and any(
-        (isinstance(key, str) and isinstance(value, Tensor))
-        or (depth > 0 and _holds_tensors(value, depth - 1))
+def _holds_tensors(held: Any, depth: int, known: set[int] | None = None) -> bool:
+    """Whether dicts in dicts hold a tensor by a name. `known` are those searched before: a dict may hold
+    itself, or be held in a thousand places."""
+    known = set() if known is None else known
+    if not isinstance(held, Mapping) or id(held) in known:
+        return False
+    known.add(id(held))
+    return any(
+        isinstance(key, str)
+        and (isinstance(value, Tensor) or (depth > 0 and _holds_tensors(value, depth - 1, known)))
         for key, value in held.items()
     )
 

@@ -46,8 +46,9 @@ def load(module: nn.Module, weights: Mapping[str, Any], *, statistics: bool) -> 
 
     A wrapper's prefix is taken off the names (or a wrapper of the module's put before them) only if names and
     shapes then fit. A name is not missing if the module ties it to another that came. Running statistics of
-    batch norm must come where `statistics` says that they are used, and are left out where not. Where several
-    state dicts of the file fit, the likeliest is taken, and a line on standard error says so.
+    batch norm must come where `statistics` says that they are used, or where the model itself has put a layer
+    into eval mode, and are left out where not. Where several state dicts of the file fit, the likeliest is
+    taken, and a line on standard error says so.
 
     Refuses names or shapes that are not the module's, with a list; NaN and infinity; tensors that are not
     plain numbers of the module's kind (quantized, sparse, float8, int8 for a float); and numbers that the
@@ -69,8 +70,7 @@ def load(module: nn.Module, weights: Mapping[str, Any], *, statistics: bool) -> 
             f"the weights are those of another model: {best.differences}; choose the model that was trained, "
             f"and images of the same size"
         )
-    needed = {name for name in _statistics(module) if statistics and not name.endswith(COUNT)}
-    if lost := sorted(needed - best.seen.keys()):
+    if lost := sorted(_used_statistics(module, statistics) - best.seen.keys()):
         raise Refusal(
             f"the weights have no running statistics ({shown(lost[0])}); take problem.batchnorm=batch or "
             f"population"
@@ -99,7 +99,12 @@ def _state_dicts(held: Mapping[Any, Any]) -> list[tuple[str, State]]:
     def likely(key: str) -> tuple[bool, int]:
         return "ema" in key, WRAPPERS.index(key) if key in WRAPPERS else len(WRAPPERS)
 
+    known = set[int]()  # a dict may hold itself, or be held in a thousand places
+
     def walk(held: Mapping[Any, Any], where: str, depth: int) -> Iterator[tuple[str, State]]:
+        if id(held) in known:
+            return
+        known.add(id(held))
         state = {
             key: value
             for key, value in held.items()
@@ -119,10 +124,11 @@ def _fit(module: nn.Module, where: str, state: State, statistics: bool) -> Fit:
     """The first naming of a state dict that is the module's, or else the one that shares most names with
     it."""
     own, ties, optional = module.state_dict(), _ties(module), _statistics(module)
-    unused = {name for name in optional if not statistics or name.endswith(COUNT)}
+    unused = optional - _used_statistics(module, statistics)
     best: Fit | None = None
     outer = [{name: name for name in own}, *islice(_namings(own), 1, MANY)]
-    for naming, into in ((n, o) for n in islice(_namings(state), MANY) for o in outer):
+    many = MANY if len(state) <= 4 * len(own) + 100 else 2  # so many more names cannot fit, however named
+    for naming, into in ((n, o) for n in islice(_namings(state), many) for o in outer):
         names = {into.get(new, new): old for new, old in naming.items()}
         if len(names) < len(naming):
             continue
@@ -195,6 +201,17 @@ def _statistics(module: nn.Module) -> set[str]:
         for name, part in module.named_modules(remove_duplicate=False)
         if isinstance(part, _BatchNorm)
         for kind in ("running_mean", "running_var", COUNT)
+    }
+
+
+def _used_statistics(module: nn.Module, every: bool) -> set[str]:
+    """The names of the means and variances of the layers of batch norm that use them: of `every` one, or else
+    of those that the model itself has put into eval mode."""
+    return {
+        f"{name}.{kind}".removeprefix(".")
+        for name, part in module.named_modules(remove_duplicate=False)
+        if isinstance(part, _BatchNorm) and part.running_mean is not None and (every or not part.training)
+        for kind in ("running_mean", "running_var")
     }
 
 
