@@ -1,7 +1,8 @@
 """Torture: the real program killed, fed damaged and hostile files, and watched for leaks.
 
-`make test` does a small share of it, `make torture` all of it. SHARP_TORTURE is the share in per cent, SHARP_TORTURE_SEED
-the seed of every random choice: a failure names the seed and the number of its case, and the same two find it again.
+`make test` does a small share of it, `make torture` all of it. SHARP_TORTURE is the share in per cent,
+SHARP_TORTURE_SEED the seed of every random choice: a failure names the seed and the number of its case, and
+the same two find it again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 PERCENT = float(os.environ.get("SHARP_TORTURE", "2"))
 SEED = int(os.environ.get("SHARP_TORTURE_SEED", "1"))
 ONLY = os.environ.get("SHARP_TORTURE_CASE")  # the number of a single case, to look at a failure
-SHARDS = 4  # tests that share a kind's cases, so that two processes have about equal work
+SHARDS = 2  # tests that share a kind's cases, so that two processes have about equal work
 
 
 def amount(full: int) -> int:
@@ -26,7 +27,7 @@ def amount(full: int) -> int:
 
 
 def cases(full: int, shard: int = 0, shards: int = 1) -> Iterable[int]:
-    """The numbers of a shard's cases. A case's number decides it together with the seed, whatever the share."""
+    """The numbers of a shard's cases. A case is decided by its number and the seed, whatever the share."""
     if ONLY is not None:
         return [int(ONLY)] if int(ONLY) % shards == shard else []
     return range(shard, amount(full), shards)
@@ -60,7 +61,7 @@ def limit(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def at_most_gigabytes(gigabytes: float) -> Iterator[None]:
-    """A MemoryError where a process would grow by more: a small file that expands must not fill the machine."""
+    """A MemoryError where a process would grow by more: a small file that expands must not fill memory."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()

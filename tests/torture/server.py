@@ -1,10 +1,11 @@
-"""A process that has imported everything, and forks a child for each command: so that a command to be killed costs its
-own work alone, and not the seconds that importing takes.
+"""A process that has imported everything, and forks a child for each command: so that a command to be killed
+costs its own work alone, and not the seconds that importing takes.
 
-It reads a JSON object a line from its input: the `words` of the command, the `folder` to run in, and perhaps `boundary`,
-a number n: the child kills itself right before it touches a file for the nth time. It answers with the child's id, then,
-once the child has ended, with its exit code (minus the signal's number where it was killed), as a line each. What the
-command says is in `out` and `err` in the folder; the times that it touched a file in `touched`.
+It reads a JSON object a line from its input: the `words` of the command, the `folder` to run in, and perhaps
+`boundary`, a number n: the child kills itself right before it touches a file for the nth time. It answers
+with the child's id, then, once the child has ended, with its exit code (minus the signal's number where it is
+killed), as a line each. What the command says is in `out` and `err` in the folder; the times that it touched
+a file in `touched`.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ def child(words: list[str], folder: str, boundary: int | None) -> None:
 
 
 def watched(folder: str, boundary: int | None) -> list[int]:
-    """Counts how often files below a folder are opened for writing, renamed, cut or removed; at the nth time, kills."""
+    """Counts how often files below a folder are opened for writing, renamed, cut or removed; kills at the
+    nth time."""
     touched = [0]
 
     def touch(event: str, arguments: tuple[object, ...]) -> None:

@@ -54,12 +54,13 @@ METHODS = [f"method={name}" for name in options("method")] + [
     "method=label_noise replicas={seed:2,lr:[0.01,0.02]}",
     "method=momentum batch_size=full compile_toys=false",
 ]
+FIT_NOT_AT_ALL = ("network", "teacher", "xor")  # a limiting flow searches here for minutes and then refuses
 MEASURES = ("[scores,sharpness]", "[scores,sharpness,trace]", "[scores]", "[scores,norms,gradient_norm]")
 
 
 @dataclass
 class Ended:
-    """How a command ended: its exit code, minus the signal's number where it was killed; what it said; seconds."""
+    """How a command ended: its exit code, minus the signal's number where it was killed; what it said."""
 
     code: int
     err: str
@@ -96,7 +97,7 @@ class Server:
         self.process.stdout.close()
 
     def run(self, words: str, folder: Path, after: float | None = None, boundary: int | None = None) -> Ended:
-        """A command; killed `after` so many seconds, or before it touches a file for the `boundary`th time."""
+        """A command; killed `after` so many seconds, or before its `boundary`th touch of a file."""
         folder.mkdir(exist_ok=True)
         (folder / "touched").unlink(missing_ok=True)
         began = time.monotonic()
@@ -126,18 +127,21 @@ def server(tmp_path_factory):
 
 
 def words_of(case: int) -> list[str]:
-    """The commands of a case, in the order in which they are tried: the first that is not refused is its run. Successive
-    cases go through all problems, and through all methods."""
+    """The commands of a case, in the order in which they are tried: the first that is not refused is its run.
+    Successive cases go through all problems, and through all methods."""
     names, draw = list(PROBLEMS), draws("kill", case)
     problem = names[case % len(names)]
+    methods = [
+        m for m in METHODS if problem not in FIT_NOT_AT_ALL or ("limiting" not in m and "sam_flow" not in m)
+    ]
     first = case + case // len(names)
     steps = draw.choice([6, 10]) if problem == "network" else draw.choice([20, 40])
     common = (
         f"problem={problem} {PROBLEMS[problem]} steps={steps} measure_every={draw.choice([1, 1, 2, 3])} "
-        f"checkpoint_every={draw.choice([1, 2, 3, 7])} measure={draw.choice(MEASURES)} seed={draw.randrange(5)} "
-        f"lr={draw.choice([0.2, 0.05, 0.01])}"
+        f"checkpoint_every={draw.choice([1, 2, 3, 7])} measure={draw.choice(MEASURES)} "
+        f"seed={draw.randrange(5)} lr={draw.choice([0.2, 0.05, 0.01])}"
     )
-    return [f"train {METHODS[(first + i) % len(METHODS)]} {common}" for i in range(len(METHODS))]
+    return [f"train {methods[(first + i) % len(methods)]} {common}" for i in range(len(methods))]
 
 
 def weights(run: Run) -> list[torch.Tensor]:
@@ -164,7 +168,7 @@ def one_run(folder: Path) -> Run:
 
 
 def moment(draw, whole: Ended, seconds_of_loop: float) -> dict:
-    """When to kill: before a random write, or after a random time, mostly in the loop and not in what is built before."""
+    """When to kill: before a random write, or after a random time, mostly in the loop and not before it."""
     if draw.random() < 0.4:
         return {"boundary": 1 + draw.randrange(whole.touched)}
     start = 0.0 if draw.random() < 0.15 else max(0.0, whole.seconds - seconds_of_loop - 0.1)
@@ -216,7 +220,7 @@ def test_a_killed_run_is_carried_on_to_the_rows_and_weights_of_a_whole_one(
         if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs):
             return f"{words}: killed at {moments}: other weights than a whole run's, in {folder}"
         if found.checkpoints() != expected.checkpoints():
-            return f"{words}: killed at {moments}: checkpoints {found.checkpoints()}, not {expected.checkpoints()}"
+            return f"{words}: killed at {moments}: other checkpoints than a whole run's, in {folder}"
         shutil.rmtree(folder)
         return None
 
