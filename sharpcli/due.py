@@ -10,8 +10,11 @@ from typing import Any
 from sharpcli.errors import Refusal
 
 POSSIBLE = (
-    "a whole number of steps from 0, '2 epochs', 'log 50' or 'even 50' (so many in all), or a list of steps"
+    "a whole number of steps from 0 to 10^15, '2 epochs', 'log 50' or 'even 50' (so many in all), "
+    "or a list of steps"
 )
+MOST = 10**15  # steps: more than any run has, and still exact as a float
+MOST_TIMES = 10**6  # of `log` and `even`, which are listed in memory
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,11 @@ def spelled(value: Any, key: str) -> int | str | list[int]:
     """The value of a setting that says when, in one spelling (`1 epoch` as `1 epochs`). Refuses any other
     value."""
     if isinstance(value, str):
-        if (match := re.fullmatch(r"\s*([\d.]+)\s*epochs?\s*", value)) and _number(match[1]) > 0:
+        if (match := re.fullmatch(r"\s*([\d.]{1,20})\s*epochs?\s*", value, re.A)) and _number(match[1]) > 0:
             return f"{_number(match[1]):g} epochs"
-        if (match := re.fullmatch(r"\s*(log|even)\s+(\d+)\s*", value)) and int(match[2]) > 1:
+        if match := re.fullmatch(r"\s*(log|even)\s+(\d+)\s*", value, re.A):
+            if not 1 < int(match[2][:20]) <= MOST_TIMES:
+                raise Refusal(f"{key}={value}: give 2 to {MOST_TIMES} times")
             return f"{match[1]} {int(match[2])}"
     if isinstance(value, list) and value and all(is_count(v) for v in value):
         return sorted(set(value))
@@ -80,8 +85,8 @@ def in_steps(value: int | str, per_epoch: int) -> int:
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value is a whole number of at least 0 (True and False are none)."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    """Whether a value is a whole number of at least 0 and at most `MOST` (True and False are none)."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
 
 
 def _number(text: str) -> float:

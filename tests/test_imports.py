@@ -39,7 +39,7 @@ MAY = {
     },
     "claims": {"engine", "theory", "config", "run", "provenance", "jsonl", "errors"},
     "commands": {"engine", "landscape", "config", "run", "provenance", "jsonl", "errors"},
-    "cli": {"claims", "commands", "run", "errors"},
+    "cli": {"claims", "commands", "run", "config", "errors"},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -43,9 +43,11 @@ def places() -> dict[str, list[str]]:
     out: dict[str, list[str]] = {}
     for group, kind in GROUPS.items():
         for option in options(group):
-            values = yaml.safe_load((CONF / group / f"{option}.yaml").read_text()) or {}
-            for name in _dotted(values, group):
-                if name != f"{group}.{option}" or not kind.several:
+            text = (CONF / group / f"{option}.yaml").read_text()
+            values = yaml.safe_load(text) or {}
+            values = values if "@package _global_" in text else {group: values}
+            for name in (name[1:] for name in _dotted(values, "")):
+                if name.startswith(f"{group}.") and (name != f"{group}.{option}" or not kind.several):
                     out.setdefault(name, []).append(choice(group, option))
     return out
 
@@ -103,9 +105,7 @@ def _of_option(name: str, value: str) -> str:
     if group is None:
         return ""
     needs = choice(group, name)
-    own = [place for place, choices in places().items() if choices == [needs]]
-    own = own or [place for place, choices in places().items() if needs in choices]
-    own = [place for place in own if _last(place) != "every"]
+    own = [place for place, choices in places().items() if needs in choices and _last(place) != "every"]
     return f"give {needs}" + (f" {own[0]}={value}" if own and value else "")
 
 
@@ -124,9 +124,9 @@ def of_option(group: str, came: str) -> str:
 
 def _nearest(key: str, here: Sequence[str]) -> str:
     beside = [name for name in here if name.startswith(key.rpartition(".")[0] + ".")] if "." in key else []
-    possible = beside or [*NAMES, "experiment"]
     last = {_last(name): name for name in [*here, *NAMES, "experiment"]}
-    close = difflib.get_close_matches(key, [*here, *possible], n=1)
+    close = difflib.get_close_matches(key, [*here, *NAMES, "experiment"], n=1)
     close = close or [last[word] for word in difflib.get_close_matches(_last(key), last, n=1)]
-    meant = f"did you mean {close[0]}? " if close else ""
-    return f"{meant}possible: {', '.join(sorted(possible))}"
+    meant = f"did you mean {close[0]}?" if close else ""
+    possible = f"possible: {', '.join(sorted(beside))}" if beside else ""
+    return " ".join(part for part in (meant, possible) if part) or "it is the name of nothing here"

@@ -18,8 +18,16 @@ def expanded(path: str | Path) -> Path:
     such user."""
     try:
         return Path(path).expanduser()
-    except RuntimeError:
+    except RuntimeError:  # no such user
         return Path(path)
+
+
+def exists(path: str | Path) -> bool:
+    """Whether there is a file or folder at a path."""
+    try:
+        return expanded(path).exists()
+    except (OSError, ValueError):  # too long a name, a null byte
+        return False
 
 
 def text_of(value: str) -> str:
@@ -31,6 +39,15 @@ def text_of(value: str) -> str:
     """
     inner = unquoted(value)
     return ESCAPED.sub(r"\1", value) if inner is None else inner
+
+
+def path_of(value: str) -> Path:
+    """The path that the value of an override stands for."""
+    if "${" in value:  # may hold an interpolation of Hydra's, such as ${oc.env:HOME}
+        from sharpcli.config.words import compose
+
+        return expanded(compose([f"runs_dir={value}"]).runs_dir)
+    return expanded(text_of(value))
 
 
 def unquoted(value: str) -> str | None:
@@ -54,10 +71,4 @@ def unquoted(value: str) -> str | None:
 def folder_of_runs(overrides: Iterable[str]) -> Path:
     """The folder of the runs: the last `runs_dir=` among the overrides, else SHARP_RUNS, else `runs`."""
     given = [o.partition("=")[2] for o in overrides if re.match(r"\+{0,2}runs_dir=", o)]
-    if not given:
-        return expanded(os.environ.get("SHARP_RUNS", "runs"))
-    if "${" in given[-1]:  # may hold an interpolation of Hydra's, such as ${oc.env:HOME}
-        from sharpcli.config.words import compose
-
-        return expanded(compose([f"runs_dir={given[-1]}"]).runs_dir)
-    return expanded(text_of(given[-1]))
+    return path_of(given[-1]) if given else expanded(os.environ.get("SHARP_RUNS", "runs"))

@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser, create_
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-from sharpcli.config.paths import expanded, text_of, unquoted
+from sharpcli.config.paths import exists, text_of, unquoted
 from sharpcli.config.settings import GROUPS, METHODS, NAMES, Plain
 
 PLAIN = tuple(f.name for f in fields(Plain) if f.type in ("str", "str | None"))
@@ -45,11 +45,14 @@ def _quoted(override: str, sweeps: bool) -> str:
             return override
         # a list or a function with a mistake in it is no text: Hydra says what is wrong with it
         is_text = read is None and not re.match(r"\s*([\[{]|\w+\s*\()", value)
-        return in_marks if is_text or _exists(text) else override
+        return in_marks if is_text or exists(text) else override
     is_null = name == "init_from" and value.lower() == "null"
     if not value or is_null or (INTERPOLATION.search(value) and read is not None):
         return override
-    if sweeps and name not in FOLDERS and not _exists(text) and ("," in value or FUNCTION.fullmatch(value)):
+    is_path = exists(text) or (
+        name == "init_from" and exists(text.rpartition("@")[0] or "?")
+    )  # RUN or RUN@STEP
+    if sweeps and name not in FOLDERS and not is_path and ("," in value or FUNCTION.fullmatch(value)):
         return f"{key}={_elements(value)}"
     is_read_so = read is not None and not read.is_sweep_override() and read.value() == text
     return override if is_read_so and "${" not in value else in_marks
@@ -85,10 +88,3 @@ def _elements(value: str) -> str:
 def _as_text(word: str) -> str:
     read = parsed(f"x={word}")
     return marks(word) if read is not None and not isinstance(read.value(), str) else word
-
-
-def _exists(text: str) -> bool:
-    try:
-        return expanded(text).exists()
-    except (OSError, ValueError):  # too long a name, a null byte
-        return False

@@ -29,7 +29,7 @@ class Group:
 
 HALF_SQUARED = "half_squared, which is C/2 times the mean squared error of C outputs"
 GROUPS = {
-    "optimizer": Group(also=("optim", "opt", "optimiser"), others={"sgd": "gd", "nag": "momentum"}),
+    "optimizer": Group(also=("optim", "opt", "optimiser"), others={"nag": "momentum"}),
     "objective": Group(several=True, also=("regularizer", "regularization", "noise", "augmentation")),
     "schedule": Group(also=("scheduler", "lr_schedule", "lr_scheduler"), others={"none": "constant"}),
     "problem": Group(also=("task", "toy")),

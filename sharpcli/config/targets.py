@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from sharpcli import CONF
 from sharpcli.errors import Refusal
@@ -101,6 +101,17 @@ def _hints(target: Target) -> dict[str, Any]:
         return get_type_hints(target.__init__ if has_own_init else target)
     except (NameError, TypeError):  # annotations of names that only a type checker imports
         return {}
+
+
+def is_text(hint: Any) -> bool:
+    """Whether an annotation is a text, or a path, or one of them or None."""
+    members = set(get_args(hint)) or {hint}
+    return is_path(hint) or (str in members and members <= {str, type(None)})
+
+
+def is_of_part(hint: Any) -> bool:
+    """Whether an annotation is for a part inside a part: a class of this package, or a function."""
+    return get_origin(hint) is Callable or (inspect.isclass(hint) and _inside(hint.__module__, (PACKAGE,)))
 
 
 def is_path(hint: Any) -> bool:

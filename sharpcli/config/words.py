@@ -28,7 +28,7 @@ from sharpcli.config.quoting import quoted
 from sharpcli.config.settings import GROUPS, METHODS, OF_PROBLEM
 from sharpcli.errors import Refusal
 
-__all__ = ["compose", "explain", "of_setting", "options", "suggest"]
+__all__ = ["compose", "explain", "of_setting", "options", "places", "suggest"]
 NO_VALUE = re.compile(r"Value '(.*)' of type '[\w.]+' could not be converted to (\w+)", re.S)
 NOT_OF_TYPE = re.compile(
     r"Value '(.*)' (?:\(\w+\) )?is (?:not a valid|incompatible with type hint) (\S+)", re.S
@@ -54,6 +54,8 @@ def compose(
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         refuse_renamed(key, override, value)
+        if value.strip() == "???":  # Hydra's mark of a missing value, which would leave the default as it is
+            raise Refusal(f"{override}: no value; give one, or leave {key}= out")
     with refusing(overrides), loading(config_dir):
         return hydra_compose(name, overrides=quoted(overrides), return_hydra_config=hydra)
 
@@ -72,14 +74,14 @@ def loading(config_dir: str | None = None) -> Iterator[ConfigLoaderImpl]:
         yield loader
 
 
-def with_overrides(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+def with_overrides(config: DictConfig, overrides: Sequence[str], new: bool = False) -> DictConfig:
     """A config changed by overrides in Hydra's grammar, as they would change it on the command line of `sharp
-    train`. Refuses settings that it does not have."""
+    train`. Refuses settings that it does not have, except with `new`."""
     with refusing(overrides):
         parsed = OverridesParser.create().parse_overrides(quoted(overrides))
         ConfigLoaderImpl.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
         changed = config.copy()
-        OmegaConf.set_struct(changed, True)
+        OmegaConf.set_struct(changed, not new)
         ConfigLoaderImpl._apply_overrides_to_config(parsed, changed)
     return changed
 
@@ -105,7 +107,7 @@ def refusing(overrides: Sequence[str]) -> Iterator[None]:
     except Exception as problem:  # what Hydra asks of its own input, such as data=null
         if not LIBRARIES.search(traceback.extract_tb(problem.__traceback__)[-1].filename):
             raise  # a mistake of ours is a traceback
-        came = _of_no_group(overrides) or _of_group(overrides)
+        came = _of_group(overrides) or _of_no_group(overrides)
         raise Refusal(came or f"{_shortened(overrides)}: {problem or type(problem).__name__}") from None
 
 
@@ -124,6 +126,8 @@ def explain(problem: Exception, overrides: Sequence[str]) -> str:
         group, came = match.groups()
         possible = options(group) or re.findall(r"^\t(\S+)", text, re.M)
         return f"{group}={came}: no such {group}; " + (of_option(group, came) or suggest(came, possible))
+    if match := re.search(r"(\S+) appears more than once in the final defaults list", text):
+        return f"+{match[1]}=: {match[1]} is chosen already; write {match[1]}=... without +"
     if match := re.search(r"Could not override '([^']+)'", text):
         return _no_such(match[1], overrides)
     if match := re.search(r"Key '(.*?)' not in 'Settings'", text):
@@ -144,6 +148,8 @@ def explain(problem: Exception, overrides: Sequence[str]) -> str:
 def _no_such(key: str, overrides: Sequence[str]) -> str:
     """One line for a setting that the chosen parts do not have."""
     came = next((o for o in overrides if _key(o) == key), key)
+    if (of_group := _of_group(overrides)) and came == key:
+        return of_group
     if came == key:  # the first part of a dotted name, as `foo` of foo.bar=1
         came = next((o for o in overrides if _key(o).startswith(f"{key}.")), key)
     full, value = _key(came), came.partition("=")[2]
@@ -163,11 +169,14 @@ def _unreadable(problem: OverrideParseException, overrides: Sequence[str]) -> st
     came = next((o for o, q in zip(overrides, quoted(overrides), strict=True) if q == problem.override), None)
     came = came or problem.override
     if "=" not in came:
+        came = came or "''"
         return f"{came}: missing EQUAL: a setting is written key=value, and an option --option"
     said = " ".join(str(problem).split("See https://hydra")[0].split())
     said = re.sub(r"^Error parsing override '.*?' (?=\w)|LexerNoViableAltException: ", "", said, flags=re.S)
-    said = said.replace(came, "").strip()
-    return f"{came}: cannot be read ({said}); put a text in quotation marks, as in key=\"'a(b)'\""
+    said = re.sub(r" expecting .*", "", said)  # the names of Hydra's grammar
+    said = said.replace(problem.override, "").replace(came, "").strip(" ^")
+    said = f"cannot be read: {said}" if said else "cannot be read"
+    return f"{came}: {said}; put a text in quotation marks, as in key=\"'a(b)'\""
 
 
 def _shortened(overrides: Sequence[str]) -> str:
@@ -190,13 +199,13 @@ def _of_group(overrides: Sequence[str]) -> str | None:
 def _of_no_group(overrides: Sequence[str]) -> str | None:
     """One line for a setting of the data, model or loss that a toy does not have: OmegaConf reports it as a
     wrong type of the config's root. None for other overrides."""
-    if not any(override.startswith("problem=") for override in overrides):
+    if not any(re.match(r"\+{0,2}problem=(?!network$)", override) for override in overrides):
         return None
     of_group = re.compile(rf"({'|'.join(OF_PROBLEM)})\.\w+(\.\w+)*=")
-    override = next((override for override in overrides if of_group.match(override)), None)
+    override = next((override for override in overrides if of_group.match(override.lstrip("+~"))), None)
     if override is None:
         return None
-    group = override.partition(".")[0]
+    group = override.lstrip("+~").partition(".")[0]
     advice = "for your own file add data=table" if group == "data" else "leave it out"
     return f"{override}: this problem has no {group}; {advice}, or use problem=network"
 

@@ -4,9 +4,11 @@ freed."""
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -15,6 +17,7 @@ from sharpcli.landscape.surface import LossSurface
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 LARGE = 2**31 - 1
+SIZED = ("problem", "model")  # parts whose settings say how many numbers there are
 
 
 def keep_freed_memory() -> None:
@@ -32,6 +35,22 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_MMAP_THRESHOLD, 2**30)
         libc.mallopt(M_TRIM_THRESHOLD, LARGE)
         libc.mallopt(M_TOP_PAD, 2**26)
+
+
+@contextmanager
+def enough_to_build(config: Mapping[str, Any]) -> Iterator[None]:
+    """Turns memory that runs out while the problem of a config is built into one line."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, OverflowError, ValueError) as problem:
+        too_large = r"allocate memory|overflow|out of memory|Maximum allowed|too large|array is too big"
+        if not isinstance(problem, MemoryError) and not re.search(too_large, str(problem)):
+            raise
+        parts = {
+            name: {k: v for k, v in (config.get(name) or {}).items() if k != "_target_"} for name in SIZED
+        }
+        sizes = " ".join(f"{name}.{k}={v}" for name, values in parts.items() for k, v in values.items())
+        raise Refusal(f"{sizes}: more numbers than this machine has memory for; give smaller sizes") from None
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from sharpcli.config.check import Checked, check, literal
-from sharpcli.config.words import refuse_renamed
+from sharpcli.config.words import refuse_renamed, refusing
 from sharpcli.engine.experiment import Experiment, build
 from sharpcli.engine.train import Label
 from sharpcli.errors import Refusal
@@ -41,7 +41,13 @@ def experiments(checked: Checked) -> list[tuple[Label, Experiment]]:
     for label in labels(checked.config):
         settings = {key: value for key, value in label.items() if key != "seed"}
         if str(settings) not in checked_once:
-            checked_once[str(settings)] = _with(checked, settings)
+            made = _with(checked, settings)
+            if any(other.hash == made.hash for other in checked_once.values()):
+                raise Refusal(
+                    f"replicas={checked.config['replicas']}: {settings} decides no number, so that replicas "
+                    f"would be equal; give settings such as lr, seed, optimizer.rho"
+                )
+            checked_once[str(settings)] = made
         config = checked_once[str(settings)]
         seed = label.get("seed", checked.config["seed"])
         experiment = build(replace(config, config=config.config | {"seed": seed}))
@@ -63,10 +69,16 @@ def _with(checked: Checked, settings: Label) -> Checked:
     config = OmegaConf.create(literal({**checked.config, **checked.local, "replicas": 1}))
     for key, value in settings.items():
         refuse_renamed(key, f"replicas.{key}")
-        if key in FIXED or OmegaConf.select(config, key) is None:
+        with refusing([f"replicas.{key}"]):
+            known = OmegaConf.select(config, str(key)) is not None
+        if key in FIXED or not known:
             raise Refusal(
                 f"replicas.{key}: no setting of this run that replicas may differ in; try lr, seed, "
                 f"optimizer.rho"
             )
-        OmegaConf.update(config, key, value)
-    return check(config)
+        with refusing([f"replicas.{key}={value}"]):
+            OmegaConf.update(config, key, literal(value))
+    try:
+        return check(config)
+    except Refusal as problem:
+        raise Refusal(f"replicas, {settings}: {problem}") from None
