@@ -30,6 +30,7 @@ LARGEST_FACTS, LARGEST_CONFIG = 64_000_000, 4_000_000  # bytes of provenance.jso
 DEEPEST = 50  # levels of nested values in provenance.json
 HASHES = re.compile(r"-((?:[0-9a-f]{16}|[0-9a-f]{8})(?:-(?:[0-9a-f]{16}|[0-9a-f]{8}))?)$")
 FILES = ("provenance.json", "config.yaml", "metrics.jsonl", "checkpoints")  # a folder with one is a run
+LOST = ("metrics.jsonl", "measured.jsonl", "checkpoints")  # what a run without provenance.json may hold
 FINISHED = ("complete", "diverged")
 Complain = Callable[[str], Any]
 
@@ -59,14 +60,23 @@ class Run:
         self._written: Written | None = None
 
     @classmethod
-    def create(cls, path: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> Run:
-        """A new directory; complete only once provenance.json is there, which is written last."""
+    def create(
+        cls,
+        path: Path,
+        config: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+        complain: Complain = _say_nothing,
+    ) -> Run:
+        """A new directory; complete only once provenance.json is there, which is written last. `complain` is
+        told of what a directory without it held of a run, which is moved aside."""
         if os.path.lexists(path / "provenance.json"):
             raise Refusal(
                 f"{path}: holds a run of other data already; move it away, or choose another runs_dir"
             )
         text = yaml.safe_dump(dict(config), sort_keys=False).encode()
         with writing(path):
+            if aside := _set_aside(path):
+                complain(f"{path}: held rows without a provenance.json; they are in {aside} now")
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
             no_link(path / "checkpoints")
             replace(path / "config.yaml", text)
@@ -316,10 +326,8 @@ class Run:
         with writing(self.path):
             no_link(file.parent)
             if durable:
-                sync(self.path / "metrics.jsonl")
-            replace(file, data + zlib.crc32(data).to_bytes(4, "little"), durable)
-            if durable:
                 self._sync()
+            replace(file, data + zlib.crc32(data).to_bytes(4, "little"), whole=durable, durable=durable)
 
     def load(self, step: int) -> dict[str, Any]:
         """A checkpoint; raises ValueError where it is damaged, OSError where it cannot be read."""
@@ -373,16 +381,15 @@ class Run:
             return
         self.provenance["rows"] = self.written._asdict()
         with writing(self.path):
-            sync(self.path / "metrics.jsonl")
             for step in self.checkpoints()[-1:]:
                 sync(self._checkpoint(step))
             sync(self.path / "checkpoints")
-            replace(self.path / "provenance.json", _pretty(self.provenance), durable=True)
             self._sync()
+            replace(self.path / "provenance.json", _pretty(self.provenance), durable=True)
 
     def _sync(self) -> None:
-        """Forces to the disk that there is this run."""
-        for path in (self.path / "config.yaml", self.path / "provenance.json", self.path, self.path.parent):
+        """Forces to the disk that there is this run, and its rows."""
+        for path in (self.path / "metrics.jsonl", self.path, self.path.parent):
             sync(path)
 
 
@@ -408,6 +415,22 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _set_aside(path: Path) -> str:
+    """Moves what a directory without provenance.json holds of a run, as after a power cut, into a folder of
+    its own: nobody knows of which data it is, and new rows must not follow on it. Returns the folder's name,
+    nothing where nothing is held."""
+    held = [path / file for file in LOST if os.path.lexists(path / file)]
+    if all(file.is_dir() and not any(file.iterdir()) for file in held):
+        return ""
+    number = 1
+    while os.path.lexists(path / f"lost-{number}"):
+        number += 1
+    (path / f"lost-{number}").mkdir()
+    for file in held:
+        file.rename(path / f"lost-{number}" / file.name)
+    return f"lost-{number}"
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -1,14 +1,18 @@
-"""The run directory: joined rows, cut lines, damaged files."""
+"""The run directory: joined rows, cut lines, damaged files, files that hang or lead elsewhere."""
 
 import json
 import os
 import resource
+import socket
+import time
 
 import pytest
 import torch
+import yaml
 
-from sharpcli.errors import Refusal
-from sharpcli.run import Run, append, find, find_all, in_directory
+from sharpcli.errors import InOtherHands, Refusal, printable
+from sharpcli.jsonl import files, read_rows, replace
+from sharpcli.run import Run, append, find, find_all, frame_of, in_directory
 
 
 @pytest.fixture
@@ -111,3 +115,315 @@ def test_a_row_that_does_not_fit_on_the_disk_leaves_none_of_itself(tmp_path):
     assert file.read_text() == '{"step": 0}\n'
     append(file, {"step": 1})
     assert file.read_text() == '{"step": 0}\n{"step": 1}\n'
+
+
+# --- rows ---
+
+
+@pytest.mark.parametrize(
+    "line, why",
+    [
+        (b'{"step": 1, "a"', "not JSON"),
+        (b"\0" * 40, "not JSON"),
+        (b'{"step": 1, "a": "\xff"}', "not UTF-8"),
+        (b"[1, 2]", "no object"),
+        (b'{"step": null}', "without a step"),
+        (b'{"step": "1"}', "without a step"),
+        (b'{"step": true}', "without a step"),
+        (b'{"step": -1}', "without a step"),
+        (b'{"step": 1e3}', "without a step"),
+        (b'{"step": 1, "replica": "x"}', "without a step"),
+        (b'{"step": 1, "a": NaN}', "not JSON"),
+        (b'{"step": 1, "a": {"b": 1}}', "a is an object"),
+        (b'{"step": 1, "a": 1' + b"0" * 400 + b"}", "a is no number of any size"),
+        (b'{"step": 1, "a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (b"", "not JSON"),
+    ],
+)
+def test_a_line_that_is_no_row_is_named_with_its_file_and_number(run, line, why):
+    run.log({"step": 0, "a": 1.0})
+    with open(run.path / "metrics.jsonl", "ab") as file:
+        file.write(line + b"\n")
+    run = Run(run.path)
+    run.log({"step": 2, "a": 3.0})
+    assert [row["step"] for row in run.logged()] == [0, 2]
+    assert f"metrics.jsonl: line 2 is no row ({why}" in run.damage()
+
+
+def test_rows_that_are_out_of_order_are_named(run):
+    for step in (0, 1, 2, 0, 1, 2):
+        run.log({"step": step})
+    assert run.damage().endswith("row 4 is of step 0, after 2")
+
+
+@pytest.mark.parametrize("size", [100, 8191, 8192, 8193, 70_000, 9_000_000])
+@pytest.mark.parametrize("torn", [b"", b'{"step": 11, "a": [1, 2'])
+def test_a_last_row_of_any_length_is_seen(run, size, torn):
+    run.log({"step": 3})
+    run.log({"step": 10, "a": "x" * size})
+    with open(run.path / "metrics.jsonl", "ab") as file:
+        file.write(torn)
+    assert run.last()["step"] == 10 and run.status == "complete" and run.damage() == ""
+
+
+def test_a_row_that_has_lost_only_its_newline_is_kept(run):
+    run.log({"step": 0}, {"step": 1})
+    run.cut(run.offset - 1)
+    run.log({"step": 2})
+    assert [row["step"] for row in run.logged()] == [0, 1, 2] and run.damage() == ""
+    assert run.written == run._read_written()
+
+
+def test_a_torn_line_of_any_length_is_dropped_before_a_row_is_added(run):
+    run.log({"step": 0})
+    with open(run.path / "metrics.jsonl", "ab") as file:
+        file.write(b'{"step": 1, "a": "' + b"x" * 100_000)
+    run.log({"step": 2})
+    assert (run.path / "metrics.jsonl").read_bytes() == b'{"step": 0}\n{"step": 2}\n'
+
+
+def test_a_finished_run_knows_every_byte_of_its_rows(run):
+    run.log({"step": 0, "a": 1.0}, {"step": 10, "a": 2.0})
+    run.finish()
+    assert Run(run.path).damage() == ""
+    file = run.path / "metrics.jsonl"
+    for damaged in (
+        file.read_bytes().replace(b"1.0", b"1.5"),
+        b'{"step": 10, "a": 2.0}\n',
+        file.read_bytes() + b'{"step": 10, "a": 2.0}\n',
+    ):
+        kept = file.read_bytes()
+        file.write_bytes(damaged)
+        assert Run(run.path).status == "complete" and Run(run.path).damage(), damaged
+        file.write_bytes(kept)
+
+
+def test_no_cut_makes_a_file_longer(run):
+    run.log({"step": 0})
+    with pytest.raises(ValueError, match="holds 12 bytes and not 900"):
+        run.cut(900)
+    assert run.offset == 12
+
+
+def test_a_line_without_an_end_ends_the_reading(run, monkeypatch):
+    run.log({"step": 0})
+    with open(run.path / "metrics.jsonl", "ab") as file:
+        file.truncate(2**40)  # a terabyte of zeros, of which the disk holds nothing
+    began = time.monotonic()
+    assert run.last() is None and "a line of more than 67 MB" in run.damage()
+    assert time.monotonic() - began < 5
+
+
+# --- directories that are damaged, or somebody's trap ---
+
+
+def deep(n):
+    return "[" * n + "]" * n
+
+
+def facts(**more):
+    return json.dumps({"version": 2, "steps": 10} | more)
+
+
+def pipe(file):
+    os.mkfifo(file)
+
+
+def server(file):
+    here = os.getcwd()
+    os.chdir(file.parent)  # a socket's path may have 107 characters
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind(file.name)
+    os.chdir(here)
+
+
+BAD_FACTS = {
+    "a list": lambda file: file.write_text("[1, 2]"),
+    "a number": lambda file: file.write_text("3"),
+    "empty": lambda file: file.write_text(""),
+    "cut short": lambda file: file.write_text(facts()[:9]),
+    "not UTF-8": lambda file: file.write_bytes(b'{"version": 2, "steps": 10, "x": "\xff\xfe"}'),
+    "nested until Python stops": lambda file: file.write_text(deep(100_000)),
+    "nested below that": lambda file: file.write_text(facts(x=json.loads(deep(300)))),
+    "a huge number": lambda file: file.write_text(facts(steps=0)[:-2] + "9" * 5000 + "}"),
+    "step null": lambda file: file.write_text(facts(steps=None)),
+    "steps a word": lambda file: file.write_text(facts(steps="x")),
+    "steps true": lambda file: file.write_text(facts(steps=True)),
+    "steps below 0": lambda file: file.write_text(facts(steps=-1)),
+    "replicas a list": lambda file: file.write_text(facts(replicas=[1])),
+    "scores a number": lambda file: file.write_text(facts(scores=3)),
+    "packages a word": lambda file: file.write_text(facts(packages="x")),
+    "version a list": lambda file: file.write_text(facts(version=[2])),
+    "version true": lambda file: file.write_text(facts(version=True)),
+    "rows a word": lambda file: file.write_text(facts(rows="x")),
+    "a pipe": pipe,
+    "a socket": server,
+    "a directory": lambda file: file.mkdir(),
+    "a link to itself": lambda file: file.symlink_to(file.name),
+    "a link to nothing": lambda file: file.symlink_to("nothing"),
+    "a device": lambda file: file.symlink_to("/dev/zero"),
+    "a terabyte": lambda file: os.truncate(file, 2**40) if file.write_text("") == 0 else None,
+    "missing": lambda file: None,
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FACTS)
+def test_a_run_that_cannot_be_read_is_named_and_left_out_and_hangs_nothing(run, kind):
+    bad = run.path.with_name("a-bad-run")
+    (bad / "checkpoints").mkdir(parents=True)
+    BAD_FACTS[kind](bad / "provenance.json")
+    said = []
+    began = time.monotonic()
+    assert [found.name for found in in_directory(run.path.parent, said.append)] == [run.name]
+    assert len(said) == 1 and "a-bad-run" in said[0] and said[0].endswith("left out"), said
+    assert time.monotonic() - began < 2
+    with pytest.raises(Refusal, match="a-bad-run"):
+        Run(bad)
+
+
+def test_what_is_no_run_is_passed_over_and_a_link_that_leads_nowhere_named(run):
+    runs = run.path.parent
+    (runs / "claims" / "x").mkdir(parents=True)
+    (runs / "notes.txt").write_text("")
+    (runs / "loop").symlink_to("loop")
+    said = []
+    assert len(in_directory(runs, said.append)) == 1
+    assert len(said) == 1 and "loop" in said[0]
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "\n".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in zip("abcdefghi", "bcdefghij", strict=True)
+)
+BAD_CONFIGS = {
+    "a bomb": lambda file: file.write_text(BOMB),
+    "nested": lambda file: file.write_text("a: " + deep(100_000)),
+    "nested in blocks": lambda file: file.write_text("".join(" " * i + "a:\n" for i in range(2000))),
+    "a loop": lambda file: file.write_text("a: &a [*a]"),
+    "a list": lambda file: file.write_text("- 1"),
+    "a key that is a list": lambda file: file.write_text("? [a]\n: 1"),
+    "an object of Python": lambda file: file.write_text("a: !!python/object/apply:os.getcwd []"),
+    "no yaml": lambda file: file.write_text("a: [1"),
+    "not UTF-8": lambda file: file.write_bytes(b"a: \xff\xfe"),
+    "zeros": lambda file: file.write_bytes(b"\0" * 100),
+    "a problem that is a word": lambda file: file.write_text("problem: x"),
+    "a pipe": lambda file: file.unlink() or pipe(file),
+    "a directory": lambda file: file.unlink() or file.mkdir(),
+    "missing": lambda file: file.unlink(),
+    "a terabyte": lambda file: os.truncate(file, 2**40),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_CONFIGS)
+def test_a_config_that_is_none_is_one_line_at_once(run, kind):
+    BAD_CONFIGS[kind](run.path / "config.yaml")
+    began = time.monotonic()
+    with pytest.raises(Refusal, match=r"config\.yaml"):
+        print(run.config)
+    said = []
+    assert frame_of([Run(run.path)], said.append).empty and "left out" in said[0]
+    assert time.monotonic() - began < 2
+
+
+def test_an_alias_in_a_config_is_no_bomb(run):
+    shared = [1, 2]
+    (run.path / "config.yaml").write_text(yaml.safe_dump({"a": shared, "b": shared}))
+    assert "&" in (run.path / "config.yaml").read_text() and run.config == {"a": [1, 2], "b": [1, 2]}
+
+
+@pytest.mark.parametrize("file", ["metrics.jsonl", "measured.jsonl"])
+@pytest.mark.parametrize("kind", ["pipe", "directory", "loop", "device"])
+def test_rows_that_are_no_file_hang_nothing_and_are_one_line(run, file, kind):
+    path = run.path / file
+    {
+        "pipe": lambda: os.mkfifo(path),
+        "directory": lambda: path.mkdir(),
+        "loop": lambda: path.symlink_to(file),
+        "device": lambda: path.symlink_to("/dev/zero"),
+    }[kind]()
+    rows, wrong = read_rows(path)
+    assert rows == [] and file in wrong and len(wrong.splitlines()) == 1
+    with pytest.raises(Refusal, match="cannot (write|be read)"):
+        run.log({"step": 0}) if file == "metrics.jsonl" else run.add_measured({"step": 0})
+
+
+PLACES = (
+    *("metrics.jsonl", "measured.jsonl", "provenance.json.part", "provenance.json"),
+    *("checkpoints/step_00000003.pt", "checkpoints", ".lock"),
+)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_link_inside_a_run_leads_no_writing_elsewhere(run, tmp_path, place):
+    victim = tmp_path / "victim"
+    if place == "checkpoints":
+        (run.path / place).rmdir()
+        victim.mkdir()
+    else:
+        victim.write_text(
+            "precious\n"
+            if "provenance" not in place
+            else (run.path / place.removesuffix(".part")).read_text()
+        )
+    before = None if victim.is_dir() else victim.read_bytes()
+    (run.path / place).unlink(missing_ok=True)
+    (run.path / place).symlink_to(victim)
+    run = Run(run.path)
+    for write in (
+        lambda: run.log({"step": 0}),
+        lambda: run.cut(0),
+        lambda: run.add_measured({"step": 0}),
+        lambda: run.resumed(step=1),
+        lambda: run.save(3, {"w": torch.zeros(2), "step": 3}),
+        lambda: run.drop(3),
+        lambda: run.finish(),
+        lambda: run.lock().__enter__(),
+    ):
+        try:
+            write()
+        except Refusal as problem:
+            assert "symbolic link" in str(problem) or "cannot write" in str(problem)
+    assert (list(victim.iterdir()) == []) if victim.is_dir() else victim.read_bytes() == before
+
+
+def test_a_figure_or_another_whole_file_replaces_a_link_and_not_its_target(tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "figure.png").symlink_to("victim")
+    replace(tmp_path / "figure.png", b"new")
+    assert (tmp_path / "victim").read_text() == "precious" and not (tmp_path / "figure.png").is_symlink()
+    files.sync(tmp_path / "nothing")
+
+
+def test_what_a_terminal_would_obey_is_written_as_its_escape():
+    assert printable("a\x1b[31mb\nc\u202ed\udcffé") == "a\\x1b[31mb\\nc\\u202ed\\udcffé"
+    assert str(Refusal("no\x1b[2J  such\nrun")) == "no\\x1b[2J such run"
+
+
+def test_a_column_of_words_and_numbers_is_refused(tmp_path):
+    run = Run.create(tmp_path / "a", {"problem": {"_target_": "a.b"}}, {"steps": 5})
+    run.log({"step": 0, "lambda_1": 1.0}, {"step": 5, "lambda_1": "abc"})
+    with pytest.raises(Refusal, match="lambda_1 is abc at step 5"):
+        frame_of([run])
+
+
+# --- identity ---
+
+
+def test_a_run_is_found_by_its_hash_of_16_digits_or_the_beginning_of_it(tmp_path):
+    names = [
+        "gd-uv-lr1-seed0-0a1b2c3d",
+        "gd-uv-lr1-seed1-0a1b2c3e00000001",
+        "gd-uv-lr1-seed1-0a1b2c3e00000001-ffffffffffffffff",
+    ]
+    for name in names[:2]:
+        Run.create(tmp_path / name, {}, {"steps": 1})
+    assert find("0a1b2c3d", tmp_path).name == names[0]
+    assert find("0a1b2c3e", tmp_path).name == find("0a1b2c3e00000001", tmp_path).name == names[1]
+    assert Run.create(tmp_path / names[2], {}, {"steps": 1}).hash == "0a1b2c3e00000001-ffffffffffffffff"
+    assert find("ffffffffffffffff", tmp_path).name == names[2]
+
+
+def test_an_ending_in_other_hands_is_a_refusal_of_its_own_kind(run):
+    with run.lock(), pytest.raises(InOtherHands), Run(run.path).lock():
+        pass
+    with Run(run.path).lock():
+        pass

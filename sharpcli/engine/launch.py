@@ -169,7 +169,7 @@ def _held(
         if is_new and group.first:
             if note:
                 console.note(note)
-            Run.create(path, checked.config, {**facts, **source})
+            Run.create(path, checked.config, {**facts, **source}, console.complain)
         group.wait()
         yield Run(path, writes=group.first), is_new
 

@@ -58,16 +58,19 @@ def read(file: Path, most: int | None = None) -> bytes:
         return opened.read()
 
 
-def replace(file: Path, data: bytes, durable: bool = False) -> None:
-    """Writes a whole file, or leaves the former file as it is; `durable`: it survives a power cut from here
-    on."""
+def replace(file: Path, data: bytes, whole: bool = True, durable: bool = False) -> None:
+    """Writes a whole file, or leaves the former file as it is.
+
+    `whole`: also a power cut leaves either of them. Without, it may leave a damaged file, and nothing waits
+    for the disk. `durable`: the new file survives a power cut from here on.
+    """
     half = file.with_name(file.name + ".part")
     try:
         half.unlink(missing_ok=True)  # of a process that was killed here
         descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CLOEXEC, 0o666)
         try:
             write(descriptor, data)
-            if durable:
+            if whole or durable:
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
