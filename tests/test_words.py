@@ -1,9 +1,6 @@
 """What a word of the command line means: the same path in every command, a text that looks like a number, a
 setting by another program's name, and everything that Hydra reads in a sweep."""
 
-import inspect
-from typing import Literal, get_args, get_origin
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +8,7 @@ import yaml
 from conftest import TINY, only_run
 
 from sharpcli import CONF
+from sharpcli.commands.completion import complete
 from sharpcli.config import paths
 from sharpcli.config.check import check
 from sharpcli.config.elsewhere import options
@@ -24,21 +22,55 @@ from sharpcli.run import Run, in_directory
 
 NAMES = [
     *(
-        "a(b)#c = it's",
-        'say "x", é漢😀',
-        "{a: 1}[$HOME]${x}",
+        "a(b)#c",
+        "a=b",
+        "it's",
+        'say "x"',
+        "a b",
+        "é漢😀",
+        "a,b",
+        "{a}",
+        "{a:1}",
+        "$HOME",
+        "${x}",
+        "[a]",
         "45303e66",
+    ),
+    *(
         "1_000",
         "null",
-        "a,b",
+        "true",
+        "off",
+        "00000000",
+        "a\\b",
+        "a:b",
+        "~x",
+        "%s",
+        "a;b&c|d",
+        "*",
+        "nan",
+        "-x",
         "choice(a,b)",
     ),
-    *("~x", "a\\b:c;d&e|%s*?", "-x"),
 ]
+FEW = ["a(b)#c = it's, {x: 1}[y]$HOME ${z}", '"~é漢😀"~ \\*|;x', "45303e66", "choice(a,b)"]
 TOY = ("problem=uv", "steps=1", "measure=[scores]")
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_path_of_any_characters_is_read_as_it_stands(name):
+    for key in ("runs_dir", "data_dir", "init_from"):
+        word = f"{key}={name}"
+        if name != "null" or key != "init_from":  # where null is no run
+            assert check(compose([word]), [word]).local.get(key, compose([word]).get(key)) == name
+    words = ["data=table", "problem=uv", f"data.file={name}"]
+    assert compose(words).data.file == name or name in ("45303e66", "1_000", "null", "true", "nan", "*")
+    assert paths.folder_of_runs([f"runs_dir={name}"]) == paths.path_of(name) == paths.Path(name)
+    for job in sweep([f"runs_dir=x/{name}", "seed=0,1"]):
+        assert compose(job).runs_dir == f"x/{name}"
+
+
+@pytest.mark.parametrize("name", FEW)
 def test_a_path_of_any_characters_is_the_same_in_every_command(sharp, folder, monkeypatch, name):
     place = folder / name
     place.mkdir()
@@ -50,8 +82,7 @@ def test_a_path_of_any_characters_is_the_same_in_every_command(sharp, folder, mo
         ["ls", place],
         ["show", run.name, f"runs_dir={place}"],
         ["show", run.path],
-        ["plot", "loss", place, "-o", place / "x.png"],
-        ["plot", "loss", run.name, f"runs_dir={place}", "-o", place / "x.png"],
+        ["plot", "loss", run.name, f"runs_dir={place}", "-o", place / "x.svg"],
         ["measure", run.name, "measure=[gradient_norm]", f"runs_dir={place}", "-o", place / "x.jsonl"],
         ["measure", run.path, "measure=[gradient_norm]"],
         ["train", *TOY, f"init_from={run.path}", f"runs_dir={place}"],
@@ -60,7 +91,7 @@ def test_a_path_of_any_characters_is_the_same_in_every_command(sharp, folder, mo
         said = sharp(*words)
         assert said.code == 0, (words, said.err)
         assert words[0] not in ("ls", "show") or run.name in said.out
-    assert (place / "x.png").exists() and (place / "x.jsonl").exists()
+    assert (place / "x.svg").exists() and (place / "x.jsonl").exists()
     assert len(in_directory(place)) == 4
     monkeypatch.setenv("SHARP_RUNS", str(place))
     assert "already complete" in sharp("train", *TOY).out
@@ -68,7 +99,7 @@ def test_a_path_of_any_characters_is_the_same_in_every_command(sharp, folder, mo
     assert [child.name for child in folder.iterdir()] == [name]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FEW)
 def test_a_file_of_any_name_is_read(sharp, folder, name):
     (folder / "in").mkdir()
     file = folder / "in" / f"{name}.npz"
@@ -344,13 +375,13 @@ def test_measuring_reads_its_settings_as_train_does(sharp, folder):
     assert "lambda_2" in Run(run).rows()[-1]
 
 
-def test_an_annotation_of_a_shipped_part_with_few_values_is_a_literal():
-    for group in GROUPS:
-        for option in options(group):
-            values = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
-            values = values[option] if GROUPS[group].several else values
-            target = resolve(values["_target_"], group, [])
-            assert inspect.isclass(target) or all(
-                get_origin(p.annotation) is not Literal or get_args(p.annotation)
-                for p in inspect.signature(target).parameters.values()
-            )
+def test_an_option_may_be_asked_for_as_it_is_chosen(sharp):
+    assert sharp("show", "optimizer=sam").out == sharp("show", "optimizer", "sam").out
+    assert sharp("show", "measure=[sharpness]").out == sharp("show", "measure", "sharpness").out
+    assert "no such optimizer" in sharp("show", "optimizer", "../model/mlp").refusal
+
+
+@pytest.mark.parametrize("before", ["runs_dir=/tmp/a(b", "method=sam", "x", "lr=[", "optimizer=nothing"])
+def test_completion_survives_what_was_typed_before(before):
+    assert isinstance(complete("optimizer.rh", [before]), list)
+    assert complete("optimizer=sa", [before]) in (["optimizer=sam"], [])

@@ -40,9 +40,10 @@ def _before_equals(typed: Sequence[str], incomplete: str) -> str:
 
 
 def complete(override: str, others: Sequence[str]) -> list[str]:
-    """Completions of an override, given those before it."""
+    """Completions of an override, given those before it; none after an override that Hydra cannot read."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
     from hydra.plugins.completion_plugin import DefaultCompletionPlugin
 
     from sharpcli.config import settings
@@ -50,5 +51,12 @@ def complete(override: str, others: Sequence[str]) -> list[str]:
     settings.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        before = [o for o in others if o != override] if override else list(others)
-        return sorted(DefaultCompletionPlugin(loader)._query("config", " ".join([*before, override])))
+        choices = (
+            *settings.GROUPS,
+            *settings.METHODS,
+        )  # of those before, only choices change what may follow
+        before = [o for o in others if o != override and o.partition("=")[0] in choices]
+        try:
+            return sorted(DefaultCompletionPlugin(loader)._query("config", " ".join([*before, override])))
+        except (HydraException, ValueError):
+            return []

@@ -43,6 +43,9 @@ def show(word: str, option: str | None, runs_dir: Path) -> str:
     """What `sharp show WORD [OPTION]` prints. Refuses what is neither a group nor a run, and an option that a
     group has not."""
     groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+    if option is None and word.partition("=")[0] in groups and "=" in word:  # as it is chosen: optimizer=sam
+        word, _, option = word.partition("=")
+        option = option.strip("[]")
     if word in groups and not Path(word, "provenance.json").exists():
         return about_group(word) if option is None else about_option(word, option)
     close = get_close_matches(word, groups, n=1)
@@ -76,8 +79,8 @@ def about_group(group: str) -> str:
 def about_option(group: str, option: str) -> str:
     """An option of a group: what it is, then each setting with its default and meaning."""
     file = CONF / group / f"{option}.yaml"
-    if not file.exists():
-        possible = sorted(f.stem for f in (CONF / group).glob("*.yaml"))
+    possible = sorted(f.stem for f in (CONF / group).glob("*.yaml"))
+    if option not in possible:
         close = get_close_matches(option, possible, n=1)
         meant = f"did you mean {close[0]}? " if close else ""
         raise Refusal(f"{group}={option}: no such {group}; {meant}possible: {', '.join(possible)}")

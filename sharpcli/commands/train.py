@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from sharpcli import CONF
 from sharpcli.commands.report import complain, note, settled
 from sharpcli.config.check import check
+from sharpcli.config.paths import expanded
 from sharpcli.config.quoting import quoted
 from sharpcli.config.sweep import is_sweep, sweep
 from sharpcli.config.words import compose, refusing
@@ -27,6 +28,9 @@ from sharpcli.errors import InOtherHands, Interrupted, Refusal, printable
 from sharpcli.errors.faults import told
 from sharpcli.errors.signals import follow_parent
 from sharpcli.run import Run
+
+# flags of Hydra's that would replace conf/, whose parts a run knows by name, or unpickle a file
+NOT_TAKEN = ("config_path", "experimental_rerun")
 
 
 def main(words: Sequence[str]) -> None:
@@ -44,7 +48,9 @@ def main(words: Sequence[str]) -> None:
     if of_sweep and not shows and not arguments.cfg:
         rehearse(overrides, arguments.config_dir, name)
     elif not shows and not of_sweep:  # says what is wrong with an override before Hydra does
-        compose(overrides, arguments.config_dir, name)
+        config = compose(overrides, arguments.config_dir, name)
+        if not arguments.cfg:
+            check(config, overrides)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, instead of printing and exiting with 1
     sys.argv = [sys.argv[0], *flags, *quoted(overrides, of_sweep)]
     with refusing(overrides):
@@ -60,6 +66,13 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
     parser.error = refuse  # type: ignore[method-assign]
     arguments = parser.parse_intermixed_args(list(words))
+    for flag in NOT_TAKEN:
+        if (value := getattr(arguments, flag)) is not None:
+            raise Refusal(
+                f"--{flag.replace('_', '-')} {value}: not taken; --config-dir adds a folder of your own"
+            )
+    if arguments.config_dir:
+        arguments.config_dir = str(expanded(arguments.config_dir))
     flags: list[str] = []
     for action in parser._actions:
         value = getattr(arguments, action.dest, None)

@@ -14,6 +14,7 @@ from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
@@ -105,9 +106,14 @@ def refusing(overrides: Sequence[str]) -> Iterator[None]:
             f"{_shortened(overrides)}: refers to itself, or has too many brackets in brackets"
         ) from None
     except Exception as problem:  # what Hydra asks of its own input, such as data=null
-        if not LIBRARIES.search(traceback.extract_tb(problem.__traceback__)[-1].filename):
+        if HydraConfig.initialized() or not LIBRARIES.search(
+            traceback.extract_tb(problem.__traceback__)[-1].filename
+        ):
             raise  # a mistake of ours is a traceback
-        came = _of_group(overrides) or _of_no_group(overrides)
+        of_toy = "Unexpected type for root" in str(
+            problem
+        )  # what OmegaConf says of data.x=1 where data is null
+        came = _of_group(overrides) or (_of_no_group(overrides) if of_toy else None)
         raise Refusal(came or f"{_shortened(overrides)}: {problem or type(problem).__name__}") from None
 
 
@@ -141,6 +147,8 @@ def explain(problem: Exception, overrides: Sequence[str]) -> str:
         kind = match[2].strip("'\"")
         return f"{setting}{match[1]}: not {TYPES.get(kind, f'a value of type {kind}')}"
     said = re.sub(r"See https://hydra\S+ for details|full_key:.*", "", " ".join(text.split())).strip()
+    key = getattr(problem.__cause__, "full_key", None) or getattr(problem, "full_key", None)
+    said = f"{key}: {said}" if key and str(key) not in said else said
     named = any(override.partition("=")[0].lstrip("+~") in said for override in overrides)
     return said if named or not overrides else f"{_shortened(overrides)}: {said}"
 
@@ -199,8 +207,6 @@ def _of_group(overrides: Sequence[str]) -> str | None:
 def _of_no_group(overrides: Sequence[str]) -> str | None:
     """One line for a setting of the data, model or loss that a toy does not have: OmegaConf reports it as a
     wrong type of the config's root. None for other overrides."""
-    if not any(re.match(r"\+{0,2}problem=(?!network$)", override) for override in overrides):
-        return None
     of_group = re.compile(rf"({'|'.join(OF_PROBLEM)})\.\w+(\.\w+)*=")
     override = next((override for override in overrides if of_group.match(override.lstrip("+~"))), None)
     if override is None:
