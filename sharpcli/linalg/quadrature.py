@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from sharpcli.linalg.accuracy import stderr_by_variances
 from sharpcli.linalg.krylov import Krylov
 
 Rule = tuple[Float64[Tensor, " _"], Float64[Tensor, " _"]]  # nodes and weights [m], m specific to the rule
@@ -26,12 +27,36 @@ class Quadrature:
     nodes: Float64[Tensor, "probes m"]
     weights: Float64[Tensor, "probes m"]
 
-    def mean(self, values: Float64[Tensor, "probes m"]) -> tuple[float, float]:
-        """The estimate of (1/D) Tr f(A) from the `values` f(nodes), and its standard error over probes; NaN
-        for a single probe."""
-        samples = (self.weights * values).sum(1)
-        stderr = float(samples.std() / len(samples) ** 0.5) if len(samples) > 1 else float("nan")
-        return float(samples.mean()), stderr
+    def mean(self, values: Float64[Tensor, "probes m"], dimension: int) -> tuple[float, float]:
+        """The estimate of (1/D) Tr f(A) from the `values` f(nodes), D the `dimension`, and half the half
+        width of its interval (`accuracy`) over probes; NaN for a single probe.
+
+        For v uniform on the unit sphere v.f(A)v varies by 2 / (D + 2) (Tr f(A)^2 / D - (Tr f(A) / D)^2), and
+        each probe estimates Tr f(A)^2 / D by sum_j weights_j f(nodes_j)^2.
+        """
+        samples, squares = (self.weights * values).sum(1), (self.weights * values.square()).sum(1)
+        mean = float(samples.mean())
+        if len(samples) < 2:
+            return mean, float("nan")
+        variances = 2 / (dimension + 2) * (squares - mean**2)
+        return mean, stderr_by_variances(variances, len(samples))
+
+    def around(self, x: float, values: Float64[Tensor, "probes m"]) -> tuple[float, float]:
+        """The weight of the two nodes around x, and that weight times the largest |value| of the two and of
+        the next node above, as means over probes.
+
+        Between its neighbours it is open where the weight of a node lies: the share of the eigenvalues above
+        x is known up to the weights of the two nodes around x (the inequalities of Chebyshev, Markov and
+        Stieltjes), and a sum over them up to that weight times the values there.
+        """
+        nodes, weights, sizes = self.nodes.flip(1), self.weights.flip(1), values.flip(1).abs()  # increasing
+        first = torch.searchsorted(nodes, torch.full_like(nodes[:, :1], x), right=True)
+        last = nodes.shape[1] - 1
+        below, above, next_above = ((first + i).clamp(0, last) for i in (-1, 0, 1))
+        inside = (below != above).double()  # x beyond all nodes has a single neighbour
+        weight = weights.gather(1, below) + inside * weights.gather(1, above)
+        largest = torch.cat([sizes.gather(1, i) for i in (below, above, next_above)], 1).amax(1, keepdim=True)
+        return float(weight.mean()), float((weight * largest).mean())
 
     def curve(
         self, grid: Float[Tensor, " q"], width: Tensor | float

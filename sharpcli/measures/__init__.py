@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,8 +13,11 @@ from torch import Generator, Tensor
 from sharpcli.errors import Refusal
 from sharpcli.landscape.curvature import Curvature
 from sharpcli.landscape.surface import LossSurface
+from sharpcli.linalg.accuracy import mean_and_stderr
 from sharpcli.optimizers import Optimizer, State
 from sharpcli.problems.problem import ClosedFlows, Problem
+
+__all__ = ["Estimates", "Point", "closed_flows", "counted", "elapsed", "mean_and_stderr"]
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,10 @@ class Point:
 @dataclass(frozen=True)
 class Estimates:
     """`values` by column name, the error of an estimate in the column `<name>_error`, of a mean of samples in
-    `<name>_stderr`; the cost: `products` with the Hessian, or with a matrix of the same cost, over all
-    measured examples (None for a measure that needs none) and `gradients` (a value of the loss costs a
-    third); `warm`, vectors from which the next measurement may start."""
+    `<name>_stderr` (half the half width of an interval, see `linalg/accuracy.py`); the cost: `products` with
+    the Hessian, or with a matrix of the same cost, over all measured examples (None for a measure that needs
+    none) and `gradients` (a value of the loss costs a third); `warm`, vectors from which the next measurement
+    may start."""
 
     values: dict[str, Any] = field(default_factory=dict)
     products: float | None = None
@@ -71,10 +76,17 @@ def closed_flows(at: Point, measure: str) -> ClosedFlows:
     return at.problem.flows
 
 
-def mean_and_stderr(samples: Tensor | list[float]) -> tuple[float, float]:
-    """The mean of independent samples and its standard error; 0 for a single sample."""
-    values = torch.as_tensor(samples, dtype=torch.float64)
-    return float(values.mean()), float(values.std() / len(values) ** 0.5) if len(values) > 1 else 0.0
+def counted(surface: LossSurface) -> tuple[LossSurface, Callable[[], float]]:
+    """The surface for `Interpolators`, and a function that says how many gradients its calls have cost so
+    far: a Jacobian as many as the outputs of all examples, a pass without derivatives a third."""
+    spent = [0.0]
+
+    def predict(w: Tensor, x: Tensor) -> Tensor:
+        outputs = surface.predict(w, x)
+        spent[0] += outputs.numel() if w.requires_grad else 1 / 3
+        return outputs
+
+    return replace(surface, predict=predict), lambda: spent[0]
 
 
 def elapsed(at: Point, measure: str, power: int = 1) -> float:

@@ -3,6 +3,7 @@ arXiv:2302.07011; filter normalization as in Li et al. 2018, arXiv:1712.09913.""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Literal
 
@@ -13,6 +14,7 @@ from sharpcli.errors import Refusal
 from sharpcli.landscape.curvature import Curvature
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.linalg import trace as traces
+from sharpcli.linalg.accuracy import loss_rounding
 from sharpcli.linalg.ascent import Norm, highest
 from sharpcli.measures import Estimates, Point, mean_and_stderr
 
@@ -51,11 +53,13 @@ def adaptive_sharpness(
             reached less the lowest, averaged over batches
         adaptive_worst_converged [-]: whether the highest ascent of every batch converged within `steps`
         adaptive_average [loss, error _stderr]: mean of L(w + v) - L(w) over `samples` draws of u from N(0,
-            rho^2 I), or uniform on [-rho, rho]^D
+            rho^2 I), or uniform on [-rho, rho]^D; error: adaptive_average ± 2 adaptive_average_stderr covers
+            it in at least 95 % of cases
         adaptive_lambda_1 [loss, error _error]: the largest eigenvalue of T H T
         adaptive_lambda_1_residual [loss]: |T H T x - lambda_1 x| for the unit eigenvector x: T H T has an
             eigenvalue within this distance of adaptive_lambda_1
-        adaptive_trace [loss, error _stderr]: the trace of T H T, by Hutch++; exact where D <= `max_products`
+        adaptive_trace [loss, error _stderr]: the trace of T H T, by Hutch++; exact up to rounding where D <=
+            `max_products`; error: as of adaptive_average
         adaptive_converged [-]: whether adaptive_lambda_1 reached `tol` and adaptive_trace `rtol`
     """
     if (
@@ -84,6 +88,7 @@ def adaptive_sharpness(
         u = u.normal_(generator=at.rng) if average == "normal" else u.uniform_(-1, 1, generator=at.rng)
         rises.append(float(surface.value(rho * u.to(at.w))) - loss)
     average_rise, average_stderr = mean_and_stderr(rises)
+    average_stderr = math.hypot(average_stderr, loss_rounding(loss, at.w))
     curvature = Curvature(surface, origin, *at.curvature.key, at.curvature.basis_bytes, at.curvature.tell)
     ritz = curvature.eigenpairs("hessian", 1, tol, max_products, at.warm)
     hvp = curvature.matvec("hessian")

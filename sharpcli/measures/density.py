@@ -3,7 +3,10 @@ Papyan 2019."""
 
 from __future__ import annotations
 
+import math
+
 from sharpcli.errors import Refusal
+from sharpcli.linalg.accuracy import trace_rounding
 from sharpcli.measures import Estimates, Point
 
 
@@ -20,10 +23,10 @@ def density(at: Point, *, probes: int, steps: int) -> Estimates:
             eigenvalues
         density_weights [-]: for each probe a list of weights: the share of the eigenvalues that each node
             stands for; the weights of a probe add up to 1
-        density_mean [loss/weight^2, error _stderr]: Tr H / D, the mean eigenvalue; error: the standard error
-            over probes
-        density_square [loss^2/weight^4, error _stderr]: |H|_F^2 / D, the mean squared eigenvalue; error: the
-            standard error over probes
+        density_mean [loss/weight^2, error _stderr]: Tr H / D, the mean eigenvalue; density_mean ± 2
+            density_mean_stderr covers it in at least 95 % of cases
+        density_square [loss^2/weight^4, error _stderr]: |H|_F^2 / D, the mean squared eigenvalue; error: as
+            of density_mean
         density_least [loss/weight^2]: the smallest node: no smaller than the smallest eigenvalue of H, up to
             rounding
         density_most [loss/weight^2]: the largest node: no larger than lambda_1, up to rounding
@@ -34,9 +37,16 @@ def density(at: Point, *, probes: int, steps: int) -> Estimates:
             f"spectrum"
         )
     quadrature, products = at.curvature.quadrature("hessian", probes, steps)
-    values = {}
-    for name, power in (("density_mean", 1), ("density_square", 2)):
-        values[name], values[f"{name}_stderr"] = quadrature.mean(quadrature.nodes**power)
+    D, nodes = len(at.w), quadrature.nodes
+    mean, mean_stderr = quadrature.mean(nodes, D)
+    square, square_stderr = quadrature.mean(nodes.square(), D)
+    rounding = trace_rounding((D * square) ** 0.5, at.w) / D
+    values = {
+        "density_mean": mean,
+        "density_mean_stderr": math.hypot(mean_stderr, rounding),
+        "density_square": square,
+        "density_square_stderr": math.hypot(square_stderr, 2 * float(nodes.abs().max()) * rounding),
+    }
     values |= {"density_least": float(quadrature.nodes.min()), "density_most": float(quadrature.nodes.max())}
     lists = {"density_nodes": quadrature.nodes.tolist(), "density_weights": quadrature.weights.tolist()}
     return Estimates(values | lists, products)

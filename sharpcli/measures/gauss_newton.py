@@ -13,15 +13,16 @@ def gauss_newton(at: Point, *, k: int, tol: float, rtol: float, max_products: in
     f_i^2) J_i, f_i [C] the outputs of example i and J_i [C, D] their Jacobian: the Hessian where the
     residuals vanish.
 
-    Eigenvalues as in `sharpness`, to `tol` of the largest; the trace by Hutch++, to a relative standard error
-    of `rtol`, exact where D <= max_products. Refuses k out of range, tol and rtol <= 0, and max_products
-    below k or 8.
+    Eigenvalues as in `sharpness`, to `tol` of the largest; the trace by Hutch++, to a relative error of
+    `rtol`, exact up to rounding where D <= max_products. Refuses k out of range, tol and rtol <= 0, and
+    max_products below k or 8.
 
     Columns:
         ggn_lambda_1 ... ggn_lambda_k [loss/weight^2, error _error]: the k largest eigenvalues of G
         ggn_lambda_i_residual [loss/weight^2]: |G v_i - lambda_i v_i| for the unit eigenvector v_i: G has an
             eigenvalue within this distance of ggn_lambda_i
-        ggn_trace [loss/weight^2, error _stderr]: Tr G
+        ggn_trace [loss/weight^2, error _stderr]: Tr G; error: ggn_trace ± 2 ggn_trace_stderr covers it in at
+            least 95 % of cases
         gauss_newton_converged [-]: whether every eigenvalue reached `tol` and ggn_trace `rtol`
     """
     D = len(at.w)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import torch
+from torch import Tensor
 
 from sharpcli.errors import Refusal
 from sharpcli.landscape.flows import integrate
@@ -18,7 +21,8 @@ def gradient_flow_distance(at: Point, *, rtol: float, atol: float) -> Estimates:
     schedule, under which t is not lr step.
 
     Columns:
-        gradient_flow_distance [-]: |w - W(t)| / |W(t) - W(0)|, and 0 at step 0
+        gradient_flow_distance [-]: |w - W(t)| / |W(t) - W(0)|, and 0 at step 0; null where the flow does not
+            move
     """
     if not (rtol > 0 and atol > 0):
         raise Refusal(f"measure.gradient_flow_distance: rtol={rtol} atol={atol}; both above 0")
@@ -28,6 +32,16 @@ def gradient_flow_distance(at: Point, *, rtol: float, atol: float) -> Estimates:
         return Estimates({"gradient_flow_distance": 0.0})
     flow, time_of_flow = (at.init, 0.0) if at.warm is None else (at.warm[0], float(at.warm[1, 0]))
     time = elapsed(at, "gradient_flow_distance")
-    flow = integrate(lambda w: -at.problem.surface.grad(w), flow, time - time_of_flow, "DOP853", rtol, atol)
-    value = float((at.w - flow).norm() / (flow - at.init).norm())
-    return Estimates({"gradient_flow_distance": value}, warm=torch.stack([flow, torch.full_like(flow, time)]))
+    gradients = count()
+
+    def velocity(w: Tensor) -> Tensor:
+        next(gradients)
+        return -at.problem.surface.grad(w)
+
+    flow = integrate(velocity, flow, time - time_of_flow, "DOP853", rtol, atol)
+    moved = float((flow - at.init).norm())
+    return Estimates(
+        {"gradient_flow_distance": float((at.w - flow).norm()) / moved if moved else None},
+        gradients=next(gradients),
+        warm=torch.stack([flow, torch.full_like(flow, time)]),
+    )

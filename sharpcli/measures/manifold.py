@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sharpcli.errors import Refusal
 from sharpcli.landscape.interpolators import MAX_JACOBIAN_ENTRIES, Interpolators, tangent
-from sharpcli.measures import Estimates, Point
+from sharpcli.measures import Estimates, Point, counted
 
 
 def manifold(at: Point, *, cut: float, tol: float) -> Estimates:
@@ -41,7 +41,8 @@ def manifold(at: Point, *, cut: float, tol: float) -> Estimates:
             f"measure=manifold: a Hessian of {D * D:,} entries; at most {MAX_JACOBIAN_ENTRIES:,}: take a "
             f"smaller model"
         )
-    interpolators = Interpolators(at.surface)
+    surface, spent = counted(at.surface)
+    interpolators = Interpolators(surface)
     values = _rank(torch.linalg.svdvals(interpolators.jacobian(at.w).double()), cut)
     w, residual = interpolators.project(at.w, tol)
     trace_gradient = at.surface.curvature_grad(w, torch.eye(D, dtype=w.dtype, device=w.device))
@@ -52,7 +53,7 @@ def manifold(at: Point, *, cut: float, tol: float) -> Estimates:
         "manifold_converged": residual <= tol,
         "manifold_slope": float(tangent_part.double().norm()),
     }
-    return Estimates(values, products=D, gradients=float(at.surface.examples))
+    return Estimates(values, products=2 * D, gradients=spent())  # grad v.Hv costs about two products
 
 
 def _rank(S: Tensor, cut: float) -> dict[str, float | int | None]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sharpcli.errors import Refusal
 from sharpcli.linalg import trace as traces
+from sharpcli.linalg.accuracy import loss_rounding
 from sharpcli.measures import Estimates, Point, mean_and_stderr
 
 BISECTIONS = 8
@@ -46,11 +47,12 @@ def pac_bayes_sharpness(
     and `tested` for a problem without classified test examples.
 
     Columns:
-        pac_bayes_sharpness [loss, error _stderr]: E L(w + v) - L(w), near sigma^2 / 2 Tr H for small sigma
+        pac_bayes_sharpness [loss, error _stderr]: E L(w + v) - L(w), near sigma^2 / 2 Tr H for small sigma;
+            error: pac_bayes_sharpness ± 2 pac_bayes_sharpness_stderr covers it in at least 95 % of cases
         pac_bayes_bound [-, error _stderr]: the least over the grid `sigmas` of the expected training error +
             sqrt((KL + ln(2 sqrt(m) |sigmas| / delta)) / 2m), KL = |w - w_prior|^2 / 2 sigma^2, w_prior where
             training began or 0 (`prior`), m the number of measured examples and |sigmas| the number of values
-            in the grid; error: the standard error of the expected training error
+            in the grid; error: that of the expected training error, as of pac_bayes_sharpness
         pac_bayes_bound_sigma [weight]: the sigma of the grid at which the bound is least
         pac_bayes_train_error [-]: the expected training error at pac_bayes_bound_sigma; its standard error is
             pac_bayes_bound_stderr
@@ -100,6 +102,7 @@ def pac_bayes_sharpness(
             math.hypot(stderr, 0.5 * sigma**2 * trace.stderr),
         )
         products += trace.products
+    stderr = math.hypot(stderr, loss_rounding(loss, at.w))
     values = {"pac_bayes_sharpness": value, "pac_bayes_sharpness_stderr": stderr}
     gradients = 2 * pairs / 3
     if at.problem.error is not None:
@@ -121,6 +124,8 @@ def _bound(at: Point, noise: list[Tensor], sigmas: list[float], delta: float, pr
     bounds = []
     for sigma in sigmas:
         error, stderr = mean_and_stderr(_errors(at, noise, sigma))
+        # Where all samples agree, an example that changes in fewer than 3 of them remains possible.
+        stderr = math.hypot(stderr, 1.5 / (m * len(noise)))
         kl = distance / (2 * sigma**2)
         root = math.sqrt((kl + math.log(2 * math.sqrt(m) * len(sigmas) / delta)) / (2 * m))
         bounds.append((error + root, error + math.sqrt(kl / (4 * m)), error, stderr, sigma))

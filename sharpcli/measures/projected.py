@@ -10,7 +10,8 @@ from torch import Tensor
 from sharpcli.errors import Refusal
 from sharpcli.landscape.flows import NEWTON_RESIDUAL
 from sharpcli.landscape.interpolators import Interpolators, lambda_1
-from sharpcli.measures import Estimates, Point
+from sharpcli.landscape.surface import LossSurface
+from sharpcli.measures import Estimates, Point, counted
 from sharpcli.problems.problem import Problem
 
 ROUNDS = 20  # rounds of descent, the residuals being computed after each
@@ -34,8 +35,9 @@ def projected(at: Point, *, steps: int, tol: float) -> Estimates:
     """
     if not (tol > 0 and steps >= 0):
         raise Refusal(f"measure.projected: steps={steps} tol={tol}; steps at least 0, tol above 0")
-    interpolators = Interpolators(at.surface)
-    w, residual = descend(interpolators, at.w, at.problem, steps, tol)
+    surface, spent = counted(at.surface)
+    interpolators = Interpolators(surface)
+    w, residual, descended = descend(interpolators, at.surface, at.w, at.problem, steps, tol)
     values: dict[str, float | bool] = {
         "projected_distance": float((w - at.w).norm()),
         "projected_residual": residual,
@@ -45,19 +47,19 @@ def projected(at: Point, *, steps: int, tol: float) -> Estimates:
     values |= {
         f"projected_{name}": value for name, value in (at.problem.scores(w) | at.problem.norms(w)).items()
     }
-    return Estimates(values, gradients=float(at.surface.examples))
+    return Estimates(values, gradients=descended + spent())
 
 
 def descend(
-    interpolators: Interpolators, w: Tensor, problem: Problem, steps: int, tol: float
-) -> tuple[Tensor, float]:
-    """The interpolator where gradient descent from w ends, and max |r| at it.
+    interpolators: Interpolators, surface: LossSurface, w: Tensor, problem: Problem, steps: int, tol: float
+) -> tuple[Tensor, float, int]:
+    """The interpolator where gradient descent from w ends, max |r| at it, and the steps of descent taken.
 
     By at most `steps` steps of size 1/lambda_1 (compiled where the problem has compiled functions) until the
     residuals are below 1e-3, then by Newton's steps. A solver of gradient flow would take tiny steps at
     ReLU's kinks.
     """
-    surface, toy = interpolators.surface, problem.compiled
+    toy, taken = problem.compiled, 0
     toy = (
         toy if toy is not None and len(toy.y) == surface.examples else None
     )  # not for a part of the examples
@@ -66,6 +68,7 @@ def descend(
     for _ in range(ROUNDS):
         if float(interpolators.residual(w).abs().max()) <= NEWTON_RESIDUAL:
             break
+        taken += in_a_round
         if toy is not None:
             from sharpcli.problems.compiled_loop import Steps
 
@@ -77,4 +80,4 @@ def descend(
         else:
             for _ in range(in_a_round):
                 w = w - lr * surface.grad(w)
-    return interpolators.project(w, tol)
+    return *interpolators.project(w, tol), taken

@@ -23,7 +23,10 @@ def relative_flatness(at: Point, *, layer: str, rtol: float, max_products: int) 
 
     Columns:
         relative_flatness [loss, error _stderr]: sum_{s,s'} <w_s, w_s'> Tr H_{s,s'}, H_{s,s'} [m, m] the block
-            of H for the rows s and s'; exact where m^2 <= `max_products`
+            of H for the rows s and s'; exact up to rounding where m^2 <= `max_products`; error:
+            relative_flatness ± 2 relative_flatness_stderr covers it in at least 95 % of cases
+        relative_flatness_converged [-]: whether relative_flatness_stderr is at most `rtol`
+            |relative_flatness|
     """
     if not rtol > 0 or max_products < traces.MIN_SAMPLES:
         raise Refusal(
@@ -53,6 +56,6 @@ def relative_flatness(at: Point, *, layer: str, rtol: float, max_products: int) 
     estimate = traces.estimate(
         "hutchinson", conjugated, template, at.rng, rtol, max_products, at.curvature.tell
     )
-    return Estimates(
-        {"relative_flatness": estimate.value, "relative_flatness_stderr": estimate.stderr}, estimate.products
-    )
+    values = {"relative_flatness": estimate.value, "relative_flatness_stderr": estimate.stderr}
+    values["relative_flatness_converged"] = estimate.converged
+    return Estimates(values, estimate.products)

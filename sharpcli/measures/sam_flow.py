@@ -22,8 +22,8 @@ def sam_flow(at: Point, *, rho: float, rate: float) -> Estimates:
             null where tau is so late that Y cannot be computed
         flow_trace [loss/weight^2]: Tr H at Phi(w)
         flow_sharpness [loss/weight^2]: lambda_1 at Phi(w)
-        flow_reached [-]: false where gradient flow from w reaches no interpolator, and the only column of
-            this measure then; absent where gradient flow reaches an interpolator
+        flow_reached [-]: whether gradient flow from w reaches an interpolator; where false, the only column
+            of this measure
     """
     flows = closed_flows(at, "sam_flow")
     if flows.idle:
@@ -39,6 +39,7 @@ def sam_flow(at: Point, *, rho: float, rate: float) -> Estimates:
         return Estimates({"flow_reached": False})
     tau = elapsed(at, "sam_flow") * rho**2
     values: dict[str, float | None] = {
+        "flow_reached": True,
         "flow_trace": flows.trace(limit),
         "flow_sharpness": flows.sharpness(limit),
     }

@@ -12,17 +12,20 @@ def sharpness(at: Point, *, k: int, tol: float, max_products: int, least: bool) 
     the eigenvectors of the previous measurement.
 
     The solver stops when every eigenvalue has converged to `tol`, or at `max_products`. Float32 cannot reach
-    a `tol` below about 1e-6. Refuses k below 1 or above D, tol <= 0 and max_products below k.
+    a `tol` below 4e-6, the rounding of a product, and the errors say so. Refuses k below 1 or above D, tol <=
+    0 and max_products below k.
 
     Columns:
         lambda_1 ... lambda_k [loss/weight^2, error _error]: the k algebraically largest eigenvalues of H,
-            lambda_1 the largest: the sharpness; error: an estimate, not a bound
+            lambda_1 the largest: the sharpness; error: an estimate, not a bound, with what rounding can do
         lambda_i_residual [loss/weight^2]: |H v_i - lambda_i v_i| for the unit eigenvector v_i: H has an
             eigenvalue within this distance of lambda_i, a bound
         lambda_min [loss/weight^2, error _error]: with `least`, the smallest eigenvalue of H
         lambda_min_residual [loss/weight^2]: |H v - lambda_min v| for its unit eigenvector v
-        sharpness_converged [-]: whether every error is at most `tol` |lambda_1|, and every residual at most
-            three times that
+        lambda_min_converged [-]: with `least`, whether lambda_min_error is at most `tol` |lambda_min|, or no
+            more than rounding can do, and the residual at most three times that
+        sharpness_converged [-]: whether every error of lambda_1 ... lambda_k is at most `tol` |lambda_1|, and
+            every residual at most three times that; with `least`, whether lambda_min has converged too
     """
     if not 1 <= k <= len(at.w):
         raise Refusal(
@@ -35,6 +38,7 @@ def sharpness(at: Point, *, k: int, tol: float, max_products: int, least: bool) 
             f"least k={k}"
         )
     ritz = at.curvature.eigenpairs("hessian", k, tol, max_products, at.warm, least)
+    converged = ritz.converged and ritz.least_converged is not False
     return Estimates(
-        ritz.columns("lambda") | {"sharpness_converged": ritz.converged}, ritz.products, warm=ritz.vectors
+        ritz.columns("lambda") | {"sharpness_converged": converged}, ritz.products, warm=ritz.vectors
     )

@@ -11,13 +11,13 @@ from sharpcli.measures import Estimates, Point
 def trace(at: Point, *, method: traces.Method, rtol: float, max_products: int) -> Estimates:
     """The trace of the Hessian by the estimator `method`.
 
-    Stops when the standard error is at most `rtol` |trace|, or before `max_products`. Exact, by D products,
-    where D <= max_products. Near initialization the trace crosses zero and no relative error is reached.
-    Refuses rtol <= 0, and fewer than 8 products, which are too few for a standard error.
+    Stops when trace_stderr is at most `rtol` |trace|, or before `max_products`. Exact up to rounding, by D
+    products, where D <= max_products. Near initialization the trace crosses zero and no relative error is
+    reached. Refuses rtol <= 0, and fewer than 8 products, which are too few for an error.
 
     Columns:
-        trace [loss/weight^2, error _stderr]: Tr H, the sum of all eigenvalues of H; error: the standard error
-            over probes, 0 where exact
+        trace [loss/weight^2, error _stderr]: Tr H, the sum of all eigenvalues of H; error: trace ± 2
+            trace_stderr covers it in at least 95 % of cases; where exact, what rounding can do
         trace_converged [-]: whether trace_stderr is at most `rtol` |trace|
     """
     if not rtol > 0 or max_products < traces.MIN_SAMPLES:
