@@ -22,6 +22,7 @@ SHARD = re.compile(
 )  # the name of a shard, as Hugging Face's programs write it
 # torch.save's number, after the two bytes of the pickle's protocol
 TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+DOS_FOLDER = 0x10  # the bit of an archive's attributes that makes a part a folder
 DEPTH = 5  # of dicts in dicts that are searched for tensors
 SAVE = "save a state dict: torch.save(model.state_dict(), 'weights.pt') in the program that trained it"
 
@@ -70,11 +71,11 @@ def _shards(index: Path) -> dict[str, str]:
         raise Refusal(
             f"{index}: not readable as the index of shards ({_line(problem)}); save it anew"
         ) from None
-    for name in set(names.values()):
-        if Path(name).name != name:
+    beside = {path.name for path in index.parent.iterdir() if path.is_file()}
+    for name in set(names.values()) - beside:
+        if "/" in name:
             raise Refusal(f"{index}: names the shard {name[:80]}, but shards are files beside their index")
-        if not index.with_name(name).is_file():
-            raise Refusal(f"{index}: names the shard {name[:80]}, which is missing; put all shards beside it")
+        raise Refusal(f"{index}: names the shard {name[:80]}, which is missing; put all shards beside it")
     return names
 
 
@@ -121,6 +122,9 @@ def _check_zip(file: Path) -> None:
         parts = archive.infolist()
         if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
             raise ValueError("a compressed archive, which torch.save does not write")
+        # torch gives memory that was never written for a part of fewer bytes, or one marked as a folder
+        if any(part.compress_size != part.file_size or part.external_attr & DOS_FOLDER for part in parts):
+            raise ValueError("damaged: a part is marked as a folder or as stored in fewer bytes than it has")
         if sum(part.file_size for part in parts) > file.stat().st_size:
             raise ValueError("its parts declare more bytes than the file has")
         if len({part.filename for part in parts}) < len(parts):

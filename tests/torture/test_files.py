@@ -47,7 +47,7 @@ def net() -> nn.Module:
 
 
 def of_weights(file: Path) -> Numbers:
-    """The numbers of a file of weights as they arrive in the network; the count of batches changes nothing."""
+    """The numbers of a file of weights, as they arrive in the network, without the count of batches."""
     fresh = net()
     load(fresh, read(file), statistics=True)
     held = fresh.state_dict()
@@ -291,6 +291,12 @@ def rewritten(content: bytes, old: bytes, new: bytes) -> bytes:
     return into.getvalue()
 
 
+def in_directory(content: bytes, part: bytes, at: int, value: bytes) -> bytes:
+    """An archive in whose directory the entry of a part has `value` at the offset `at`."""
+    entry = content.rindex(b"PK\x01\x02", 0, content.rindex(part)) + at
+    return content[:entry] + value + content[entry + len(value) :]
+
+
 def with_header(entries: Any, size: int | None = None, data: int = 0) -> bytes:
     """A file of safetensors with this header, which states another size than it has where one is given."""
     text = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
@@ -350,6 +356,9 @@ def hostile(ran: Path) -> dict[str, bytes]:
         ),
         "numbers before their storage": rewritten(storage, b"QK\x00", b"QJ\xff\xff\xff\xff"),
         "a stride beyond the storage": rewritten(storage, b"K\x01\x85", b"J\x00\x00\x00\x70\x85"),
+        # torch would give memory that was never written
+        "a part marked as a folder": in_directory(saved(state()), b"data/0", 38, b"\x10"),
+        "a part of fewer bytes than it has": in_directory(saved(state()), b"data/0", 20, b"\x01"),
         "a tensor of terabytes": saved({"0.weight": torch.zeros(1).expand(10**6, 10**7)}),
         "bytes of terabytes": with_pickle(
             b"cbuiltins\nbytearray\n(\x8a\x08" + (2**45).to_bytes(8, "little") + b"tR."
