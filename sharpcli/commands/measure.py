@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from sharpcli.commands.report import complain, layers, table
 from sharpcli.config.check import Checked, check, stored
 from sharpcli.config.quoting import quoted
+from sharpcli.config.paths import is_file
 from sharpcli.config.settings import LOCAL
 from sharpcli.config.words import compose, refuse_renamed, refusing, with_overrides
 from sharpcli.errors import Interrupted, Refusal, signals
@@ -74,15 +75,15 @@ def measure_all(
     the first measurement."""
     if options.by not in ("", "layer"):
         raise Refusal(f"--by {options.by}: possible: layer")
-    files = [Path(name) for name in names if Path(name).is_file()]
+    files = [Path(name) for name in names if is_file(name)]
     files += [Path(o.split("=", 1)[1]) for o in overrides if o.startswith("weights=")]
     overrides = [o for o in overrides if not o.startswith("weights=")]
     for file in [*files, *(Path(name) for name in names if Path(name).suffix in ENDINGS)]:
-        if not file.is_file():
+        if not is_file(file):
             raise Refusal(
                 f"{file}: no such file of weights; name a file that torch.save or safetensors wrote"
             )
-    runs = find_all([name for name in names if not Path(name).is_file()], runs_dir)
+    runs = find_all([name for name in names if not is_file(name)], runs_dir)
     if files and runs:
         raise Refusal(f"{files[0]} and {runs[0].name}: measure files of weights and runs in two commands")
     if files and steps:

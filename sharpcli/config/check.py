@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sharpcli import CONF
 from sharpcli.config import former
 from sharpcli.config.identity import DIGITS, hash_of
-from sharpcli.config.paths import expanded, text_of
+from sharpcli.config.paths import expanded, is_folder, text_of
 from sharpcli.config.settings import GROUPS, LOCAL, NAMES, Plain, Settings
 from sharpcli.config.targets import hyperparameters, is_of_part, is_path, is_text, parts, resolve
 from sharpcli.config.words import explain, of_setting, options, places, refusing, suggest
@@ -337,7 +337,7 @@ def _contents(part: Mapping[str, Any], where: str, trust: Sequence[str]) -> dict
         value = part.get(key)
         if isinstance(value, Mapping) and "_target_" in value:
             out |= _contents(value, f"{where}.{key}", trust)
-        elif is_path(hints.get(key)) and isinstance(value, str) and not Path(value).is_dir():
+        elif is_path(hints.get(key)) and isinstance(value, str) and not is_folder(value):
             out[f"{where}.{key}"] = _content(Path(value), f"{where}.{key}")
     return out
 

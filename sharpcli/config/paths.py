@@ -30,6 +30,16 @@ def exists(path: str | Path) -> bool:
         return False
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether there is a file at a path that can be read to its end: no folder, pipe or device."""
+    return exists(path) and expanded(path).is_file()
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether there is a folder at a path."""
+    return exists(path) and expanded(path).is_dir()
+
+
 def text_of(value: str) -> str:
     """The text that the value of an override stands for, where a text is wanted.
 
