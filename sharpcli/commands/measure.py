@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 
 from sharpcli.commands.report import complain, layers, table
 from sharpcli.config.check import Checked, check, stored
-from sharpcli.config.quoting import quoted
 from sharpcli.config.paths import is_file
+from sharpcli.config.quoting import quoted
 from sharpcli.config.settings import LOCAL
 from sharpcli.config.words import compose, refuse_renamed, refusing, with_overrides
 from sharpcli.errors import Interrupted, Refusal, signals
