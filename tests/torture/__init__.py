@@ -38,6 +38,13 @@ def draws(kind: str, case: int) -> random.Random:
     return random.Random(f"{SEED} {kind} {case}")
 
 
+def share(names: Iterable[str]) -> list[str]:
+    """As many of some names as this share does, five times as many where there are few; drawn by the seed."""
+    names = list(names)
+    number = min(len(names), max(1, round(len(names) * 5 * PERCENT / 100)))
+    return sorted(random.Random(SEED).sample(names, number), key=names.index)
+
+
 class Hung(BaseException):
     """A command that did not end within its limit; no `except Exception` catches it."""
 

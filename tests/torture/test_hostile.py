@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import os
 import pickle
 import shutil
@@ -19,8 +21,9 @@ import torch
 import yaml
 from conftest import only_run
 
+from sharpcli.config.identity import hash_of
 from sharpcli.run import Run
-from torture import Hung, at_most_gigabytes, limit
+from torture import Hung, at_most_gigabytes, limit, share
 
 SECONDS = 20.0
 SECRET = "canary-in-a-cage"
@@ -270,10 +273,11 @@ def unfinished(sharp, folder, made, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def judge(sharp, run: Path, canary: Path) -> None:
+def judge(sharp, canary: Path, of: list[list[str]]) -> None:
+    """Gives every command, and fails where one of them has run or read what it must not."""
     faults: list[str] = []
     threads, here = torch.get_num_threads(), set(os.listdir("."))
-    for words in commands(run):
+    for words in of:
         seen = command(sharp, words, faults)
         if SECRET in seen:
             faults.append(f"sharp {' '.join(words)}: shows the environment")
@@ -291,14 +295,26 @@ def judge(sharp, run: Path, canary: Path) -> None:
     assert not faults, "\n".join(faults)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+def signed(run: Path, config: Any) -> Path:
+    """The run under a name without a hash, with a provenance that agrees with its config, as a maker of such
+    runs would have it."""
+    facts = json.loads((run / "provenance.json").read_text())
+    for key in ("hash", "config_crc32"):
+        facts.pop(key, None)
+    with contextlib.suppress(Exception):
+        facts["hash"] = hash_of(yaml.safe_load(yaml.safe_dump(config)), {})
+    (run / "provenance.json").write_text(json.dumps(facts))
+    return run.rename(run.parent / "evil")
+
+
+@pytest.mark.parametrize("name", share(CONFIGS))
 def test_a_hostile_config_runs_nothing(sharp, unfinished, name):
     run, canary = unfinished
     config = CONFIGS[name](yaml.safe_load((run / "config.yaml").read_text()), str(canary))
-    (run / "config.yaml").write_text(
-        config if isinstance(config, str) else yaml.safe_dump(config, sort_keys=False)
-    )
-    judge(sharp, run, canary)
+    text = config if isinstance(config, str) else yaml.safe_dump(config, sort_keys=False)
+    (run / "config.yaml").write_text(text)
+    judge(sharp, canary, [*commands(run)[:1], ["ls"], ["train", *WORDS.split()]])
+    judge(sharp, canary, commands(signed(run, config)))
 
 
 # --- checkpoints ---
@@ -423,17 +439,17 @@ def scripted() -> bytes:
     return out.getvalue()
 
 
-NAMES = sorted(checkpoints("canary", {"w": torch.zeros(4), "step": 2, "offset": 0}))
+NAMES = list(checkpoints("canary", {"w": torch.zeros(4), "step": 2, "offset": 0}))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", share(NAMES))
 def test_a_hostile_checkpoint_runs_nothing(sharp, unfinished, name):
     run, canary = unfinished
     file = run / "checkpoints" / "step_00000002.pt"
     whole = Run(run).load(2)
     data = checkpoints(str(canary), whole)[name]
     file.write_bytes(data + zlib.crc32(data).to_bytes(4, "little"))
-    judge(sharp, run, canary)
+    judge(sharp, canary, commands(run))
 
 
 def test_a_module_beside_named_as_a_library_is_not_imported(folder):
