@@ -35,8 +35,10 @@ def quoted(overrides: Sequence[str], sweeps: bool = False) -> list[str]:
 
 def _quoted(override: str, sweeps: bool) -> str:
     match = OVERRIDE.fullmatch(override)
-    if match is None or match["name"] in (*GROUPS, *METHODS) or unquoted(match["value"]) is not None:
+    if match is None or unquoted(match["value"]) is not None:
         return override
+    if match["name"] in (*GROUPS, *METHODS):  # conf/config.yaml chooses of each: nothing is to be added by +
+        return f"{match['name']}={match['value']}" if match["key"] == f"+{match['name']}" else override
     key, name, value = match["key"], match["name"], match["value"]
     read, text = parsed(override), text_of(value)
     in_marks = f"{key}={marks(text)}"

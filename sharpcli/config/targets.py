@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from sharpcli import CONF
 from sharpcli.errors import Refusal
@@ -105,8 +106,7 @@ def _hints(target: Target) -> dict[str, Any]:
 
 def is_text(hint: Any) -> bool:
     """Whether an annotation is a text, or a path, or one of them or None."""
-    members = set(get_args(hint)) or {hint}
-    return is_path(hint) or (str in members and members <= {str, type(None)})
+    return is_path(hint) or hint is str or (_is_union(hint) and set(get_args(hint)) == {str, type(None)})
 
 
 def is_of_part(hint: Any) -> bool:
@@ -116,7 +116,11 @@ def is_of_part(hint: Any) -> bool:
 
 def is_path(hint: Any) -> bool:
     """Whether an annotation is `Path` or `Path | None`: the name of a file, which counts by its content."""
-    return hint is Path or Path in get_args(hint)
+    return hint is Path or (_is_union(hint) and Path in get_args(hint))
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, UnionType)
 
 
 def identity(value: Any) -> Any:

@@ -131,9 +131,10 @@ def explain(problem: Exception, overrides: Sequence[str]) -> str:
     if match := re.search(r"Could not (?:find|load) '([\w/]+)/([^'/]*)'", text):
         group, came = match.groups()
         possible = options(group) or re.findall(r"^\t(\S+)", text, re.M)
-        return f"{group}={came}: no such {group}; " + (of_option(group, came) or suggest(came, possible))
-    if match := re.search(r"(\S+) appears more than once in the final defaults list", text):
-        return f"+{match[1]}=: {match[1]} is chosen already; write {match[1]}=... without +"
+        advice = of_option(group, came) or suggest(came, possible)
+        if len(advice) > 250 and "?" in advice:  # the nearest is enough where a list would be a page
+            advice = f"{advice.partition('?')[0]}? (sharp show {group} lists all)"
+        return f"{group}={came}: no such {group}; {advice}"
     if match := re.search(r"Could not override '([^']+)'", text):
         return _no_such(match[1], overrides)
     if match := re.search(r"Key '(.*?)' not in 'Settings'", text):
@@ -150,6 +151,9 @@ def explain(problem: Exception, overrides: Sequence[str]) -> str:
     key = getattr(problem.__cause__, "full_key", None) or getattr(problem, "full_key", None)
     said = f"{key}: {said}" if key and str(key) not in said else said
     named = any(override.partition("=")[0].lstrip("+~") in said for override in overrides)
+    if of_group := _of_group(overrides):
+        return of_group
+    said = said if len(said) < 250 else f"{said[:250]}..."
     return said if named or not overrides else f"{_shortened(overrides)}: {said}"
 
 
@@ -196,7 +200,9 @@ def _of_group(overrides: Sequence[str]) -> str | None:
     data=[[1]]."""
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        if key in (*GROUPS, *METHODS) and not re.fullmatch(r"[\w-]+|\[[\w, -]*\]", value):
+        if key in (*GROUPS, *METHODS) and not re.fullmatch(
+            r"(?!\d|.*\.\.)[\w./-]+|\[[\w, -]*(?<!\d)\]", value
+        ):
             example = options(key)[0]
             return f"{override}: {key} is chosen by name, as in {choice(key, example)}; " + suggest(
                 value, options(key)

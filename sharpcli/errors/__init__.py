@@ -3,7 +3,10 @@ that another process trains, a signal; and a fault of sharp's own, which ends it
 
 from __future__ import annotations
 
+import re
 import signal
+
+LONG = re.compile(r"[^\s/]{121,}")
 
 
 class Refusal(BaseException):
@@ -16,7 +19,7 @@ class Refusal(BaseException):
     code = 2
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(" ".join(str(message).split())))
+        super().__init__(printable(shortened(" ".join(str(message).split()))))
 
 
 class InOtherHands(Refusal):
@@ -45,6 +48,12 @@ class NotFinite(ArithmeticError):
 
 class Unreachable(ValueError):
     """A flow in closed form that does not exist at these weights: no interpolator is reached."""
+
+
+def shortened(text: str) -> str:
+    """A text in which a word of more than 120 characters, such as a number of 300 digits, is cut in its
+    middle; of a path, each of its names counts."""
+    return LONG.sub(lambda word: f"{word[0][:60]}...{word[0][-20:]}", text)
 
 
 def printable(text: str) -> str:

@@ -17,6 +17,7 @@ import yaml
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
+from sharpcli import CONF
 from sharpcli.config.check import check
 from sharpcli.config.elsewhere import options, places
 from sharpcli.config.settings import GROUPS, METHODS, NAMES
@@ -80,6 +81,22 @@ odd = st.one_of(
 values = st.one_of(sound, odd)
 
 
+def defaults() -> dict[str, str]:
+    """The values that conf/ gives to the settings of parts, as words."""
+    out: dict[str, str] = {}
+    for group in GROUPS:
+        for option in options(group):
+            text = (CONF / group / f"{option}.yaml").read_text()
+            found = yaml.safe_load(text)
+            found = found.get(group, {}) if "@package _global_" in text else found.get(option, found)
+            place = f"{group}.{option}" if GROUPS[group].several else group
+            out |= {f"{place}.{key}": str(value).replace(" ", "") for key, value in found.items()}
+    return {key: value for key, value in out.items() if key in places()}
+
+
+DEFAULTS = defaults()
+
+
 @st.composite
 def overrides(draw: st.DrawFn) -> list[str]:
     """One or two words that set a setting: a plain one, one of a part with the choice that has it, or a
@@ -104,7 +121,9 @@ def overrides(draw: st.DrawFn) -> list[str]:
         )
         return [f"{sign}{key}={value}"]
     setting = draw(st.sampled_from(sorted(places())))
-    chosen = [draw(st.sampled_from(places()[setting]))] if draw(st.integers(0, 5)) else []
+    chosen = [draw(st.sampled_from(places()[setting]))] if draw(st.integers(0, 9)) else []
+    if setting in DEFAULTS and draw(st.booleans()):
+        value = DEFAULTS[setting]
     if kind == "other":  # a name with a slip, or of another program
         setting = draw(
             st.sampled_from(
@@ -122,6 +141,8 @@ def command_lines(draw: st.DrawFn) -> list[str]:
     words = TINY if toy in (None, "network") else [f"problem={toy}"]
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
         words = [*words, *draw(overrides())]
+    if any(word.startswith("problem=") and word != "problem=network" for word in words):
+        words = [word for word in words if word not in TINY]
     change = draw(st.sampled_from([*["none"] * 12, "twice", "cut", "raw", "insert"]))
     at = draw(st.integers(0, len(words) - 1))
     if change == "twice":
