@@ -6,12 +6,14 @@ import pytest
 import torch
 import yaml
 from conftest import TINY, only_run
+from omegaconf import OmegaConf
 
 from sharpcli import CONF
 from sharpcli.commands.completion import complete
 from sharpcli.config import paths
 from sharpcli.config.check import check
 from sharpcli.config.elsewhere import options
+from sharpcli.config.plain_yaml import dumped
 from sharpcli.config.quoting import TEXTS, marks, parsed, quoted
 from sharpcli.config.settings import GROUPS
 from sharpcli.config.sweep import is_sweep, sweep
@@ -161,7 +163,7 @@ def test_a_text_that_looks_like_a_number_stays_a_text(text):
     words = [f"init_from={text}", "model=timm", f"model.name={text}"]
     found = check(compose(words), words)
     assert found.config["init_from"] == text and found.config["model"]["name"] == text
-    assert yaml.safe_load(yaml.safe_dump(found.config)) == found.config
+    assert yaml.safe_load(dumped(found.config)) == OmegaConf.create(dumped(found.config)) == found.config
     assert [job[0] for job in sweep([f"init_from={text},b"])] == [f"init_from={marks(text)}", "init_from='b'"]
     (first, _) = (
         sweep([f"init_from=choice({text},b)"]) if "{" not in text else ([f"init_from={marks(text)}"], 0)

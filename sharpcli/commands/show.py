@@ -15,6 +15,7 @@ import yaml
 
 from sharpcli import CONF
 from sharpcli.commands.report import aligned
+from sharpcli.config.plain_yaml import dumped
 from sharpcli.errors import Refusal
 from sharpcli.run import Run, find
 
@@ -183,4 +184,4 @@ def about_run(run: Run) -> str:
         "last row": rows[-1] if rows else None,
         "checkpoints": ", ".join(map(str, run.checkpoints())),
     }
-    return yaml.safe_dump(about, sort_keys=False, allow_unicode=True).rstrip()
+    return dumped(about, allow_unicode=True).rstrip()

@@ -3,11 +3,16 @@ written out, since a few lines of aliases to aliases can mean more values than a
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+NUMBERLIKE = re.compile(
+    r"[-+.]?\d[\d_.:]*([eE][-+]?\d+)?|0[xXoObB]\w+|[-+]?\.?(inf|nan)|true|false|null|y|n|yes|no|on|off", re.I
+)
 DEEPEST, MOST = 50, 100_000  # levels of nesting, and values
 
 
@@ -32,6 +37,25 @@ def plain_yaml(text: bytes) -> dict[str, Any]:
     if _count(values, {}, 0) > MOST:
         raise ValueError(f"more than {MOST} values")
     return values
+
+
+def dumped(values: Mapping[str, Any], allow_unicode: bool = False) -> str:
+    """Values as yaml in their order, in which a text that any reader of yaml may take for a number or a truth
+    value is in quotation marks: PyYAML itself writes 45303e66, a hash, without."""
+    return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=allow_unicode)
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's, with more quotation marks."""
+
+
+def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style="'" if NUMBERLIKE.fullmatch(text) else None
+    )
+
+
+_Dumper.add_representer(str, _quoted)
 
 
 def _count(value: Any, known: dict[int, int], depth: int) -> int:
