@@ -356,8 +356,10 @@ def _code_of_command() -> int:
     except Exception as problem:
         if hasattr(problem, "format_message"):
             return _say(problem.format_message())  # a usage error of Typer's
-        if isinstance(problem, OSError) and sys.stdout is not None:
-            sys.stdout.flush()  # raises again where it is the output that fails
+        if isinstance(problem, BrokenPipeError):
+            raise
+        if isinstance(problem, OSError) and problem.filename is None and sys.stdout is not None:
+            print(flush=True)  # raises again where it is the output that fails
         told = faults.told(problem)
         if isinstance(told, Refusal):
             return _say(str(told))

@@ -13,12 +13,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import yaml
-
 from sharpcli.config import former
 from sharpcli.config.identity import hash_of
-from sharpcli.config.plain_yaml import plain_yaml
-from sharpcli.errors import InOtherHands, Refusal
+from sharpcli.config.plain_yaml import dumped, plain_yaml
+from sharpcli.errors import InOtherHands, Refusal, printable
 from sharpcli.jsonl import Row, append, cannot_write, is_count, last_row, read_rows, replace, writing
 from sharpcli.jsonl.files import no_link, open_regular, read, sync, truncate
 
@@ -73,7 +71,7 @@ class Run:
             raise Refusal(
                 f"{path}: holds a run of other data already; move it away, or choose another runs_dir"
             )
-        text = yaml.safe_dump(dict(config), sort_keys=False).encode()
+        text = dumped(config).encode()
         with writing(path):
             if aside := _set_aside(path):
                 complain(f"{path}: held rows without a provenance.json; they are in {aside} now")
@@ -435,26 +433,28 @@ def _set_aside(path: Path) -> str:
 
 def _facts(path: Path) -> dict[str, Any]:
     """The provenance of a run, of the types that a reader relies on."""
-    file = path / "provenance.json"
+    file, shown = path / "provenance.json", printable(str(path))
     try:
         facts = json.loads(read(file, LARGEST_FACTS))
     except FileNotFoundError:
         reason = "no provenance.json" if path.is_dir() else "no such directory"
-        raise Refusal(f"{path}: not a run directory ({reason}); sharp ls lists the runs") from None
+        raise Refusal(f"{shown}: not a run directory ({reason}); sharp ls lists the runs") from None
     except OSError as problem:
         raise Refusal(
-            f"{path}: not a run directory (its provenance.json cannot be read: "
+            f"{shown}: not a run directory (its provenance.json cannot be read: "
             f"{problem.strerror or problem}); sharp ls lists the runs"
         ) from None
     except (ValueError, RecursionError):
         raise Refusal(
-            f"{path}: not a run directory (no readable provenance.json); sharp ls lists the runs"
+            f"{shown}: not a run directory (no readable provenance.json); sharp ls lists the runs"
         ) from None
     if not isinstance(facts, dict):
-        raise Refusal(f"{file}: holds a {type(facts).__name__} and not the facts of a run; restore it")
+        raise Refusal(
+            f"{shown}/provenance.json: holds a {type(facts).__name__} and not the facts of a run; restore it"
+        )
     if facts.get("version") not in READABLE or isinstance(facts["version"], bool | float):
         raise Refusal(
-            f"{path}: a run of format {facts.get('version')!s:.40}, and this is sharp for formats "
+            f"{shown}: a run of format {facts.get('version')!s:.40}, and this is sharp for formats "
             f"{' and '.join(map(str, READABLE))}; use the version of sharp in its provenance.json"
         )
     kinds: dict[str, Callable[[Any], bool]] = {
@@ -470,9 +470,11 @@ def _facts(path: Path) -> dict[str, Any]:
     }
     for key, is_right in kinds.items():
         if (key in facts or key == "steps") and not is_right(facts.get(key)):
-            raise Refusal(f"{file}: {key} is {facts.get(key)!s:.60}, which no run has; restore the file")
+            raise Refusal(
+                f"{shown}/provenance.json: {key} is {facts.get(key)!s:.60}, which no run has; restore it"
+            )
     if _depth(facts) > DEEPEST:
-        raise Refusal(f"{file}: nested more than {DEEPEST} deep, as of no run; restore it")
+        raise Refusal(f"{shown}/provenance.json: nested more than {DEEPEST} deep, as of no run; restore it")
     return facts
 
 
@@ -519,7 +521,7 @@ def in_directory(runs_dir: Path, complain: Complain = _say_nothing) -> list[Run]
             if path.is_dir() and any(inside.name in FILES for inside in path.iterdir()):
                 out.append(Run(path))
         except OSError as problem:
-            complain(f"{path}: cannot be read ({problem.strerror or problem}); left out")
+            complain(f"{printable(str(path))}: cannot be read ({problem.strerror or problem}); left out")
         except Refusal as problem:
             complain(f"{problem}; left out")
     return out

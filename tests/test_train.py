@@ -366,3 +366,219 @@ def test_label_noise_recovers_on_uv_where_plain_sgd_does_not(sharp, folder):
 def test_an_unwritable_folder_is_one_line(sharp, folder):
     (folder / "file").write_text("")
     assert "cannot write" in sharp("train", *TINY, "runs_dir=file/below").refusal
+
+
+# --- rows that are lost, doubled or damaged; configs that are taken for another ---
+
+ROWS = (
+    *("problem=quadratic", "steps=12", "measure_every=2", "measure=[scores]", "checkpoint_every=4"),
+    *("lr=0.1", "threads=1"),
+)
+
+
+@pytest.fixture
+def whole(sharp, folder):
+    """A complete run of ROWS."""
+    assert sharp("train", *ROWS).code == 0
+    return Run(only_run(folder))
+
+
+def as_earlier(run):
+    """The run as an earlier version would have written it: without checksums of its rows and its config."""
+    for step in run.checkpoints():
+        run.save(step, {key: value for key, value in run.load(step).items() if key != "crc32"})
+    facts = {k: v for k, v in run.provenance.items() if k not in ("rows", "hash", "contents", "config_crc32")}
+    (run.path / "provenance.json").write_text(json.dumps(facts))
+
+
+def lines_kept(*kept):
+    return lambda data: b"".join(line for i, line in enumerate(data.splitlines(True)) if i in kept)
+
+
+DAMAGES = {
+    "one line": lines_kept(0),
+    "three lines": lines_kept(0, 1, 2),
+    "none": lambda data: b"",
+    "the middle is missing": lines_kept(0, 1, 2, 6),
+    "a row is missing": lines_kept(0, 1, 3, 4, 5, 6),
+    "doubled": lambda data: data + data,
+    "a row is doubled": lines_kept(0) and (lambda data: data.replace(b'{"step": 4', b'{"step": 2', 1)),
+    "zeros in the middle": lambda data: data[:300] + b"\0" * 80 + data[380:],
+    "a torn line in the middle": lambda data: data[:330] + b"\n" + data[400:],
+    "no JSON in the middle": lambda data: data.replace(b'{"step": 6,', b'"step": 6,'),
+}
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_rows_are_said_and_made_again_from_the_last_checkpoint_that_fits(
+    sharp, whole, damage, earlier
+):
+    if earlier:
+        as_earlier(whole)
+    file = whole.path / "metrics.jsonl"
+    rows = rows_of(file)
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    said = sharp("train", *ROWS)
+    assert said.code == 0 and "already" not in said.out and said.err.count("sharp: ") >= 1, said
+    assert rows_of(file) == rows and Run(whole.path).damage() == ""
+    assert "already complete" in sharp("train", *ROWS).out
+
+
+def test_a_digit_changed_in_a_complete_run_is_noticed_by_every_command(sharp, whole):
+    file = whole.path / "metrics.jsonl"
+    rows = rows_of(file)
+    file.write_bytes(file.read_bytes().replace(b'"train_loss": 1', b'"train_loss": 2', 1))
+    listed = sharp("ls")
+    assert "damaged" in listed.out and "changed after the run had ended" in listed.err
+    assert "changed after the run had ended" in sharp("plot", "loss", whole.name).refusal
+    assert "trained again" in sharp("train", *ROWS).err and rows_of(file) == rows
+
+
+def test_a_row_lost_before_an_interruption_is_made_again(sharp, whole):
+    file = whole.path / "metrics.jsonl"
+    rows = rows_of(file)
+    file.write_bytes(lines_kept(0, 1, 3, 4, 5)(file.read_bytes()))  # unfinished, and step 4 is missing
+    said = sharp("train", *ROWS)
+    assert "does not hold the rows" in said.err + "holds" and "at step 4" in said.err, said.err
+    assert rows_of(file) == rows
+
+
+def test_checkpoints_that_are_another_run_s_or_no_mapping_are_passed_over(sharp, whole, folder):
+    file = whole.path / "metrics.jsonl"
+    rows = rows_of(file)
+    whole.cut(file.read_bytes().index(b'{"step": 12'))
+    good = whole.load(12)
+    for step, payload in {12: [1, 2], 8: good | {"step": 8, "w": torch.zeros(7)}}.items():
+        import io
+        import zlib
+
+        buffer = io.BytesIO()
+        torch.save(payload, buffer)
+        data = buffer.getvalue()
+        (whole.path / f"checkpoints/step_{step:08d}.pt").write_bytes(
+            data + zlib.crc32(data).to_bytes(4, "little")
+        )
+    said = sharp("train", *ROWS)
+    assert said.code == 0 and "at step 4" in said.err and said.err.count("going back") == 2, said.err
+    assert rows_of(file) == rows
+
+
+def test_what_is_seen_before_the_lock_does_not_count(folder, monkeypatch):
+    from contextlib import contextmanager
+
+    from sharpcli.config.check import check
+    from sharpcli.config.words import compose
+    from sharpcli.engine import launch
+
+    checked = check(compose(list(ROWS)), list(ROWS))
+    locked, others = launch.locked, []
+
+    @contextmanager
+    def after_another_process(path, wait):
+        if not others:  # it looked, saw no run, and before it has the lock another process makes all of it
+            others.append(path)
+            launch.launch(checked)
+        with locked(path, wait):
+            yield
+
+    monkeypatch.setattr(launch, "locked", after_another_process)
+    said = []
+    run = launch.launch(checked, console=launch.Console(announce=lambda run, how: said.append(how)))
+    assert said == ["already complete, nothing to do"] and len(others) == 1
+    assert [row["step"] for row in run.logged()] == [0, 2, 4, 6, 8, 10, 12]
+
+
+def test_two_configs_with_one_short_hash_are_two_runs(sharp, folder, monkeypatch):
+    from sharpcli.config import former
+
+    real = former.digest
+    monkeypatch.setattr(former, "digest", lambda values: "0" * 8 + real(values)[8:])
+    assert sharp("train", *ROWS, "seed=15572").code == 0
+    first = Run(only_run(folder))
+    as_earlier(first)
+    short = first.path.rename(first.path.with_name(first.name[:-8]))
+    assert short.name.endswith("-00000000")
+    assert "already complete" in sharp("train", *ROWS, "seed=15572").out
+    other = sharp("train", *ROWS, "seed=15572", "lr=0.2")
+    assert other.code == 0 and "already" not in other.out
+    assert len(list((folder / "runs").iterdir())) == 2
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("edit", [("lr: 0.1", "lr: 0.3"), ("seed: 0", "seed: 1"), ("steps: 12", "steps: 14")])
+def test_a_config_edited_after_the_run_is_refused_by_whoever_reads_its_numbers(sharp, whole, earlier, edit):
+    if earlier:
+        as_earlier(whole)
+    file = whole.path / "config.yaml"
+    assert edit[0] in file.read_text()
+    file.write_text(file.read_text().replace(*edit))
+    assert "changed after the run was made" in sharp("measure", whole.name).refusal
+    refused = sharp("train", *ROWS).refusal
+    key, value = edit[0].split(": ")
+    assert (
+        f"config.yaml was changed after the run was made ({key} is" in refused and f"was {value}" in refused
+    )
+    assert "changed after the run was made" in sharp("train", *ROWS, f"init_from={whole.name}").refusal
+    listed = sharp("ls")
+    assert listed.code == 0 and "changed" in listed.out and "changed after the run was made" in listed.err
+    assert sharp("train", *ROWS, "lr=0.2").code == 0
+    drawn = sharp("plot", "loss", "runs")
+    assert drawn.code == 0 and "left out" in drawn.err and "changed after the run was made" in drawn.err
+    assert "changed after" in sharp("plot", "loss", whole.name).refusal
+
+
+def test_a_comment_in_a_config_and_another_name_of_the_directory_change_no_number(sharp, whole):
+    file = whole.path / "config.yaml"
+    file.write_text("# the run of figure 3\n" + file.read_text())
+    assert "already complete" in sharp("train", *ROWS).out
+    renamed = whole.path.rename(whole.path.with_name("figure-3"))
+    assert sharp("measure", renamed, "--step", "4").code == 0
+    assert sharp("ls").err == ""
+    file = renamed / "config.yaml"
+    file.write_text(file.read_text().replace("lr: 0.1", "lr: 0.3"))
+    assert "changed after the run was made" in sharp("measure", renamed).refusal
+
+
+def test_a_number_of_steps_changed_in_the_provenance_is_refused(sharp, whole):
+    file = whole.path / "provenance.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"steps": 10}))
+    assert "steps is 10 and was 12" in sharp("train", *ROWS).refusal
+
+
+def test_a_run_without_its_provenance_is_set_aside_and_made_anew(sharp, whole):
+    rows = rows_of(whole.path / "metrics.jsonl")
+    (whole.path / "provenance.json").unlink()
+    said = sharp("train", *ROWS)
+    assert said.code == 0 and "they are in lost-1 now" in said.err
+    assert rows_of(whole.path / "metrics.jsonl") == rows == rows_of(whole.path / "lost-1/metrics.jsonl")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_complete_run_in_a_folder_that_cannot_be_written_is_complete(sharp, whole):
+    whole.path.chmod(0o500)
+    (whole.path / ".lock").unlink()
+    assert "already complete" in sharp("train", *ROWS).out
+    whole.path.chmod(0o700)
+
+
+def test_a_bad_run_stops_no_command_over_all(sharp, whole, folder):
+    assert sharp("train", *ROWS, "lr=0.2").code == 0
+    for name, content in {"list": "[1]", "steps": '{"version": 2, "steps": "x"}'}.items():
+        (folder / "runs" / f"bad-{name}").mkdir()
+        (folder / "runs" / f"bad-{name}" / "provenance.json").write_text(content)
+    os.mkfifo(folder / "runs" / "bad-list" / "metrics.jsonl")
+    (folder / "runs" / "bad-\x1b[31mred\nline").mkdir()
+    os.mkfifo(folder / "runs" / "bad-\x1b[31mred\nline" / "provenance.json")
+    named = folder / "runs" / "odd-\x1b[31m-lr1-seed0"
+    Run.create(named, {"problem": {"_target_": "x.y"}}, {"steps": 1, "scores": {}})
+    os.mkfifo(folder / "runs" / "odd-\x1b[31m-lr1-seed0" / "metrics.jsonl")
+    listed = sharp("ls")
+    assert listed.code == 0 and listed.out.count("complete") == 2
+    assert listed.err.count("left out") == 4 == len(listed.err.splitlines())
+    assert "bad-\\x1b[31mred\\nline" in listed.err and "\x1b" not in listed.out + listed.err
+    drawn = sharp("plot", "loss", "runs")
+    assert drawn.code == 0 and drawn.err.count("left out") == 4, drawn.err
+    pair = sharp("plot", "loss", whole.name, folder / "runs" / "bad-list")
+    assert pair.code == 0 and "bad-list" in pair.err
+    assert sharp("plot", "loss", folder / "runs" / "bad-list").code == 2

@@ -24,6 +24,16 @@ def complain(message: str) -> None:
     note(f"sharp: {message}")
 
 
+def say(line: str) -> None:
+    """A result, one line on standard output. Refuses where that takes no more."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as problem:
+        raise Refusal(f"standard output: cannot write ({problem.strerror or problem}); make room") from None
+
+
 def note(message: str) -> None:
     """A remark, one line on standard error; lost where that takes no more: no run is to end of it."""
     with suppress(OSError):

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sharpcli import CONF
-from sharpcli.commands.report import complain, note, settled
+from sharpcli.commands.report import complain, note, say, settled
 from sharpcli.config.check import check
 from sharpcli.config.paths import expanded
 from sharpcli.config.quoting import quoted
@@ -135,6 +135,8 @@ def job(cfg: DictConfig) -> float | None:
             complain(str(problem))
             os._exit(problem.code)
         raise
+    except BrokenPipeError:  # who read our output has gone
+        raise
     except Exception as problem:
         raise told(problem) from None
 
@@ -157,6 +159,5 @@ def run_of(cfg: DictConfig, overrides: Sequence[str], number: int | None) -> flo
 
 def announce(run: Run, how: str) -> None:
     """The end of a run, on standard output: its directory, and its last numbers."""
-    print(f"{printable(str(run.path))}: {how}")
-    for line in settled(run):
-        print(line)
+    for line in (f"{printable(str(run.path))}: {how}", *settled(run)):
+        say(line)
