@@ -55,7 +55,7 @@ NAMES = [
         "choice(a,b)",
     ),
 ]
-FEW = ["a(b)#c = it's, {x: 1}[y]$HOME ${z}", '"~é漢😀"~ \\*|;x', "45303e66", "choice(a,b)"]
+FEW = ["a(b)#c = it's, {x: 1}[y]$HOME ${z}", '"~é漢😀"~ \\*|;x', "45303e66", "choice(a,b)@1"]
 TOY = ("problem=uv", "steps=1", "measure=[scores]")
 
 

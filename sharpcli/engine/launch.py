@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.config.check import Checked
+from sharpcli.config.paths import exists
 from sharpcli.due import in_steps, times
 from sharpcli.engine import replicas
 from sharpcli.engine.experiment import Experiment, build, with_start
@@ -222,7 +223,9 @@ def checked_with_source(checked: Checked) -> Checked:
     into `local["source"]`. Refuses a run or a step that does not exist."""
     if not checked.config.get("init_from"):
         return checked
-    word, _, step = checked.config["init_from"].partition("@")
+    word, step = checked.config["init_from"], ""
+    if not exists(word) and "@" in word:  # a path may hold an @ itself
+        word, _, step = word.rpartition("@")
     run = find(word, Path(checked.local["runs_dir"]))
     saved = run.checkpoints()
     if not saved or (step and not (step.isdigit() and int(step) in saved)):
