@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from sharpcli.config.check import check
+from sharpcli.config.former import as_format_1, updated
+from sharpcli.config.identity import numbers_of
+from sharpcli.config.words import compose
 from sharpcli.data.arrays import arrays
 from sharpcli.data.table import table
 from sharpcli.errors import Refusal
@@ -71,28 +75,32 @@ def test_real_targets_keep_their_precision(tmp_path):
 @pytest.mark.parametrize(
     "train, test, given, said",
     [
-        ([0, 1, 255], [0], None, r"3 classes occur in y_train \(0, 1, 255\).* 256 .*data.classes=256"),
+        ([0, 1, 255], [0], None, r"3 classes occur in y_train \(0, 1, 255\).* 256 .*classes=256"),
         ([1, 2, 3], [1], None, "number them from 0 to 2"),
-        ([0, 1], [2], None, r"y_test has classes that y_train has not \(2\).*data.classes=3"),
+        ([0, 1], [2], None, r"y_test has classes that y_train has not \(2\).*classes=3"),
         ([0, 0], [0], None, "a single class occurs in y_train"),
-        ([0, 1], [0], 1, "data.classes=1: 2 classes occur"),
-        ([0, 5], [0], 4, "give at least 6"),
-        ([0, 1], [7], 4, "data.classes=8"),
+        ([0, 1], [0], 1, "classes is 1, and 2 classes occur"),
+        ([0, 5], [0], 4, "save at least 6"),
+        ([0, 1], [7], 4, "classes=8"),
         ([0, 1], [0], 10**9, "2 to 1000000"),
         ([0, -1], [0], None, "classes"),
-        ([0.0, 1.0], [0.0], 3, "y_train in .* is real-valued"),
+        ([0.0, 1.0], [0.0], 3, "classes is 3 and y_train real-valued"),
         ([0, 10**12], [0], None, "2 classes occur"),
     ],
 )
 def test_classes_are_counted_in_training_and_said(tmp_path, train, test, given, said):
     changes = {"y_train": np.resize(train, 10), "y_test": np.resize(test, 4)}
+    changes |= {} if given is None else {"classes": given}
     with pytest.raises(Refusal, match=said):
-        arrays(file=save(tmp_path / "a.npz", **changes), classes=given)
+        arrays(file=save(tmp_path / "a.npz", **changes))
 
 
 def test_the_number_of_classes_may_be_given_where_some_do_not_occur(tmp_path):
-    d = arrays(file=save(tmp_path / "a.npz", y_test=np.full(4, 7)), classes=10)
+    d = arrays(file=save(tmp_path / "a.npz", y_test=np.full(4, 7), classes=10))
     assert d.y_train.shape == (10, 10) and d.y_test[0].argmax() == 7
+    for wrong in (np.ones(2), "ten", np.nan):
+        with pytest.raises(Refusal, match="classes .*give (a|finite) number"):
+            arrays(file=save(tmp_path / "a.npz", classes=wrong))
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0)])
@@ -151,3 +159,13 @@ def test_arrays_larger_than_the_memory_are_refused_before_they_are_made(tmp_path
     monkeypatch.setattr("os.sysconf", lambda name: 8)
     with pytest.raises(Refusal, match="GB of memory"):
         arrays(file=save(tmp_path / "a.npz"))
+
+
+def test_a_run_without_a_later_setting_is_the_run_that_it_was_before_there_was_the_setting():
+    for size in ("null", "32"):
+        words = ["model=timm", f"model.img_size={size}"]
+        checked = check(compose(words), words)
+        for known_by in (numbers_of(checked.config, {}), as_format_1(checked.config, {})):
+            assert ("img_size" in known_by["model"]) == (size != "null")
+    before = {"model": {"_target_": "sharpcli.models.timm.timm", "name": "resnet18"}, "lr": 0.1}
+    assert updated(before) == {**before, "model": {**before["model"], "img_size": None}}

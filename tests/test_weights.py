@@ -450,11 +450,10 @@ def test_networks_of_torchvision_and_timm_are_built_by_name(sharp, folder, name,
 
     g = np.random.default_rng(0)
     x, y = g.normal(size=(6, 3, 32, 32)), np.arange(6) % 10
-    np.savez(folder / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    np.savez(folder / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y, classes=10)
     more = [
         "data=arrays",
         "data.file=a.npz",
-        "data.classes=10",
         "loss=cross_entropy",
         "measure=[sharpness]",
         "measure.sharpness.max_products=4",

@@ -33,13 +33,16 @@ SCORES = (  # of the problems of format 1, whose runs do not say which they are
 DIGITS = 8  # of the hash in the name of a run, of format 1 and of the earlier runs of format 2
 DROPPED = ("sha256",)  # of a data part: the content's hash is the identity of a parameter that is a Path
 
+# settings that a part took on later: null means what it did before, and names no other run
+ADDED = {"sharpcli.models.timm.timm": ("img_size",)}
+
 
 def updated(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config of any format as one of today's."""
     out = {RENAMED.get(key, key): _moved(value, MOVED) for key, value in config.items()}
     if isinstance(out.get("data"), Mapping) and _is_ours(out["data"]):
         out["data"] = {key: value for key, value in out["data"].items() if key not in DROPPED}
-    return out
+    return {key: _with_added(value) for key, value in out.items()}
 
 
 def hash_1(config: Mapping[str, Any], contents: Mapping[str, str]) -> str:
@@ -52,7 +55,11 @@ def as_format_1(config: Mapping[str, Any], contents: Mapping[str, str]) -> dict[
     """What format 1 hashed of today's `config`."""
     names = {now: before for before, now in RENAMED.items()}
     paths = {now: before for before, now in MOVED.items()}
-    before = {names.get(key, key): _moved(value, paths) for key, value in config.items() if key != "method"}
+    before = {
+        names.get(key, key): _moved(without_added(value), paths)
+        for key, value in config.items()
+        if key != "method"
+    }
     if contents and before.get("data"):
         data = {key: value for key, value in before["data"].items() if f"data.{key}" not in contents}
         before["data"] = data | {"sha256": next(iter(contents.values()))}
@@ -72,6 +79,21 @@ def digest(values: Mapping[str, Any]) -> str:
     import yaml
 
     return hashlib.sha256(yaml.safe_dump(dict(values), sort_keys=True).encode()).hexdigest()
+
+
+def _with_added(part: Any) -> Any:
+    """A part's values with the settings of `ADDED`, null where an earlier version wrote none."""
+    if not isinstance(part, Mapping):
+        return part
+    return dict.fromkeys(ADDED.get(str(part.get("_target_")), ())) | dict(part)
+
+
+def without_added(part: Any) -> Any:
+    """A part's values as before it took on the settings of `ADDED`, where they are null."""
+    if not isinstance(part, Mapping):
+        return part
+    added = ADDED.get(str(part.get("_target_")), ())
+    return {key: value for key, value in part.items() if key not in added or value is not None}
 
 
 def _is_ours(part: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ DIGITS = 16  # of the hash in the name of a run; names of earlier runs have 8
 def numbers_of(config: Mapping[str, Any], contents: Mapping[str, str]) -> dict[str, Any]:
     """What decides the numbers of a run: a part by its name, a file by its content (SHA-256 by setting, as
     `data.file`); not the method's label."""
-    out = {key: identity(value) for key, value in config.items() if key != "method"}
+    out = {key: identity(former.without_added(value)) for key, value in config.items() if key != "method"}
     for setting, content in contents.items():
         out = _replaced(out, setting.split("."), content)
     return out

@@ -18,18 +18,19 @@ NAMES = ("x_train", "y_train", "x_test", "y_test")
 MOST_CLASSES = 1_000_000
 
 
-def arrays(*, file: Path, classes: int | None = None) -> Dataset:
+def arrays(*, file: Path) -> Dataset:
     """Inputs x [n, ...], used as they are, and targets y: integers [n] are classes counted from 0, floats [n]
     or [n, C] are real-valued. Floats keep their precision (half precision becomes float32), and integer
     inputs stay integers.
 
-    The classes are those of y_train: every one from 0 to the largest must occur, and y_test has no other.
-    With `classes`, their number is given, and some need not occur: for the outputs of a network that was
-    trained on more data. Refuses a file without the four arrays, arrays of anything but finite numbers,
-    unequal lengths or shapes, inputs without a dimension beside n, classes other than these, a single class,
-    and targets of other shapes.
+    The classes are those of y_train: every one from 0 to the largest must occur, and y_test has no other. A
+    number `classes` in the file says how many there are, and then some need not occur: for the outputs of a
+    network that was trained on more data. Refuses a file without the four arrays, arrays of anything but
+    finite numbers, unequal lengths or shapes, inputs without a dimension beside n, classes other than these,
+    a single class, and targets of other shapes.
     """
-    values = read(file, NAMES)
+    values = read(file, NAMES, number="classes")
+    classes = int(values["classes"]) if "classes" in values else None
     _check_shapes(file, values)
     x_train, x_test = (_inputs(file, name, values[name]) for name in ("x_train", "x_test"))
     has_classes = values["y_train"].dtype.kind in "iu"
@@ -39,7 +40,7 @@ def arrays(*, file: Path, classes: int | None = None) -> Dataset:
             one_hot(torch.from_numpy(values[name].astype(np.int64)), count) for name in ("y_train", "y_test")
         )
     elif classes is not None:
-        raise Refusal(f"data.classes={classes}: y_train in {file} is real-valued; save classes as integers")
+        raise Refusal(f"{file}: classes is {classes} and y_train real-valued; save classes as integers")
     else:
         y_train, y_test = (_real(file, name, values[name]) for name in ("y_train", "y_test"))
     return Dataset(x_train, y_train, x_test, y_test, has_classes)
@@ -101,19 +102,19 @@ def _count(file: Path, train: NDArray[Any], test: NDArray[Any], given: int | Non
     largest, count = int(occur[-1]), len(occur) if given is None else given
     said = f"{len(occur)} classes occur in y_train ({_listed(occur)})"
     if given is not None and not 1 < given <= MOST_CLASSES:
-        raise Refusal(f"data.classes={given}: {said}; give their number, 2 to {MOST_CLASSES}")
+        raise Refusal(f"{file}: classes is {given}, and {said}; save their number, 2 to {MOST_CLASSES}")
     if largest >= count:
         raise Refusal(
             f"{file}: {said}, so that some of the {largest + 1} from 0 to {largest} do not; number them from "
-            f"0 to {len(occur) - 1}, leave out examples without a label, or give the network's number of "
-            f"outputs, data.classes={largest + 1}"
+            f"0 to {len(occur) - 1}, leave out examples without a label, or save the network's number of "
+            f"outputs beside them, classes={largest + 1}"
             if given is None
-            else f"data.classes={given}: {said}; give at least {largest + 1}"
+            else f"{file}: classes is {given}, and {said}; save at least {largest + 1}"
         )
     if (unknown := np.setdiff1d(test, occur)).size and (given is None or int(unknown[-1]) >= count):
         raise Refusal(
             f"{file}: y_test has classes that y_train has not ({_listed(unknown)}), where {said}; leave "
-            f"those examples out, or give the network's number of outputs, data.classes="
+            f"those examples out, or save the network's number of outputs beside them, classes="
             f"{max(largest, int(unknown[-1])) + 1}"
         )
     if count < 2:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from sharpcli.errors import Refusal
 
 
-def read(file: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """The arrays of these names in an .npz file: integers, or floats in the precision that they have.
+def read(file: Path, names: Sequence[str], number: str = "") -> dict[str, NDArray[Any]]:
+    """The arrays of these names in an .npz file: integers, or floats in the precision that they have. A
+    `number` of no dimension may be there too.
 
     Refuses a file that is no .npz or lacks one of them; an array of no dimension or of anything but finite
     numbers; one whose content does not have the size that it declares, or the checksum in the file; and
@@ -31,16 +32,17 @@ def read(file: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
                 raise Refusal(
                     f"{file}: no {', '.join(missing)} in it (it has {present}); save {', '.join(names)}"
                 )
+            names = [*names, number] if number in places else names
             _check_memory(file, sum(places[name].file_size for name in names))
             values = {name: _array(archive, places[name], name) for name in names}
     except Exception as problem:  # what zipfile, zlib and numpy raise on damaged files is of many classes
         reason = (str(problem) or type(problem).__name__).split("\n", maxsplit=1)[0][:160]
         raise Refusal(f"{file}: not a readable .npz ({reason}); write one with numpy.savez") from None
     for name, array in values.items():
-        if array.dtype.kind not in "fiu" or array.ndim == 0:
+        if array.dtype.kind not in "fiu" or (array.ndim == 0) != (name == number):
             raise Refusal(
-                f"{file}: {name} is {array.dtype} {list(array.shape)}; give an array of numbers (float or "
-                f"integer)"
+                f"{file}: {name} is {array.dtype} {list(array.shape)}; give "
+                f"{'a number' if name == number else 'an array of numbers'} (float or integer)"
             )
         if not np.isfinite(array).all():
             raise Refusal(f"{file}: {name} holds NaN or infinity; give finite numbers")

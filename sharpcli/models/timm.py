@@ -11,7 +11,7 @@ from sharpcli.errors import Refusal
 from sharpcli.models import check_images, check_name, image
 
 
-def timm(shape: tuple[int, ...], outputs: int, *, name: str, img_size: int | None = None) -> nn.Module:
+def timm(shape: tuple[int, ...], outputs: int, *, name: str, img_size: int | None) -> nn.Module:
     """`timm.create_model(name)` for images of this shape, with `outputs` classes and without pretrained
     weights.
 
