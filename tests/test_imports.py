@@ -54,7 +54,7 @@ SHARED = {  # modules of a room of parts that are no part, but what several part
         "compiled_loop",
         "convolution",
     }
-    | {"network_norms", "weights"},
+    | {"network_norms", "user_parts", "weights"},
     "data": {"npz"},
 }
 

@@ -7,7 +7,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from sharpcli.config.settings import OF_PROBLEM
 from sharpcli.config.targets import optional, positional, resolve
 from sharpcli.data import Dataset
 from sharpcli.due import Times, in_steps, times
-from sharpcli.engine.memory import enough_memory, keep_freed_memory
+from sharpcli.engine.memory import enough_memory, enough_to_build, keep_freed_memory
 from sharpcli.errors import Refusal
 from sharpcli.landscape.distributed import ALONE, Processes
 from sharpcli.landscape.surface import LossSurface
@@ -39,7 +39,8 @@ Objective = Callable[[LossSurface, Tensor, Any], LossSurface]
 @dataclass(frozen=True)
 class Experiment:
     """What a config means. `due` says at which steps each measure is due; `compile_toys`, that toys may run
-    compiled; `init` [D] is where training begins, None for a file of weights."""
+    compiled; `init` [D] is where training begins, None for a file of weights. `tried` names what this
+    process has tried once, and need not try again."""
 
     seed: int
     lr: float
@@ -57,6 +58,7 @@ class Experiment:
     compile_toys: bool
     init: Tensor | None
     processes: Processes = ALONE
+    tried: set[str] = field(default_factory=set, compare=False)
 
     def surface_at(self, w: Tensor) -> LossSurface:
         """The surface that curvature is measured on at w: the first `measure_examples`, without
@@ -107,11 +109,13 @@ def build(
     if local["threads"]:
         torch.set_num_threads(local["threads"])
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    problem = _problem(checked, {"processes": processes, "weights": weights})
+    with enough_to_build(config):
+        problem = _problem(checked, {"processes": processes, "weights": weights})
     n = len(problem.examples[1])
     size = n if config["batch_size"] == "full" else min(config["batch_size"], n)
     batches = Minibatches(problem.examples, size, seed, config["replacement"])
     steps = in_steps(config["steps"], batches.per_epoch)
+    _check_smallest(problem, batches, steps, config)
     experiment = Experiment(
         seed=seed,
         lr=config["lr"],
@@ -143,6 +147,24 @@ def build(
         )
     _rehearse(experiment)
     return experiment
+
+
+def _check_smallest(problem: Problem, batches: Minibatches, steps: int, config: Mapping[str, Any]) -> None:
+    """Refuses sizes by which some batch has fewer examples than the problem needs, before a step reaches
+    it."""
+    if batches.smallest < problem.fewest and (steps >= batches.per_epoch or batches.batch_size == 1):
+        raise Refusal(
+            f"batch_size={config['batch_size']}: the last batch of an epoch has {batches.smallest} example, "
+            f"and this model needs {problem.fewest} (batch norm); take another batch_size"
+        )
+    measured = min(config.get("measure_examples") or len(problem.examples[1]), len(problem.examples[1]))
+    tests = 0 if problem.tests is None else len(problem.tests[1])
+    for what, n in (("training", len(problem.examples[1])), ("measured", measured), ("test", tests)):
+        if n and (n - 1) % config["chunk"] + 1 < problem.fewest:
+            raise Refusal(
+                f"chunk={config['chunk']}: the last of the {n} {what} examples would be evaluated by itself, "
+                f"and this model needs {problem.fewest} at once (batch norm); take another chunk"
+            )
 
 
 def device(word: str) -> torch.device:

@@ -8,17 +8,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sharpcli.engine.experiment import Experiment
 from sharpcli.errors import NotFinite, Refusal
 from sharpcli.jsonl import Row
 from sharpcli.landscape.curvature import Curvature
+from sharpcli.landscape.second_derivatives import agreement
+from sharpcli.landscape.surface import LossSurface
 from sharpcli.measures import Estimates, Point
 from sharpcli.optimizers import State
 from sharpcli.rng import generator
 
 LOOP_COLUMNS = ("step", "epoch", "lr", "edge", "base_edge", "replica", "diverged", "diverged_at", "seconds")
+SECOND = "second derivatives"
 Warm = dict[str, Tensor]
 Tell = Callable[[str, int, float], Any]
 
@@ -53,9 +57,9 @@ def each(
 
     A measure adds its values, and if it spends any `<name>_products`, `<name>_gradients`, `<name>_seconds`
     and `<name>_examples`. Its generator is keyed by (seed, name, step): measuring moves no other draw.
-    Where its curvature is not finite a measure has the
-    column `<name>_not_finite` alone. `tell(name, products, error)` is called during long solves. A device that runs out of memory is a refusal
-    that says what to try.
+    Where its curvature is not finite a measure has the column `<name>_not_finite` alone. `tell(name,
+    products, error)` is called during long solves. A device that runs out of memory is a refusal that says
+    what to try.
     """
     surface = experiment.surface_at(w)
     curvature = Curvature(surface, w, experiment.seed, step, experiment.basis_bytes)
@@ -84,6 +88,8 @@ def each(
                 estimates = experiment.measures[name](point)
         except (NotFinite, FloatingPointError):  # a product, or what a solver computed of it
             estimates = Estimates({f"{name}_not_finite": True})
+        if isinstance(estimates, Estimates) and estimates.products:
+            _try_second_derivatives(experiment, surface, w, name)
         if not isinstance(estimates, Estimates):
             kind = type(estimates).__name__
             raise Refusal(
@@ -97,6 +103,27 @@ def each(
             row[f"{name}_examples"] = surface.examples
             row[f"{name}_seconds"] = round(time.perf_counter() - began, 4)
         yield name, row, {} if estimates.warm is None else {name: estimates.warm}
+
+
+def _try_second_derivatives(experiment: Experiment, surface: LossSurface, w: Tensor, name: str) -> None:
+    """Refuses, once a process and before the first row, Hessian products that are not the gradient's
+    derivatives, as PyTorch's are for some layers."""
+    if SECOND in experiment.tried:
+        return
+    numbers = agreement(surface, w, generator(experiment.seed, SECOND, 0))
+    if numbers is not None and not numbers.symmetric:
+        raise Refusal(
+            f"measure.{name}: the Hessian products of this model are wrong: u.Hv = {numbers.uHv:.6g} and "
+            f"v.Hu = {numbers.vHu:.6g}, equal for every Hessian; a layer's second derivative is wrong in "
+            f"torch {torch.__version__} (docs/measure.md lists such layers): take another"
+        )
+    if numbers is not None and not numbers.derivative:
+        raise Refusal(
+            f"measure.{name}: the Hessian products of this model are wrong: u.Hv = {numbers.uHv:.6g}, and "
+            f"the gradient's central difference gives {numbers.difference:.6g}; a part of the model or the "
+            f"loss is detached, or a layer's second derivative is wrong (docs/measure.md)"
+        )
+    experiment.tried.add(SECOND)
 
 
 def _plain(name: str, key: str, value: Any) -> Any:

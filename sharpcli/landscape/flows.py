@@ -22,8 +22,8 @@ Field = Callable[[Float[Tensor, " D"]], Float[Tensor, " D"]]
 # The largest residual max |r| from which Newton's method replaces gradient flow: its limit then differs from
 # the flow's by about the square of the residual, and from further away it may be another interpolator.
 NEWTON_RESIDUAL = 1e-3
-# Solvers that reject a step in which the velocity is not finite, and try a shorter step; the others go on with
-# NaN for ever (LSODA) or fail in their linear algebra (Radau).
+# Solvers that reject a step in which the velocity is not finite, and try a shorter step; the others go on
+# with NaN for ever (LSODA) or fail in their linear algebra (Radau).
 REJECT_NOT_FINITE = ("RK45", "DOP853")
 MAX_FLOW_TIME = 1e5  # gradient flow runs over times 1, 2, 4, ... below this one, and is then given up
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,6 +16,8 @@ from sharpcli.errors import NotFinite, Refusal
 from sharpcli.landscape.compiled_products import CompiledProducts
 from sharpcli.landscape.distributed import Processes
 
+# in what PyTorch says of a layer that it cannot differentiate again
+NO_DERIVATIVE = ("is not implemented", "order derivatives", "support automatic differentiation")
 KEEP_GRAPH = {"retain_graph": True, "materialize_grads": True}
 Batch = tuple[Tensor, Tensor]
 
@@ -188,15 +191,9 @@ def finite(product: Tensor, matrix: str) -> Tensor:
 
 def curvature_grad(g: Tensor, w: Tensor, v: Tensor) -> Tensor:
     """The gradient of v.Hv in w, from the graph of the gradient g [D]."""
-    try:
+    with refusing_no_derivative("third"):
         (Hv,) = torch.autograd.grad(g, w, v, create_graph=True, materialize_grads=True)
         return torch.autograd.grad(Hv, w, v, **KEEP_GRAPH)[0] if Hv.requires_grad else torch.zeros_like(w)
-    except RuntimeError as error:
-        if "order derivatives" not in str(error):
-            raise
-        raise Refusal(
-            f"a third derivative is needed, and PyTorch says: {error}; take a model with another norm"
-        ) from None
 
 
 def _graph_products(g: Tensor, w: Tensor, V: Tensor) -> Tensor:
@@ -204,4 +201,19 @@ def _graph_products(g: Tensor, w: Tensor, V: Tensor) -> Tensor:
     depend on w (a loss linear in w)."""
     if not g.requires_grad:
         return torch.zeros_like(V)
-    return torch.stack([torch.autograd.grad(g, w, v, **KEEP_GRAPH)[0] for v in V]).detach()
+    with refusing_no_derivative("second"):
+        return torch.stack([torch.autograd.grad(g, w, v, **KEEP_GRAPH)[0] for v in V]).detach()
+
+
+@contextmanager
+def refusing_no_derivative(which: str) -> Iterator[None]:
+    """Turns PyTorch's statement that a layer lacks a derivative into one line."""
+    try:
+        yield
+    except RuntimeError as problem:
+        if not any(phrase in str(problem) for phrase in NO_DERIVATIVE):
+            raise
+        raise Refusal(
+            f"a {which} derivative is needed, and PyTorch says: {problem}; take a model with another layer "
+            f"there"
+        ) from None

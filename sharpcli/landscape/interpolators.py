@@ -112,7 +112,9 @@ class Interpolators:
         """
         at = w.detach().requires_grad_()
         J = self._weighted(w, finite(torch.func.jacrev(self.outputs)(at), "Jacobian of the outputs"))
-        (gradient,) = torch.autograd.grad(of(J, self.surface.examples), at)
+        value = of(J, self.surface.examples)
+        # of outputs that are linear in w, J is a constant
+        gradient = torch.autograd.grad(value, at)[0] if value.requires_grad else torch.zeros_like(at)
         return tangent(J.detach(), gradient.detach(), cut)
 
     def _weighted(self, w: Tensor, jacobian: Tensor) -> Tensor:

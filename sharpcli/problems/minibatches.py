@@ -36,6 +36,11 @@ class Minibatches:
         return -(-len(self.examples[1]) // self.batch_size)
 
     @property
+    def smallest(self) -> int:
+        """The examples of the smallest batch: of the last of an epoch, without replacement."""
+        return self.batch_size if self.replacement else (len(self.examples[1]) - 1) % self.batch_size + 1
+
+    @property
     def whole(self) -> bool:
         """Whether every step sees every example once."""
         return self.per_epoch == 1 and not self.replacement

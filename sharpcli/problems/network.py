@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,13 @@ from sharpcli.problems.convolution import Convolutions
 from sharpcli.problems.minibatches import chunks
 from sharpcli.problems.network_norms import structural_norms
 from sharpcli.problems.problem import Better, Problem
+from sharpcli.problems.user_parts import (
+    check_loss,
+    check_model,
+    check_tensors,
+    fewest_examples,
+    with_numbers,
+)
 from sharpcli.problems.weights import load
 
 Model = Callable[[tuple[int, ...], int], nn.Module]
@@ -47,26 +55,32 @@ def network(
     """w is the concatenation of the module's trainable parameters in PyTorch's order; w0 is what
     `torch.manual_seed(seed)` and then building the module gives, or the given `weights`, a state dict, with
     which the module is in eval mode. Parameters with `requires_grad=False` are held at their values: they are
-    `frozen`, and no part of w.
+    `frozen`, and no part of w. Integer inputs stay integers where the module takes them.
 
     Batch norm keeps no running statistics in training. `batchnorm=batch` normalizes by the statistics of the
     examples that are evaluated at once (`chunk` when measuring), which makes the loss a function of w;
     `population` fixes, before scoring or measuring at w, the statistics of the whole training set at w;
-    `stored` takes the running statistics of the file of weights. Refuses a model without a trainable
-    parameter; one whose outputs differ between two passes (dropout): its loss is no function of w; and
-    weights whose names or shapes are not the model's.
+    `stored` takes the running statistics of the file of weights. A batch norm that the model itself has put
+    into eval mode keeps its running statistics under each of them.
+
+    Refuses a model without a trainable parameter, weights that are not the model's, and what `user_parts`
+    refuses: a loss that is no function of w, or no mean over the examples.
     """
     if batchnorm == "stored" and weights is None:
         raise Refusal(
             "problem.batchnorm=stored: running statistics come with a file of weights; take batch or "
             "population"
         )
-    place = {"device": device, "dtype": getattr(torch, dtype)}
-    x_train, y_train = data.x_train.to(**place), data.y_train.to(**place)
-    x_test, y_test = data.x_test.to(**place), data.y_test.to(**place)
+    kind = getattr(torch, dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = built(model, x_train, y_train).to(**place)
+        module = built(model, _floats(data.x_train, kind), data.y_train)
+    check_tensors(module, kind)
+    module = module.to(device=device, dtype=kind)
+    x_train, x_test = (_floats(x, kind).to(device) for x in (data.x_train, data.x_test))
+    y_train, y_test = (y.to(device=device, dtype=kind) for y in (data.y_train, data.y_test))
+    x_train = with_numbers(module, x_train, kind)
+    x_test = x_test.to(x_train.dtype)
     trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
     frozen = {name: p.detach() for name, p in module.named_parameters() if not p.requires_grad}
     if not trainable:
@@ -74,17 +88,20 @@ def network(
             f"the model has no trainable parameter ({len(frozen)} frozen by requires_grad=False); leave "
             f"some of them trainable"
         )
+    norms = batch_norms(module)
     if weights is not None:
         load(module, weights, statistics=batchnorm == "stored")
         module.eval()
     if batchnorm != "stored":
-        for norm in batch_norms(module):
+        for norm in named(module, norms):
             norm.track_running_stats = False
             norm.running_mean = norm.running_var = norm.num_batches_tracked = None
     w0 = torch.cat([p.detach().flatten() for p in trainable.values()])
-    predict = flat(module, list(trainable))
+    calls_compiled = check_model(module, flat(module, list(trainable), eager=True), w0, x_train, y_train)
+    predict = flat(module, list(trainable), eager=calls_compiled)
+    check_loss(predict, loss, w0, x_train, y_train)
     # under batch norm an example's output depends on its batch, which must then not be split
-    joint = batchnorm == "batch" and bool(batch_norms(module))
+    joint = batchnorm == "batch" and bool(norms)
     pieces = chunks((x_train, y_train), chunk)
     surface = LossSurface(
         predict,
@@ -93,15 +110,14 @@ def network(
         graph_budget=graph_budget,
         processes=processes,
         joint=joint,
-        compiled=CompiledProducts(compile_products, predict, loss),
+        compiled=CompiledProducts("false" if calls_compiled else compile_products, predict, loss),
     )
-    _check(predict, loss, w0, x_train, y_train)
 
     def at(w: Tensor) -> LossSurface:
-        if batchnorm != "population" or not batch_norms(module):
+        if batchnorm != "population" or not norms:
             return surface
-        fixed = with_population_statistics(module, predict, w, surface.batches)
-        return replace(surface, predict=flat(fixed, list(trainable)))
+        fixed = with_population_statistics(module, norms, predict, w, surface.batches)
+        return replace(surface, predict=flat(fixed, list(trainable), eager=calls_compiled))
 
     def scores(w: Tensor) -> dict[str, float]:
         fixed, out = at(w), {}
@@ -134,7 +150,13 @@ def network(
         tests=(x_test, y_test) if len(y_test) else None,
         error=error if data.classes else None,
         norms=structural_norms(module, list(trainable)),
+        fewest=fewest_examples(predict, w0, x_train),
     )
+
+
+def _floats(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Inputs in the run's dtype; integers as they are."""
+    return x.to(dtype) if x.is_floating_point() else x
 
 
 def built(model: Model, x: Tensor, y: Tensor) -> nn.Module:
@@ -144,23 +166,37 @@ def built(model: Model, x: Tensor, y: Tensor) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise Refusal(f"model: (shape, outputs) gives a {type(module).__name__}; give a torch.nn.Module")
     if any(is_lazy(p) for p in module.parameters()):
+        first = x[:2].to("cpu")
         with torch.no_grad():
-            module(x[:2].to("cpu", torch.get_default_dtype()))
+            module(first.to(torch.get_default_dtype()) if first.is_floating_point() else first)
     return module
 
 
-def flat(module: nn.Module, names: Sequence[str]) -> Predict:
+def flat(module: nn.Module, names: Sequence[str], *, eager: bool) -> Predict:
     """The module as a function (w [D], x [n, ...]) -> outputs [n, C] of the parameters of these names, flat;
-    the others are the module's own."""
+    the others are the module's own, in the precision of w. With `eager`, functions of torch.compile that the module calls run as
+    they were written: the compiled ones cannot be differentiated twice."""
     shapes = [module.get_parameter(name).shape for name in names]
     sizes = [shape.numel() for shape in shapes]
     convolves = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in module.modules())
 
+    dtype = module.get_parameter(names[0]).dtype
+
     def predict(w: Tensor, x: Tensor) -> Tensor:
-        parts = (part.view(shape) for part, shape in zip(w.split(sizes), shapes, strict=True))
+        pieces = (piece.view(shape) for piece, shape in zip(w.split(sizes), shapes, strict=True))
+        parts = dict(zip(names, pieces, strict=True))
+        if w.dtype != dtype:  # the same network in another precision, which a comparison asks for
+            held = [*module.named_parameters(), *module.named_buffers()]
+            cast = {name: t.to(w.dtype) if t.is_floating_point() else t for name, t in held}
+            parts = cast | parts
         # PyTorch's fast kernels of attention cannot be differentiated twice; its convolutions can, but slowly
-        with sdpa_kernel(SDPBackend.MATH), Convolutions() if convolves else nullcontext():
-            return torch.func.functional_call(module, dict(zip(names, parts, strict=True)), (x,))
+        with sdpa_kernel(SDPBackend.MATH), Convolutions() if convolves else nullcontext(), as_written():
+            return torch.func.functional_call(module, parts, (x,))
+
+    def as_written() -> AbstractContextManager[Any]:
+        # importing dynamo takes a second: where nobody has, nothing is compiled
+        is_loaded = eager and "torch._dynamo" in sys.modules
+        return torch.compiler.set_stance("force_eager") if is_loaded else nullcontext()
 
     return predict
 
@@ -181,18 +217,30 @@ def evaluate(surface: LossSurface, w: Tensor) -> tuple[float, float]:
     return float(both[0]), float(both[1])
 
 
-def batch_norms(module: nn.Module) -> list[_BatchNorm]:
-    """Every batch-norm layer of the module."""
-    return [m for m in module.modules() if isinstance(m, _BatchNorm)]
+def batch_norms(module: nn.Module) -> list[str]:
+    """The names of the batch-norm layers that normalize by the statistics of the batch: not those that the
+    model has put into eval mode, which have statistics of their own."""
+    return [
+        name
+        for name, m in module.named_modules()
+        if isinstance(m, _BatchNorm) and (m.training or m.running_mean is None)
+    ]
+
+
+def named(module: nn.Module, names: Sequence[str]) -> list[_BatchNorm]:
+    """The batch-norm layers of these names, in the order of `batch_norms`."""
+    return [m for name, m in module.named_modules() if name in names and isinstance(m, _BatchNorm)]
 
 
 def with_population_statistics(
-    module: nn.Module, predict: Predict, w: Tensor, batches: tuple[Batch, ...]
+    module: nn.Module, names: Sequence[str], predict: Predict, w: Tensor, batches: tuple[Batch, ...]
 ) -> nn.Module:
-    """A copy of the module whose batch-norm layers use the mean and variance of their inputs over all of
-    `batches` at w, each batch weighted by its size, where the layers below normalize by batch."""
-    layers = batch_norms(module)
-    moments = [torch.zeros(2, m.num_features, dtype=torch.float64, device=w.device) for m in layers]
+    """A copy of the module whose batch-norm layers of these names use the mean and variance of their inputs
+    over all of `batches` at w, each batch weighted by its size, where the layers below normalize by batch. A
+    layer that is called several times in a forward takes the inputs of all its calls together."""
+    layers = named(module, names)
+    # for each layer the weighted sums of x and x^2, and the weight
+    moments = [torch.zeros(3, m.num_features, dtype=torch.float64, device=w.device) for m in layers]
 
     def note(into: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -201,6 +249,7 @@ def with_population_statistics(
             share = len(x) / sum(len(y) for _, y in batches)
             into[0] += x.mean(dims) * share
             into[1] += x.square().mean(dims) * share
+            into[2] += share
 
         return hook
 
@@ -213,39 +262,9 @@ def with_population_statistics(
         for hook in hooks:
             hook.remove()
     fixed = copy.deepcopy(module)
-    for m, (mean, square) in zip(batch_norms(fixed), moments, strict=True):
+    for m, (total, squares, weight) in zip(named(fixed, names), moments, strict=True):
+        calls = weight.round().clamp_min(1)  # in a forward; 0 for a layer that is never called
+        mean, square = total / calls, squares / calls
         m.track_running_stats, m.training = True, False
         m.running_mean, m.running_var = mean.to(w), (square - mean.square()).clamp_min(0).to(w)
     return fixed
-
-
-def _check(
-    predict: Predict, loss: Callable[[Tensor, Tensor], Tensor], w: Tensor, x: Tensor, y: Tensor
-) -> None:
-    """Refuses a model whose outputs do not fit the targets or differ between two passes, and a loss that is
-    no scalar."""
-    x, y = x[:8], y[:8]
-    with torch.no_grad(), torch.random.fork_rng():
-        first, second = predict(w, x), predict(w, x)
-    if first.shape != y.shape:
-        raise Refusal(
-            f"the model gives outputs {list(first.shape)} for targets {list(y.shape)}; its last layer must "
-            f"fit the data"
-        )
-    if not torch.equal(first, second):
-        raise Refusal(
-            "the model's outputs differ between two passes over the same images (dropout?); its loss is no "
-            "function of w"
-        )
-    value = loss(first, y)
-    if not isinstance(value, Tensor) or value.ndim:
-        shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise Refusal(
-            f"the loss of outputs {list(first.shape)} is {shape}; give a scalar, the mean over the examples"
-        )
-    at = w.detach().requires_grad_()
-    if not loss(predict(at, x), y).requires_grad:
-        raise Refusal(
-            "the loss has no gradient in the weights (a detach, or outputs that ignore them); remove the "
-            "cause"
-        )

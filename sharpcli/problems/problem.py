@@ -54,8 +54,9 @@ class Problem:
     tensors that w is the concatenation of, `frozen` names the model's parameters that are held and no part of
     w, `held` are their values and the model's buffers; `last_matrix` names the last weight matrix of the
     whole model, in w or not; `tests` are the test examples that scores use, where there are any.
-    `error(surface, w)` is the share of a surface's examples that are classified wrongly, where there are
-    classes; `norms(w)` what a model's own structure defines.
+    `fewest` is the least number of examples that a batch may have (2 under batch norm). `error(surface, w)`
+    is the share of a surface's examples that are classified wrongly, where there are classes; `norms(w)` what
+    a model's own structure defines.
 
     What is known in closed form a problem supplies itself: `flows`, and `least_norm(w, positive)`, named
     numbers about the solutions of least norm. `compiled` is the same loss as compiled functions, where a toy
@@ -73,6 +74,7 @@ class Problem:
     held: Mapping[str, Tensor] = field(default_factory=dict)
     last_matrix: str = ""
     tests: Batch | None = None
+    fewest: int = 1
     error: Callable[[LossSurface, Tensor], float] | None = None
     norms: Callable[[Tensor], dict[str, float]] = lambda w: {}
     flows: ClosedFlows | None = None
@@ -119,5 +121,6 @@ class Problem:
             last_matrix=self.last_matrix or self.last_of_layout,
             layout=tuple((name, shape) for name, shape in self.layout if name in chosen),
             tests=self.tests,
+            fewest=self.fewest,
             error=self.error,
         )

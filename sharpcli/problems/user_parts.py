@@ -1,0 +1,288 @@
+"""What a model and a loss are tried for once, before anything is computed with them: that the loss is a
+function of real weights, and a mean over the examples."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sharpcli.errors import Refusal
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+EXAMPLES = 8  # examples on which a model and a loss are tried
+CHECKPOINT = inspect.unwrap(checkpoint).__code__
+COMPILED = str(Path("torch", "_dynamo", "eval_frame.py"))  # in which every function of torch.compile begins
+
+
+def check_tensors(module: nn.Module, dtype: torch.dtype) -> None:
+    """Refuses, by name, a parameter or buffer that is no real tensor with values in memory, or that `dtype`
+    would round; parameters that share memory without being the same; and modules of TorchScript, whose
+    parameters cannot be replaced."""
+    for name, m in module.named_modules():
+        if isinstance(m, torch.jit.ScriptModule):
+            raise Refusal(
+                f"the model's module {name or 'itself'} is TorchScript, whose parameters cannot be "
+                f"replaced; give the Python module that it was made of"
+            )
+    taken: dict[int, list[tuple[int, int, str]]] = {}  # the parts of each storage that parameters hold
+    for name, t in [*module.named_parameters(), *module.named_buffers()]:
+        if reason := _unusable(t):
+            raise Refusal(f"the model's {name} is {reason}; give real numbers in memory (float32 or float64)")
+        if t.is_floating_point() and not torch.equal(t.detach().to(dtype).to(t.dtype), t.detach()):
+            now, would = str(t.dtype).removeprefix("torch."), str(dtype).removeprefix("torch.")
+            raise Refusal(
+                f"the model's {name} is {now}, and problem.dtype={would} would round it; take "
+                f"problem.dtype={now}, or build the model in {would}"
+            )
+        if isinstance(t, nn.Parameter) and t.is_contiguous() and t.numel():
+            first, size = int(t.storage_offset()), int(t.numel())
+            for other_first, other_end, other in taken.setdefault(t.untyped_storage().data_ptr(), []):
+                if first < other_end and other_first < first + size:
+                    raise Refusal(
+                        f"the model's {name} and {other} share memory but are two parameters; tie them by "
+                        f"making both the same nn.Parameter"
+                    )
+            taken[t.untyped_storage().data_ptr()].append((first, first + size, name))
+
+
+def _unusable(t: Tensor) -> str:
+    """Why a tensor cannot be a weight; empty for one that can."""
+    kind = str(t.dtype).removeprefix("torch.")
+    if t.is_meta:
+        return "on the meta device, without values"
+    if t.is_quantized or (t.is_floating_point() and t.dtype.itemsize < 2):
+        return f"quantized ({kind})"
+    if t.is_complex():
+        return f"complex ({kind})"
+    if t.layout != torch.strided:
+        return f"sparse ({str(t.layout).removeprefix('torch.')})"
+    return ""
+
+
+def with_numbers(module: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Integer inputs as the module takes them: as they are (an embedding), or in `dtype` where it fails on
+    integers (a linear layer). Inputs of another kind come in `dtype` already."""
+    if x.is_floating_point():
+        return x
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            module(x[:2])
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return x.to(dtype)
+    return x
+
+
+def check_model(module: nn.Module, predict: Predict, w: Tensor, x: Tensor, y: Tensor) -> bool:
+    """Refuses a model whose outputs do not fit the targets y [n, C], are of another dtype than w, or differ
+    between two passes; one whose forward changes its own parameters, buffers or numbers; and one that calls
+    `torch.utils.checkpoint`, whose second pass would see other weights. Returns whether it calls functions of
+    `torch.compile`."""
+    x, y = x[:EXAMPLES], y[:EXAMPLES]
+    before, at = _state(module), w.clone()
+    with torch.no_grad(), torch.random.fork_rng():
+        with _called() as calls:
+            first = predict(at, x)
+        middle = _state(module)
+        second = predict(at, x) if isinstance(first, Tensor) else first
+    if calls.checkpoint:
+        raise Refusal(
+            f"the model calls torch.utils.checkpoint ({calls.checkpoint}), which would recompute activations "
+            f"with other weights; turn checkpointing off, as in set_grad_checkpointing(False)"
+        )
+    if not isinstance(first, Tensor):
+        raise Refusal(_no_tensor(first))
+    if first.dtype != w.dtype:
+        raise Refusal(
+            f"the model gives {first.dtype} outputs for weights in {w.dtype}; leave autocast and casts out "
+            f"of its forward: curvature in half precision has no correct digits"
+        )
+    if first.shape != y.shape:
+        raise Refusal(
+            f"the model gives outputs {list(first.shape)} for targets {list(y.shape)}; its last layer must "
+            f"fit the data"
+        )
+    if not torch.equal(at, w):
+        raise Refusal(
+            "the model's forward changes its own parameters (an embedding's max_norm?); its loss is no "
+            "function of w"
+        )
+    if not torch.equal(first, second) and not bool(first.isnan().any()):
+        raise Refusal(
+            "the model's outputs differ between two passes over the same images (dropout?); its loss is no "
+            "function of w"
+        )
+    after = _state(module)
+    for earlier, later in ((before, middle), (middle, after)):
+        # a tensor that is new after the first pass is a cache of it, such as an attention map
+        if changed := [key for key in earlier if not _same(earlier[key], later.get(key))]:
+            raise Refusal(
+                f"the model's forward changes {changed[0]}, which its outputs may depend on; its loss is no "
+                f"function of w: remove what is counted or stored in forward"
+            )
+    return calls.compiled
+
+
+def _state(module: nn.Module) -> dict[str, Any]:
+    """Copies of all that a forward could change: buffers, and numbers and tensors that are attributes."""
+    out: dict[str, Any] = {name: b.detach().clone() for name, b in module.named_buffers()}
+    for name, m in module.named_modules():
+        for key, value in vars(m).items():
+            where = f"{name}.{key}" if name else key
+            if isinstance(value, Tensor):
+                out[where] = value.detach().clone()
+            elif isinstance(value, int | float):
+                out[where] = value
+    return out
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
+    return type(a) is type(b) and repr(a) == repr(b)  # repr: NaN is itself
+
+
+class _Calls:
+    checkpoint = ""  # file and line of the call
+    compiled = False
+
+
+@contextmanager
+def _called() -> Iterator[_Calls]:
+    """Notes, within it, calls of `torch.utils.checkpoint` and of compiled functions, by their code."""
+    calls = _Calls()
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if event != "call":
+            return
+        if frame.f_code is CHECKPOINT:
+            caller: FrameType | None = frame.f_back
+            while caller is not None and f"{Path('torch', '_')}" in caller.f_code.co_filename:
+                caller = caller.f_back  # a decorator of torch between the model and the function
+            if caller is not None:
+                calls.checkpoint = f"{Path(caller.f_code.co_filename).name}, line {caller.f_lineno}"
+        elif frame.f_code.co_filename.endswith(COMPILED):
+            calls.compiled = True
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(before)
+
+
+def _no_tensor(outputs: Any) -> str:
+    """The refusal for outputs that are no tensor, with a module that chooses a tensor of them."""
+    kind = type(outputs).__name__
+    choice, names = "[0]", ""
+    if hasattr(outputs, "keys"):
+        keys = [str(key) for key in list(outputs)]
+        choice, names = f"[{(keys or ['outputs'])[0]!r}]", f" of {', '.join(keys[:6])}"
+    elif is_dataclass(outputs) or hasattr(outputs, "_fields"):
+        keys = list(getattr(outputs, "_fields", ())) or [f.name for f in fields(outputs)]
+        choice, names = f".{keys[0]}", f" of {', '.join(keys[:6])}"
+    elif isinstance(outputs, tuple | list):
+        names = f" of {len(outputs)}"
+    return (
+        f"the model gives a {kind}{names} and not a tensor; choose its outputs in a module of your own, "
+        f"whose forward is `return self.net(x){choice}`"
+    )
+
+
+def fewest_examples(predict: Predict, w: Tensor, x: Tensor) -> int:
+    """2 for a model that fails on a single example (batch norm: a single value has no variance), else 1."""
+    if len(x) < 2:
+        return 1
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            predict(w, x[:1])
+    except (ValueError, RuntimeError):
+        return 2
+    return 1
+
+
+def check_loss(predict: Predict, loss: Loss, w: Tensor, x: Tensor, y: Tensor) -> None:
+    """Refuses a loss that gives no real scalar, has no gradient, is no mean over the examples, or does not
+    depend on the outputs at all (cross-entropy of a single output)."""
+    x, y = x[:EXAMPLES], y[:EXAMPLES]
+    at = w.detach().requires_grad_()
+    outputs = predict(at, x)
+    value = loss(outputs, y)
+    if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
+        kind = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise Refusal(
+            f"the loss of outputs {list(outputs.shape)} is {kind}; give a scalar, the mean over the examples"
+        )
+    if not value.requires_grad:
+        raise Refusal(
+            "the loss has no gradient in the weights (a detach, or outputs that ignore them); remove the "
+            "cause"
+        )
+    f = outputs.detach()
+    if bool(torch.isfinite(f).all()) and bool(torch.isfinite(value)):
+        _check_mean(loss, f, y)
+        _check_slope(loss, f, y)
+
+
+def _check_mean(loss: Loss, f: Tensor, y: Tensor) -> None:
+    """Refuses a loss of a union that is not the mean of the losses of its parts, weighted by their sizes: at
+    the outputs f, and at noisy ones, since examples that are all alike would hide a coupling."""
+    n = len(y)
+    if n < 2:
+        return
+    cut = max(1, n // 3)
+    try:
+        noisy = loss(f + _noise(f), y)
+    except (RuntimeError, ValueError):  # outside of the loss's domain, such as probabilities above 1
+        noisy = torch.tensor(torch.nan)
+    if bool(torch.isfinite(noisy)):
+        f = f + _noise(f)
+    with torch.no_grad():
+        whole, first, second = float(loss(f, y)), float(loss(f[:cut], y[:cut])), float(loss(f[cut:], y[cut:]))
+    mean, total = (cut * first + (n - cut) * second) / n, first + second
+    allowed = 1e3 * torch.finfo(f.dtype).eps * max(abs(whole), abs(first), abs(second))
+    if abs(whole - mean) <= allowed:
+        return
+    what = "sums over them" if abs(whole - total) <= allowed else "couples or weights them"
+    raise Refusal(
+        f"the loss is no mean over the examples, it {what}: {whole:.6g} on {n} examples, {first:.6g} on the "
+        f"first {cut} and {second:.6g} on the other {n - cut}, whose mean is {mean:.6g}; give the mean "
+        f"(reduction='mean')"
+    )
+
+
+def _noise(f: Tensor) -> Tensor:
+    """Independent N(0, 1/4) of the shape of f, the same at each call."""
+    rng = torch.Generator().manual_seed(0)
+    return torch.randn(f.shape, generator=rng, dtype=torch.float64).to(f) / 2
+
+
+def _check_slope(loss: Loss, f: Tensor, y: Tensor) -> None:
+    """Refuses a loss whose gradient in the outputs is 0 at the model's outputs f and at others beside
+    them."""
+    for at in (f, f + _noise(f)):
+        leaf = at.clone().requires_grad_()
+        try:
+            value = loss(leaf, y)
+            (slope,) = torch.autograd.grad(value, leaf, materialize_grads=True)
+        except (RuntimeError, ValueError):  # outputs out of the loss's domain, or a loss without them
+            return
+        if bool((slope != 0).any()):
+            return
+    raise Refusal(
+        f"the loss does not depend on outputs of shape {list(f.shape)}: it is {float(value.detach()):.6g} "
+        f"with gradient 0 everywhere (cross-entropy of a single output is 0); give at least two classes, "
+        f"or another loss"
+    )
