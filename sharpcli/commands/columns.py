@@ -47,8 +47,8 @@ LOOP = """Columns:
     provenance [-]: `sharp measure`: the command, the versions and the settings of the measures
     run [-]: `sharp measure -o`: the name of the run
     file [-]: `sharp measure -o`: the path of the file of weights
-    <measure>_not_finite [-]: true where the curvature that the measure needs is NaN or infinite at the weights,
-        and the only column of the measure then; else absent
+    <measure>_not_finite [-]: true where the weights, or the curvature that the measure needs, are NaN or
+        infinite, and the only column of the measure then; else absent
     <measure>_products [-]: the number of products with the Hessian, or with a matrix of the same cost, each
         over all measured examples
     <measure>_gradients [-]: the number of gradients over all measured examples; a value of the loss counts a

@@ -40,6 +40,7 @@ def describe(row: Row, scores: Sequence[str]) -> str:
         edges = {"edge": row.get("edge"), "edge of the base": row.get("base_edge")}
         stated = "".join(f" ({name} {value:.4g})" for name, value in edges.items() if is_number(value))
         parts.append(f"lambda_1 {row['lambda_1']:.4g}{stated}")
+    parts += [f"{key.removesuffix('_not_finite')} not finite" for key in row if key.endswith("_not_finite")]
     return "  ".join(parts)
 
 

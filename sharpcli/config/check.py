@@ -202,6 +202,8 @@ def _check_parts(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
         values[name] = _with_texts(values[name], name, trust, came)
         if group.several:
             chosen = values[name] or {}
+            if not isinstance(chosen, Mapping):
+                raise Refusal(f"{name}={chosen}: give names in brackets, as in {name}=[{options(name)[0]}]")
             kept = {
                 key: part
                 for key, part in chosen.items()
@@ -240,7 +242,7 @@ def typed(part: Any, where: str, trust: Sequence[str], group: str = "") -> dict[
     With a `group`, a part of this package must be one that the group's folder in conf/ names, or a preset for
     it: a data set in the place of a measure would be called as a measure.
     """
-    if not isinstance(part, Mapping) or "_target_" not in part:
+    if not isinstance(part, Mapping) or not isinstance(part.get("_target_"), str):
         raise Refusal(f"{where}={part}: a part is chosen by its name, or given as a mapping with a _target_")
     target = resolve(part["_target_"], where, trust)
     if group and not parts().get(part["_target_"], frozenset({group})) & {group, "method"}:

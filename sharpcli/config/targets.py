@@ -127,7 +127,10 @@ def identity(value: Any) -> Any:
     """A part's values as they name a run: a part of this package by its own name instead of its module's
     path, so that moving its module renames no run; a part outside it by its whole path."""
     if isinstance(value, Mapping):
-        return {key: _name(v) if key == "_target_" else identity(v) for key, v in value.items()}
+        return {
+            key: _name(v) if key == "_target_" and isinstance(v, str) else identity(v)
+            for key, v in value.items()
+        }
     return [identity(v) for v in value] if isinstance(value, list) else value
 
 

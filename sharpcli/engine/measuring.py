@@ -57,11 +57,12 @@ def each(
 
     A measure adds its values, and if it spends any `<name>_products`, `<name>_gradients`, `<name>_seconds`
     and `<name>_examples`. Its generator is keyed by (seed, name, step): measuring moves no other draw.
-    Where its curvature is not finite a measure has the column `<name>_not_finite` alone. `tell(name,
-    products, error)` is called during long solves. A device that runs out of memory is a refusal that says
-    what to try.
+    Where the weights or its curvature are not finite a measure has the column `<name>_not_finite` alone.
+    `tell(name, products, error)` is called during long solves. A device that runs out of memory is a refusal
+    that says what to try.
     """
     surface = experiment.surface_at(w)
+    is_finite = bool(torch.isfinite(w).all())
     curvature = Curvature(surface, w, experiment.seed, step, experiment.basis_bytes)
     lr = experiment.schedule(min(step, max(experiment.steps - 1, 0)))
     for name in names:
@@ -84,6 +85,8 @@ def each(
             constant_lr=experiment.schedule.is_constant,
         )
         try:
+            if not is_finite:
+                raise NotFinite("weights")
             with experiment.enough_memory():
                 estimates = experiment.measures[name](point)
         except (NotFinite, FloatingPointError):  # a product, or what a solver computed of it
@@ -142,8 +145,10 @@ def _plain(name: str, key: str, value: Any) -> Any:
 
 def restore(saved: Mapping[str, Any], experiment: Experiment) -> tuple[Tensor, Warm, State]:
     """The weights, the warm vectors and the optimizer's state of a checkpoint, on the experiment's device.
-    Raises ValueError where the weights are of another shape."""
+    Raises ValueError where the weights are of another shape, or not real."""
     w0 = experiment.problem.w0
+    if not saved["w"].is_floating_point():
+        raise ValueError(f"holds weights that are {saved['w'].dtype}")
     if saved["w"].shape != w0.shape:
         raise ValueError(f"holds weights of the shape {tuple(saved['w'].shape)} and not {tuple(w0.shape)}")
     warm = {name: vectors.to(w0) for name, vectors in saved["warm"].items()}

@@ -184,7 +184,7 @@ def finite(product: Tensor, matrix: str) -> Tensor:
     The sum is one pass over the product and keeps every NaN and infinity; it may also overflow where all
     entries are finite, which a second pass tells apart.
     """
-    if not math.isfinite(float(product.sum())) and not bool(product.isfinite().all()):
+    if not math.isfinite(float(product.detach().sum())) and not bool(product.isfinite().all()):
         raise NotFinite(f"the {matrix} is not finite at these weights")
     return product
 

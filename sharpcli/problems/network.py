@@ -174,8 +174,8 @@ def built(model: Model, x: Tensor, y: Tensor) -> nn.Module:
 
 def flat(module: nn.Module, names: Sequence[str], *, eager: bool) -> Predict:
     """The module as a function (w [D], x [n, ...]) -> outputs [n, C] of the parameters of these names, flat;
-    the others are the module's own, in the precision of w. With `eager`, functions of torch.compile that the module calls run as
-    they were written: the compiled ones cannot be differentiated twice."""
+    the others are the module's own, in the precision of w. With `eager`, functions of torch.compile that the
+    module calls run as they were written: the compiled ones cannot be differentiated twice."""
     shapes = [module.get_parameter(name).shape for name in names]
     sizes = [shape.numel() for shape in shapes]
     convolves = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in module.modules())
@@ -204,12 +204,14 @@ def flat(module: nn.Module, names: Sequence[str], *, eager: bool) -> Predict:
 def evaluate(surface: LossSurface, w: Tensor) -> tuple[float, float]:
     """Mean loss, and the share of examples whose largest output is the largest target, over the whole
     surface."""
-    total, right = 0.0, 0
+    total, right = 0.0, 0.0
     with torch.no_grad():
         for x, y in surface.own_batches:
             outputs = surface.predict(w, x)
             total += float(surface.loss(outputs, y)) * len(y)
-            right += int((outputs.argmax(1) == y.argmax(1)).sum())
+            # an output that is NaN is larger than none, and argmax would name a class for it
+            hits = float((outputs.argmax(1) == y.argmax(1)).sum())
+            right += torch.nan if bool(outputs.isnan().any()) else hits
     both = (
         surface.processes.sum(torch.tensor([total, right], dtype=torch.float64, device=w.device))
         / surface.examples
