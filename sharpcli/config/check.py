@@ -27,6 +27,7 @@ from sharpcli.config.words import explain, of_setting, options, places, refusing
 from sharpcli.due import is_count, length, spelled
 from sharpcli.errors import Refusal
 
+MOST_REPLICAS = 10**6  # each takes memory of its own
 SEEDS = (
     "give a number of seeds from 1, or a mapping from settings to lists, as in replicas={lr:[0.1,0.2],seed:8}"
 )
@@ -77,7 +78,7 @@ def check(cfg: DictConfig | Mapping[str, Any], overrides: Sequence[str] = ()) ->
     values = _plain(cfg, overrides)
     _check_ranges(values)
     for key, parse in PARSE.items():
-        if values[key] is not None:
+        if values[key] is not None or key in NEVER_NULL:
             values[key] = parse(values[key], key)
     contents = _check_parts(values, overrides)
     values["method"] = method_label(values)
@@ -176,6 +177,10 @@ def _replicas(value: Any, key: str) -> Any:
             raise Refusal(f"{key}.{setting}={listed}: {SEEDS}")
         if setting == "seed" and not all(isinstance(v, int) and not isinstance(v, bool) for v in listed):
             raise Refusal(f"{key}.seed={listed}: seeds are whole numbers; {SEEDS}")
+    counts = value.values() if isinstance(value, Mapping) else [value]
+    total = math.prod(len(count) if isinstance(count, list) else count for count in counts)
+    if total > MOST_REPLICAS:
+        raise Refusal(f"{key}={value}: {total} replicas; give at most {MOST_REPLICAS}")
     return value
 
 
@@ -192,6 +197,7 @@ PARSE: dict[str, Callable[[Any, str], Any]] = {
     "data_dir": _path,
     "init_from": _path,
 }
+NEVER_NULL = [f.name for f in fields(Plain) if f.name in PARSE and f.default is not None]
 
 
 def _check_parts(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, str]:

@@ -77,7 +77,9 @@ def of_setting(key: str, value: str, chosen: Mapping[str, Any]) -> str:
         {key: places()[key]} if key in places() else {n: c for n, c in places().items() if _last(n) == last}
     )
     if there:
-        return ", ".join(
+        near = [name for name in here if name.rpartition(".")[0] == key.rpartition(".")[0]]
+        close = difflib.get_close_matches(key, near, n=1, cutoff=0.9)
+        return (f"did you mean {close[0]}? or, " if close else "") + ", ".join(
             f"{' or '.join(choices[:SHOWN])} has {'it' if name == key else name}"
             for name, choices in list(there.items())[:SHOWN]
         )
@@ -128,5 +130,5 @@ def _nearest(key: str, here: Sequence[str]) -> str:
     close = difflib.get_close_matches(key, [*here, *NAMES, "experiment"], n=1)
     close = close or [last[word] for word in difflib.get_close_matches(_last(key), last, n=1)]
     meant = f"did you mean {close[0]}?" if close else ""
-    possible = f"possible: {', '.join(sorted(beside))}" if beside else ""
+    possible = f"possible: {', '.join(sorted(map(_last, beside)))}" if beside else ""
     return " ".join(part for part in (meant, possible) if part) or "it is the name of nothing here"

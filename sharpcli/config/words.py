@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -114,7 +115,8 @@ def refusing(overrides: Sequence[str]) -> Iterator[None]:
             problem
         )  # what OmegaConf says of data.x=1 where data is null
         came = _of_group(overrides) or (_of_no_group(overrides) if of_toy else None)
-        raise Refusal(came or f"{_shortened(overrides)}: {problem or type(problem).__name__}") from None
+        said = problem if isinstance(problem, ValueError | AssertionError | yaml.YAMLError) else repr(problem)
+        raise Refusal(came or f"{_shortened(overrides)}: cannot be read ({str(said)[:200]})") from None
 
 
 def explain(problem: Exception, overrides: Sequence[str]) -> str:
@@ -192,7 +194,7 @@ def _unreadable(problem: OverrideParseException, overrides: Sequence[str]) -> st
 
 
 def _shortened(overrides: Sequence[str]) -> str:
-    return " ".join(overrides[-3:])
+    return " ".join(overrides[-3:]) or "sharp train"
 
 
 def _of_group(overrides: Sequence[str]) -> str | None:
