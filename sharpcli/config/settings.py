@@ -131,7 +131,9 @@ class Plain:
     )
     # null is a tenth of the run
     checkpoint_every: Any = setting(None, local=True, also=called("save_every", "ckpt_every"))
+    # the folder of downloaded data; SHARP_DATA in the environment, or data
     data_dir: str = setting("${oc.env:SHARP_DATA,data}", local=True, also=called("data_path", "data_root"))
+    # the folder that runs are written to and looked for in; SHARP_RUNS in the environment, or runs
     runs_dir: str = setting(
         "${oc.env:SHARP_RUNS,runs}", local=True, also=called("out_dir", "output_dir", "logdir")
     )
