@@ -24,7 +24,9 @@ from sharpcli.landscape.surface import LossSurface
 from sharpcli.linalg.lanczos import largest
 from sharpcli.losses.cross_entropy import cross_entropy
 from sharpcli.losses.half_squared import half_squared
+from sharpcli.objectives.trace_penalty import trace_penalty
 from sharpcli.problems.network import network
+from sharpcli.rng import generator
 
 RNG = torch.Generator().manual_seed(0)
 X = torch.randn(12, 4, generator=RNG)
@@ -419,6 +421,27 @@ def test_a_layer_with_a_wrong_second_derivative_ends_a_run_before_its_first_row(
 def test_a_layer_without_a_second_derivative_is_one_line():
     with pytest.raises(Refusal, match="hardsigmoid_backward is not implemented"):
         hessian(problem(mlp(nn.Hardsigmoid())))
+
+
+@pytest.mark.parametrize("norm", [lambda: nn.LayerNorm(5), lambda: nn.LayerNorm(5, elementwise_affine=False)])
+def test_third_derivatives_through_layer_norm_are_those_of_the_curvature(norm):
+    p = problem(mlp(norm()), dtype="float64")
+    v, u = torch.randn(2, len(p.w0), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def curvature(w):
+        return float(v @ p.surface.hvp(w, v))
+
+    h = 1e-5 * u
+    difference = (curvature(p.w0 + h) - curvature(p.w0 - h)) / 2e-5
+    assert float(u @ p.surface.curvature_grad(p.w0, v[None])) == pytest.approx(difference, rel=1e-5)
+
+
+def test_the_gradient_of_the_trace_penalty_through_layer_norm_is_that_of_its_value():
+    p = problem(mlp(nn.LayerNorm(5)), dtype="float64")
+    surface = trace_penalty(p.surface, p.w0, generator(0, "penalty", 0), strength=1.0, probes=2)
+    u = torch.randn(len(p.w0), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    difference = float(surface.value(p.w0 + 1e-6 * u) - surface.value(p.w0 - 1e-6 * u)) / 2e-6
+    assert float(u @ surface.grad(p.w0)) == pytest.approx(difference, rel=1e-5)
 
 
 # --- products that are not finite ---

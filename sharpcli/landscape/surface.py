@@ -14,6 +14,7 @@ from sharpcli.errors import Refusal
 from sharpcli.landscape.compiled_products import CompiledProducts
 from sharpcli.landscape.distributed import ALONE, Processes
 from sharpcli.landscape.hessian_products import Linearization, curvature_grad, finite
+from sharpcli.landscape.layer_norm import LayerNorms
 
 Batch = tuple[
     Shaped[Tensor, "_ ..."], Shaped[Tensor, "_ ..."]
@@ -131,7 +132,8 @@ class LossSurface:
         total = torch.zeros_like(w)
         at = w.detach().requires_grad_()
         for weight, batch in self.weighted_batches():
-            g = self.single(batch).gradient_graph(at)
+            with LayerNorms():
+                g = self.single(batch).gradient_graph(at)
             for v in V:
                 total += curvature_grad(g, at, v) * weight
         return finite(self.processes.sum(total), "third derivative of the loss")

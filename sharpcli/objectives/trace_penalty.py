@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.func import grad, vjp
 
 from sharpcli.errors import Refusal
+from sharpcli.landscape.layer_norm import LayerNorms
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.rng import Stream
 
@@ -29,7 +30,8 @@ def trace_penalty(
         return surface.loss(surface.predict(at, x), y)
 
     def penalty(at: Tensor) -> Tensor:
-        hessian_product = vjp(grad(loss), at)[1]
+        with LayerNorms():
+            hessian_product = vjp(grad(loss), at)[1]
         trace = torch.stack([v @ hessian_product(v)[0] for v in V]).mean()
         return strength * trace
 
