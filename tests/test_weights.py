@@ -277,6 +277,9 @@ def test_names_in_a_file_cannot_write_to_the_terminal(sharp, folder):
     torch.save(network().state_dict() | {"\x1b[31mred\u202e\n": torch.zeros(2)}, folder / "w.pt")
     said = sharp("measure", "w.pt", *MLP).refusal
     assert r"\x1b[31mred\u202e" in said and "\x1b" not in said
+    torch.save({"model": network(6).state_dict(), "\x1b[31m": network().state_dict()}, folder / "w.pt")
+    said = sharp("measure", "w.pt", *MLP, "measure=[scores]")
+    assert said.code == 0 and r"others under \x1b[31m" in said.err and "\x1b" not in said.err
 
 
 PECULIAR = {

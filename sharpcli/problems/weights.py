@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sharpcli.errors import Refusal
+from sharpcli.errors import Refusal, printable
 
 # keys under which training programs put the state dict into a larger dict, the likeliest first
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module", "weights")
@@ -80,8 +80,10 @@ def load(module: nn.Module, weights: Mapping[str, Any], *, statistics: bool) -> 
     if others := [fit for fit in whole[1:] if not _equal(fit.seen, best.seen)]:
         names = ", ".join(shown(fit.where) for fit in others[:4])
         print(
-            f"sharp: the file holds weights of this model under {shown(best.where)}, which are measured, and "
-            f"others under {names}",
+            printable(
+                f"sharp: the file holds weights of this model under {shown(best.where)}, which are measured, "
+                f"and others under {names}"
+            ),
             file=sys.stderr,
             flush=True,
         )
