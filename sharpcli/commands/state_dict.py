@@ -125,6 +125,9 @@ def _check_zip(file: Path) -> None:
         # torch gives memory that was never written for a part of fewer bytes, or one marked as a folder
         if any(part.compress_size != part.file_size or part.external_attr & DOS_FOLDER for part in parts):
             raise ValueError("damaged: a part is marked as a folder or as stored in fewer bytes than it has")
+        # the offsets in the directory mean other bytes to torch than to zipfile behind something else
+        if min(part.header_offset for part in parts) > 0:
+            raise ValueError("damaged: there are bytes before the archive")
         if sum(part.file_size for part in parts) > file.stat().st_size:
             raise ValueError("its parts declare more bytes than the file has")
         if len({part.filename for part in parts}) < len(parts):

@@ -270,9 +270,13 @@ class Calls:
 
 def with_pickle(content: bytes, compression: int = zipfile.ZIP_STORED, **more: bytes) -> bytes:
     """An archive as torch.save writes it, around a pickle of one's own."""
+    return with_parts({"data.pkl": content, "byteorder": b"little", "version": b"3\n"} | more, compression)
+
+
+def with_parts(parts: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """An archive of these parts."""
     into = io.BytesIO()
     with zipfile.ZipFile(into, "w", compression) as out:
-        parts = {"data.pkl": content, "byteorder": b"little", "version": b"3\n"} | more
         for name, part in parts.items():
             out.writestr(f"w/{name}", part)
     return into.getvalue()
@@ -359,6 +363,8 @@ def hostile(ran: Path) -> dict[str, bytes]:
         # torch would give memory that was never written
         "a part marked as a folder": in_directory(saved(state()), b"data/0", 38, b"\x10"),
         "a part of fewer bytes than it has": in_directory(saved(state()), b"data/0", 20, b"\x01"),
+        "an archive behind another": saved({}) + saved(state()),
+        "an archive without parts": with_parts({}),
         "a tensor of terabytes": saved({"0.weight": torch.zeros(1).expand(10**6, 10**7)}),
         "bytes of terabytes": with_pickle(
             b"cbuiltins\nbytearray\n(\x8a\x08" + (2**45).to_bytes(8, "little") + b"tR."
