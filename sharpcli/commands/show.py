@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from sharpcli import CONF
-from sharpcli.commands.report import aligned
+from sharpcli.commands.report import aligned, complain
 from sharpcli.config.plain_yaml import dumped
 from sharpcli.errors import Refusal
 from sharpcli.run import Run, find
@@ -175,7 +175,9 @@ def first_sentence(text: str) -> str:
 
 def about_run(run: Run) -> str:
     """Everything about a run, as yaml."""
-    rows = run.rows()
+    if wrong := run.altered() or run.damage():
+        complain(f"{run.path}: {wrong}")
+    rows = run.rows(complain)
     about = {
         "run": str(run.path),
         "status": run.status,

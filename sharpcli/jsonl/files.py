@@ -55,7 +55,10 @@ def read(file: Path, most: int | None = None) -> bytes:
     with os.fdopen(open_regular(file), "rb") as opened:
         if most is not None and os.fstat(opened.fileno()).st_size > most:
             raise OSError(errno.EFBIG, f"larger than {most / 1e6:g} MB", str(file))
-        return opened.read()
+        try:
+            return opened.read()
+        except MemoryError:  # a sparse file may be larger than any memory
+            raise OSError(errno.ENOMEM, "larger than the memory", str(file)) from None
 
 
 def replace(file: Path, data: bytes, whole: bool = True, durable: bool = False) -> None:
