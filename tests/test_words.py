@@ -379,6 +379,7 @@ def test_measuring_reads_its_settings_as_train_does(sharp, folder):
         said = sharp("measure", run, "--step", "1", *words)
         assert said.code == 0, said.err
     assert "lambda_2" in Run(run).rows()[-1]
+    assert "write a list, as in measure=[norms,trace]" in sharp("measure", run, "measure=norms,trace").refusal
 
 
 def test_an_option_may_be_asked_for_as_it_is_chosen(sharp):

@@ -272,7 +272,10 @@ def checked_again(run: Run, overrides: Sequence[str]) -> Checked:
     for override in parsed:
         key = override.get_key_element().lstrip("+~")
         refuse_renamed(key, str(override.input_line), str(override.input_line).partition("=")[2])
-        if key.split(".")[0] not in MAY_CHANGE or override.is_sweep_override():
+        if key.split(".")[0] in MAY_CHANGE and override.is_sweep_override():
+            value = str(override.input_line).partition("=")[2]
+            raise Refusal(f"{override.input_line}: several values; write a list, as in {key}=[{value}]")
+        if key.split(".")[0] not in MAY_CHANGE:
             raise Refusal(
                 f"{override.input_line}: measuring cannot change that; possible: {', '.join(MAY_CHANGE)}"
             )

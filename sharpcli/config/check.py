@@ -290,7 +290,7 @@ def _coerced(value: Any, hint: Any, setting: str) -> Any:
             )
         return value
     if is_text(hint) and isinstance(value, bool | int | float | list | dict):
-        raise Refusal(f"{setting}={value}: not a text; in yaml, put quotation marks around it")
+        raise Refusal(f"{setting}={value}: not a text; put it in quotation marks")
     if is_path(hint):
         return None if value is None else str(expanded(value).absolute())
     if is_of_part(hint) and not isinstance(value, Mapping):
