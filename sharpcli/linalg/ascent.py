@@ -3,6 +3,7 @@ length."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -70,25 +71,37 @@ def ascend(
 
     The ascent has converged when a step with eta >= 1 adds at most `rtol` of the increase since the start, or
     when eta is below `MIN_STEP`. It may end at a local maximum: the value is a lower bound of the largest.
+
+    A trial whose value or gradient is not finite is undone, and the ascent has then not converged: the value
+    is the largest finite one reached. Raises FloatingPointError where the start is not finite.
     """
     u = project(start, radius, norm)
     value, g = value_and_grad(u)
-    start_value, eta, gradients = value, 1.0, 1
+    if not _finite(value, g):
+        raise FloatingPointError("the function is not finite where its ascent starts")
+    start_value, eta, gradients, all_finite = value, 1.0, 1, True
     for _ in range(steps):
         direction = g.sign() if norm == "linf" else g / g.norm().clamp_min(torch.finfo(g.dtype).tiny)
         trial = project(u + eta * radius * direction, radius, norm)
         trial_value, trial_g = value_and_grad(trial)
         gradients += 1
-        if trial_value > value:
+        is_finite = _finite(trial_value, trial_g)
+        all_finite &= is_finite
+        if is_finite and trial_value > value:
             increase = trial_value - value
             u, value, g, eta = trial, trial_value, trial_g, min(2 * eta, MAX_STEP)
             if increase <= rtol * abs(value - start_value) and eta >= 1:
-                return Highest(value, u, gradients, True)
+                return Highest(value, u, gradients, all_finite)
         else:
             eta /= 4
             if eta < MIN_STEP:
-                return Highest(value, u, gradients, True)
+                return Highest(value, u, gradients, all_finite)
     return Highest(value, u, gradients, False)
+
+
+def _finite(value: float, g: Tensor) -> bool:
+    """Whether a value and every entry of a gradient are finite."""
+    return math.isfinite(value) and math.isfinite(float(g.double().norm()))
 
 
 def project(u: Float[Tensor, " D"], radius: float, norm: Norm) -> Float[Tensor, " D"]:

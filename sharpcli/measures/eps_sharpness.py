@@ -27,7 +27,8 @@ def eps_sharpness(
             at a minimum; error: the highest value that a start reached less the lowest
         eps_sharpness_converged [-]: whether the highest ascent in the ball converged within `steps`
         keskar_sharpness [%, error _spread]: 100 (max L - L) / (1 + L), the maximum over the box; a lower
-            bound; error: the highest value that a start reached less the lowest
+            bound; error: the highest value that a start reached less the lowest; null for a loss of -1 or
+            less
         keskar_sharpness_converged [-]: whether the highest ascent in the box converged within `steps`
     """
     if not (eps > 0 and box_eps > 0 and rtol > 0) or restarts < 1 or steps < 1:
@@ -48,8 +49,8 @@ def eps_sharpness(
         "eps_sharpness": 2 * rise / eps**2,
         "eps_sharpness_spread": 2 * (ball[0].value - ball[-1].value) / eps**2,
         "eps_sharpness_converged": ball[0].converged,
-        "keskar_sharpness": 100 * box_rise / (1 + loss),
-        "keskar_sharpness_spread": 100 * (box[0].value - box[-1].value) / (1 + loss),
+        "keskar_sharpness": 100 * box_rise / (1 + loss) if loss > -1 else None,
+        "keskar_sharpness_spread": (100 * (box[0].value - box[-1].value) / (1 + loss) if loss > -1 else None),
         "keskar_sharpness_converged": box[0].converged,
     }
     return Estimates(values, ritz.products, sum(ascent.gradients for ascent in ball + box) + 1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
+from sharpcli.linalg.accuracy import trace_rounding
 from sharpcli.linalg.krylov import Krylov
 from sharpcli.linalg.lanczos import extremes
 from sharpcli.linalg.trace import SignSamples, signs
@@ -75,12 +76,14 @@ def gradient_noise(at: Point, *, probes: int, tol: float, max_products: int) -> 
     )
     noise_trace = traces.mean
     noise_trace_stderr = traces.stderr(traces.squared_norm**0.5 + squared_gradient)
-    frobenius_product = float((HH.mean() * CC.mean()).sqrt())
+    # A C that rounding alone could make is 0, as for a single example.
+    is_zero = float(CC.mean()) ** 0.5 <= 2 * trace_rounding(squared_gradient, at.w)
+    frobenius_product = 0.0 if is_zero else float((HH.mean() * CC.mean()).sqrt())
     alignment_samples = (
         (cross_samples - cross_samples.mean() * 0.5 * (HH / HH.mean() + CC / CC.mean() - 2))
         / frobenius_product
         if frobenius_product
-        else cross_samples
+        else torch.zeros_like(cross_samples)
     )
     values = {
         "noise_trace": noise_trace,
