@@ -141,6 +141,20 @@ def test_a_user_who_knows_hydra_may_write_a_path_in_its_way(sharp, folder, monke
         assert (folder / name).is_dir() and "gd-uv" in sharp("ls", f"runs_dir={word}").out, word
 
 
+def test_an_empty_path_is_refused_and_an_empty_variable_is_none(sharp, folder, monkeypatch):
+    monkeypatch.setenv("SHARP_RUNS", "")
+    monkeypatch.setenv("SHARP_DATA", "")
+    assert sharp("train", *TOY).code == 0 and "gd-uv" in sharp("ls").out and (folder / "runs").is_dir()
+    monkeypatch.delenv("SHARP_RUNS")
+    for words in (["train", *TOY], ["ls"], ["show", "x"]):
+        assert "runs_dir=: give a path" in sharp(*words, "runs_dir=").refusal
+    mine = folder / "mine" / "experiment" / "e.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("# @package _global_\ninit_from: 45303e66\n")
+    said = sharp("train", "--config-dir", "mine", "experiment=e", *TOY).refusal
+    assert "init_from=4.5303e+70: a number; in yaml, put the name in quotation marks" in said
+
+
 def test_an_environment_variable_is_no_interpolation(sharp, folder, monkeypatch):
     monkeypatch.setenv("SHARP_RUNS", "x${seed}${oc.env:HOME}'")
     assert sharp("train", *TOY).code == 0 and "gd-uv" in sharp("ls").out

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sharpcli import CONF
 from sharpcli.config import former
 from sharpcli.config.identity import DIGITS, hash_of
-from sharpcli.config.paths import expanded, is_folder, text_of
+from sharpcli.config.paths import expanded, is_folder, path_given, text_of
 from sharpcli.config.settings import GROUPS, LOCAL, NAMES, Plain, Settings
 from sharpcli.config.targets import hyperparameters, is_of_part, is_path, is_text, parts, resolve
 from sharpcli.config.words import explain, of_setting, options, places, refusing, suggest
@@ -147,9 +147,11 @@ def _device(value: str, key: str) -> str:
 
 def _path(value: str, key: str) -> str:
     """A path, or the name of a run, with `~` as the user's home."""
-    if not value:
-        raise Refusal(f"{key}=: give a path; leave {key}= out for its default")
-    return str(expanded(value))
+    if re.fullmatch(
+        r"\d(\.\d+)?e\+\d+", value
+    ):  # of a yaml without quotation marks, which is read as a number
+        raise Refusal(f"{key}={value}: a number; in yaml, put the name in quotation marks")
+    return str(path_given(value, key))
 
 
 def _label(value: str, key: str) -> str:

@@ -1,6 +1,6 @@
 """What the name of a file or folder means: the same on every command line and in the environment.
 
-Imports nothing but the standard library, so that `sharp ls` and `sharp --help` are quick.
+Imports neither Hydra nor torch, so that `sharp ls` and `sharp --help` are quick.
 """
 
 from __future__ import annotations
@@ -10,6 +10,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from sharpcli.errors import Refusal
+
+ENVIRONMENT = {"runs_dir": "SHARP_RUNS", "data_dir": "SHARP_DATA"}
+DEFAULTS = {"runs_dir": "runs", "data_dir": "data"}
 ESCAPED = re.compile(r"\\([\\()\[\]{}:=, \t])")  # what Hydra's grammar reads as the character itself
 
 
@@ -78,7 +82,19 @@ def unquoted(value: str) -> str | None:
     return re.sub(r"(\\*)\\\$\{", lambda m: m[1][: len(m[1]) // 2] + "${", text)
 
 
+def path_given(text: str, key: str) -> Path:
+    """The path that the setting `key` is given. An empty environment variable is none at all; an empty value
+    is refused."""
+    if not text and os.environ.get(ENVIRONMENT.get(key, ""), "unset") == "":
+        return Path(DEFAULTS[key])
+    if not text:
+        raise Refusal(f"{key}=: give a path; leave {key}= out for its default")
+    return expanded(text)
+
+
 def folder_of_runs(overrides: Iterable[str]) -> Path:
     """The folder of the runs: the last `runs_dir=` among the overrides, else SHARP_RUNS, else `runs`."""
     given = [o.partition("=")[2] for o in overrides if re.match(r"\+{0,2}runs_dir=", o)]
-    return path_of(given[-1]) if given else expanded(os.environ.get("SHARP_RUNS", "runs"))
+    if not given:
+        return expanded(os.environ.get("SHARP_RUNS") or DEFAULTS["runs_dir"])
+    return path_given(str(path_of(given[-1])) if given[-1] else "", "runs_dir")
