@@ -28,7 +28,12 @@ LARGEST_FACTS, LARGEST_CONFIG = 64_000_000, 4_000_000  # bytes of provenance.jso
 DEEPEST = 50  # levels of nested values in provenance.json
 HASHES = re.compile(r"-((?:[0-9a-f]{16}|[0-9a-f]{8})(?:-(?:[0-9a-f]{16}|[0-9a-f]{8}))?)$")
 FILES = ("provenance.json", "config.yaml", "metrics.jsonl", "checkpoints")  # a folder with one is a run
-LOST = ("metrics.jsonl", "measured.jsonl", "checkpoints")  # what a run without provenance.json may hold
+LOST = (
+    "metrics.jsonl",
+    "measured.jsonl",
+    "measured.crc32",
+    "checkpoints",
+)  # what a run without provenance.json may hold
 FINISHED = ("complete", "diverged")
 Complain = Callable[[str], Any]
 
@@ -184,7 +189,7 @@ class Run:
         """What was logged, joined by step with what was measured later, the newest number wins; of replicas
         a row each. `complain` is told of lines of measured.jsonl that are no rows."""
         joined = {(row["step"], row.get("replica", 0)): row for row in self.logged()}
-        measured, wrong = read_rows(self.path / "measured.jsonl")
+        measured, wrong = self._measured()
         if wrong:
             complain(wrong)
         for later in measured:
@@ -193,6 +198,26 @@ class Run:
             at = (later["step"], 0)
             joined[at] = joined.get(at, {}) | {k: v for k, v in later.items() if k != "provenance"}
         return [joined[at] for at in sorted(joined)]
+
+    def _measured(self) -> tuple[list[Row], str]:
+        """The rows of measured.jsonl, and what is wrong with it: a line that is no row, or other bytes than
+        were written."""
+        file = self.path / "measured.jsonl"
+        rows, wrong = read_rows(file)
+        known = self._measured_sum()
+        if not wrong and known is not None and self._read_written(known.bytes, file) != known:
+            wrong = f"{file}: other rows than were written; remove {file.stem}.crc32 to take them as they are"
+        return rows, wrong
+
+    def _measured_sum(self) -> Written | None:
+        """The bytes of measured.jsonl that were written, by measured.crc32; None where it is missing."""
+        try:
+            size, crc = read(self.path / "measured.crc32", 100).split()
+            return Written(int(size), int(crc))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            return Written(0, -1)  # of no file
 
     def last(self) -> Row | None:
         """The last row logged, read from the end of the file; None where nothing is logged."""
@@ -206,10 +231,9 @@ class Run:
     def damage(self) -> str:
         """In one line, what is wrong with metrics.jsonl; empty where nothing is: every line is a row, rows
         are in the order of their steps, and a finished run has the very bytes that it ended with."""
-        if "rows" in self.provenance and self.status in FINISHED:
-            ended = self.provenance["rows"]
-            if self._read_written() == Written(ended["bytes"], ended["crc32"]):
-                return ""
+        ended = self.provenance.get("rows")
+        if ended is not None and self._read_written() == Written(ended["bytes"], ended["crc32"]):
+            return ""
         rows, wrong = read_rows(self.path / "metrics.jsonl")
         if wrong:
             return wrong
@@ -219,7 +243,7 @@ class Run:
             if at <= before:
                 return f"{self.path / 'metrics.jsonl'}: row {number} is of step {at[0]}, after {before[0]}"
             before = at
-        if "rows" in self.provenance and self.status in FINISHED:
+        if ended is not None:
             return f"{self.path / 'metrics.jsonl'}: changed after the run had ended"
         return ""
 
@@ -233,8 +257,20 @@ class Run:
         self._written = Written(start + len(data), zlib.crc32(data, before.crc32)) if whole else None
 
     def add_measured(self, row: Row) -> None:
-        """Appends a row to measured.jsonl."""
-        append(self.path / "measured.jsonl", row, durable=True)
+        """Appends a row to measured.jsonl. What is on the disk then is noted in measured.crc32, unless the
+        file was already other than that says: whoever reads the rows is to hear of it."""
+        from filelock import FileLock
+
+        file = self.path / "measured.jsonl"
+        with writing(self.path):
+            no_link(self.path / ".measured.lock")
+            with FileLock(self.path / ".measured.lock"):
+                known = self._measured_sum()
+                as_written = known is None or self._read_written(known.bytes, file) == known
+                append(file, row, durable=True)
+                if as_written:
+                    size, crc = self._read_written(None, file)
+                    replace(self.path / "measured.crc32", f"{size} {crc}\n".encode())
 
     @property
     def written(self) -> Written:
@@ -243,19 +279,18 @@ class Run:
             self._written = self._read_written()
         return self._written
 
-    def _read_written(self, most: int | None = None) -> Written:
-        """The bytes of metrics.jsonl, the first `most` of them, and their CRC-32."""
+    def _read_written(self, most: int | None = None, file: Path | None = None) -> Written:
+        """The bytes of metrics.jsonl, or of another file, the first `most` of them, and their CRC-32."""
+        file = file or self.path / "metrics.jsonl"
         try:
-            descriptor = open_regular(self.path / "metrics.jsonl")
+            descriptor = open_regular(file)
         except FileNotFoundError:
             return Written(0, 0)
         except OSError as problem:
-            raise Refusal(
-                f"{self.path / 'metrics.jsonl'}: cannot be read ({problem.strerror or problem}); move it away"
-            ) from None
+            raise Refusal(f"{file}: cannot be read ({problem.strerror or problem}); move it away") from None
         size, crc = 0, 0
-        with os.fdopen(descriptor, "rb") as file:
-            while piece := file.read(2**20 if most is None else min(2**20, most - size)):
+        with os.fdopen(descriptor, "rb") as opened:
+            while piece := opened.read(2**20 if most is None else min(2**20, most - size)):
                 size, crc = size + len(piece), zlib.crc32(piece, crc)
         return Written(size, crc)
 

@@ -198,6 +198,46 @@ def test_a_finished_run_knows_every_byte_of_its_rows(run):
         file.write_bytes(kept)
 
 
+def test_what_was_measured_later_is_known_to_the_byte(run):
+    run.add_measured({"step": 0, "a": 1.0})
+    run.add_measured({"step": 5, "a": 2.0})
+    file, said = run.path / "measured.jsonl", []
+    kept = file.read_bytes()
+    assert len(run.rows(said.append)) == 2 and said == []
+    for damaged in (kept.replace(b"1.0", b"1.5"), kept[:-5], kept[20:], b"", b"x\n" + kept):
+        file.write_bytes(damaged)
+        run.rows(said.append)
+        assert len(said) == 1 and "measured.jsonl" in said.pop(), damaged
+    file.unlink()
+    run.rows(said.append)
+    assert len(said) == 1
+    run.add_measured({"step": 5, "a": 3.0})
+    run.rows(said.append)  # a row more does not make the loss good
+    assert len(said) == 2 and "remove measured.crc32 to take them as they are" in said[-1]
+    (run.path / "measured.crc32").unlink()
+    run.add_measured({"step": 6, "a": 3.0})
+    assert [row["step"] for row in run.rows(said.append)] == [5, 6] and len(said) == 2
+
+
+def test_a_row_measured_before_a_kill_is_no_damage(run):
+    run.add_measured({"step": 0, "a": 1.0})
+    append(run.path / "measured.jsonl", {"step": 5, "a": 2.0})  # and the process ends here
+    said = []
+    assert len(run.rows(said.append)) == 2 and said == []
+    run.add_measured({"step": 6, "a": 2.0})
+    assert len(run.rows(said.append)) == 3 and said == []
+
+
+def test_rows_cut_off_a_finished_run_are_missed(run):
+    run.log({"step": 0, "a": 1.0}, {"step": 10, "a": 2.0})
+    run.finish()
+    with open(run.path / "metrics.jsonl", "ab") as file:
+        file.truncate(run.offset - 3)
+    assert (
+        Run(run.path).status == "unfinished" and "changed after the run had ended" in Run(run.path).damage()
+    )
+
+
 def test_no_cut_makes_a_file_longer(run):
     run.log({"step": 0})
     with pytest.raises(ValueError, match="holds 12 bytes and not 900"):

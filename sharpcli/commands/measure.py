@@ -88,6 +88,8 @@ def measure_all(
         raise Refusal(f"{files[0]} and {runs[0].name}: measure files of weights and runs in two commands")
     if files and steps:
         raise Refusal(f"--step {steps}: a file of weights has no steps")
+    for run in runs:
+        run.refuse_altered()
     checked = [(run, checked_again(run, overrides), checkpoints(run, steps)) for run in runs]
     for run, config, _ in checked:
         run.refuse_altered(config.contents)
