@@ -16,7 +16,6 @@ from sharpcli.problems.problem import Problem
 
 PARTS = [(group, name) for group in (*GROUPS, "plot") for name in options(group)]
 FILL = {"arrays": ["data.file=x.npz"], "table": ["data.file=x.npz"]}
-LATER = ("img_size",)  # parameters that older runs do not state: the default is what they had
 
 
 def checked(*words):
@@ -42,11 +41,10 @@ def test_every_yaml_names_exactly_its_target_s_parameters_and_they_have_no_defau
         )  # toys of one kind share a file
         assert target.__module__ == f"sharpcli.{folder}.{file}"
         _, needed, taken = hyperparameters(target)
-        assert needed == [key for key in taken if key not in LATER]
+        assert needed == taken
         assert set(values) - {"_target_", "every"} == set(taken)
         assert all(
-            p.default is inspect.Parameter.empty or p.name in LATER
-            for p in inspect.signature(target).parameters.values()
+            p.default is inspect.Parameter.empty for p in inspect.signature(target).parameters.values()
         )
 
 

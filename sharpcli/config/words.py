@@ -53,13 +53,18 @@ def compose(
     """The config that Hydra makes of overrides such as `lr=0.1`, whose texts need no quotation marks
     (`quoting.py`). Refuses an override that Hydra does not understand, and a setting by a name that it had in
     an earlier version."""
+    refuse_at_once(overrides)
+    with refusing(overrides), loading(config_dir):
+        return hydra_compose(name, overrides=quoted(overrides), return_hydra_config=hydra)
+
+
+def refuse_at_once(overrides: Sequence[str]) -> None:
+    """Refuses former names of settings, and values that Hydra would pass over."""
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         refuse_renamed(key, override, value)
         if value.strip() == "???":  # Hydra's mark of a missing value, which would leave the default as it is
             raise Refusal(f"{override}: no value; give one, or leave {key}= out")
-    with refusing(overrides), loading(config_dir):
-        return hydra_compose(name, overrides=quoted(overrides), return_hydra_config=hydra)
 
 
 @contextmanager
@@ -69,10 +74,10 @@ def loading(config_dir: str | None = None) -> Iterator[ConfigLoaderImpl]:
         loader = GlobalHydra.instance().config_loader()
         assert isinstance(loader, ConfigLoaderImpl)
         if config_dir:
-            places = loader.get_search_path()
+            search = loader.get_search_path()
             own = f"file://{expanded(config_dir).absolute()}"
-            places.prepend("command-line", own, SearchPathQuery(provider="schema"))
-            loader.repository.initialize_sources(places)
+            search.prepend("command-line", own, SearchPathQuery(provider="schema"))
+            loader.repository.initialize_sources(search)
         yield loader
 
 
@@ -82,6 +87,13 @@ def with_overrides(config: DictConfig, overrides: Sequence[str], new: bool = Fal
     with refusing(overrides):
         parsed = OverridesParser.create().parse_overrides(quoted(overrides))
         ConfigLoaderImpl.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
+        for override in () if new else parsed:
+            key = override.key_or_group
+            if OmegaConf.select(config, key.partition(".")[0]) is None and not (
+                override.is_add() or "@" in key
+            ):
+                possible = [str(name) for name in config if name != "_target_"]
+                raise Refusal(f"{override.input_line}: no such setting; {suggest(key, possible)}")
         changed = config.copy()
         OmegaConf.set_struct(changed, not new)
         ConfigLoaderImpl._apply_overrides_to_config(parsed, changed)
