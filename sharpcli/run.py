@@ -129,6 +129,11 @@ class Run:
         """How many trajectories the run has."""
         return self.provenance.get("replicas", 1)
 
+    @property
+    def notes_its_rows(self) -> bool:
+        """Whether the version of sharp that made this run notes the rows that it ends with."""
+        return "config_crc32" in self.provenance
+
     # --- what a run is known by ---
 
     def altered(self, contents: Mapping[str, str] | None = None, quick: bool = False) -> str:

@@ -435,6 +435,22 @@ def test_a_digit_changed_in_a_complete_run_is_noticed_by_every_command(sharp, wh
     assert "trained again" in sharp("train", *ROWS).err and rows_of(file) == rows
 
 
+def test_a_digit_is_noticed_by_the_newest_checkpoint_too(sharp, whole):
+    file = whole.path / "metrics.jsonl"
+    rows = rows_of(file)
+    facts = {key: value for key, value in whole.provenance.items() if key != "rows"}
+    (whole.path / "provenance.json").write_text(json.dumps(facts))
+    file.write_bytes(file.read_bytes().replace(b'"train_loss": 1', b'"train_loss": 2', 1))
+    assert "does not hold the rows" in sharp("train", *ROWS).err and rows_of(file) == rows
+    assert "already complete" in sharp("train", *ROWS).out
+
+
+def test_a_run_of_replicas_without_a_row_is_listed(sharp, folder):
+    assert sharp("train", *ROWS, "replicas=2").code == 0
+    (only_run(folder) / "metrics.jsonl").write_text("")
+    assert "damaged" in sharp("ls").out and "changed after the run had ended" in sharp("ls").err
+
+
 def test_a_row_lost_before_an_interruption_is_made_again(sharp, whole):
     file = whole.path / "metrics.jsonl"
     rows = rows_of(file)

@@ -107,7 +107,7 @@ def listing(runs: Iterable[Run]) -> list[tuple[str, ...]]:
     out = []
     for run in runs:
         try:
-            last = run.last() or {}
+            last = run.last()
             status = run.status_after(last)
             if wrong := run.altered(quick=True):
                 complain(f"{run.path}: changed after the run was made: {wrong}")
@@ -118,8 +118,9 @@ def listing(runs: Iterable[Run]) -> list[tuple[str, ...]]:
         except Refusal as problem:
             complain(f"{problem}; left out")
             continue
-        cells = [printable(run.name), status, f"{last.get('step', 0)}/{run.steps}"]
-        out.append((*cells, *(number(last.get(key)) for key in COLUMNS[3:])))
+        row = last or {"step": 0}
+        cells = [printable(run.name), status, f"{row['step']}/{run.steps}"]
+        out.append((*cells, *(number(row.get(key)) for key in COLUMNS[3:])))
     return out
 
 

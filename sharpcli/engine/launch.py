@@ -19,7 +19,7 @@ from sharpcli.due import in_steps, times
 from sharpcli.engine import replicas
 from sharpcli.engine.experiment import Experiment, build, with_start
 from sharpcli.engine.same_run import INPUTS, changed_inputs, rounding_differences, runs_of
-from sharpcli.engine.train import Lane, Position, begin, resume, train, wrong_steps
+from sharpcli.engine.train import Lane, Position, begin, resume, train, wrong_rows
 from sharpcli.errors import InOtherHands, Interrupted, Refusal, signals
 from sharpcli.jsonl import Row
 from sharpcli.landscape.distributed import Processes, processes
@@ -102,13 +102,15 @@ def _train(run: Run, position: Position, checked: Checked, console: Console) -> 
 
 
 def _is_over(run: Run, lanes: Sequence[Lane], console: Console) -> bool:
-    """Whether a run has ended, with all its rows; complains of a finished run that lacks rows."""
+    """Whether a run has ended, with all its rows; complains of a finished run that lacks rows. A run that was
+    killed between its last row and the note of its rows is resumed: its last rows are measured again."""
     if run.status not in FINISHED:
         return False
     wrong = run.damage()
-    if not wrong and "rows" not in run.provenance:  # of an earlier version, which did not note its rows
-        last = run.last()
-        wrong = "" if last is None else wrong_steps(run.logged()[: -len(lanes)], lanes, last["step"])
+    if not wrong and "rows" not in run.provenance:
+        if run.notes_its_rows:
+            return False
+        wrong = wrong_rows(run, lanes)
     if wrong:
         console.complain(f"{run.name}: {wrong}; its steps since the last good checkpoint are trained again")
     return not wrong

@@ -285,6 +285,22 @@ def missing_rows(run: Run, saved: Mapping[str, Any], lanes: Sequence[Lane]) -> s
     return wrong_steps(run.logged_before(offset), lanes, saved["step"])
 
 
+def wrong_rows(run: Run, lanes: Sequence[Lane]) -> str:
+    """In words, what is wrong with the rows of a finished run that did not note them at its end: one is
+    missing, or they are not those that its newest checkpoint knows."""
+    last = run.last()
+    if last is None:
+        return "metrics.jsonl has no row"
+    if wrong := wrong_steps(run.logged()[: -len(lanes)], lanes, last["step"]):
+        return wrong
+    for step in run.checkpoints()[-1:]:
+        try:
+            return missing_rows(run, run.load(step), lanes)
+        except (ValueError, OSError, KeyError, TypeError):  # a damaged checkpoint says nothing of the rows
+            break
+    return ""
+
+
 def wrong_steps(rows: Sequence[Row], lanes: Sequence[Lane], before: int) -> str:
     """In words, how the steps of rows differ from those at which rows are due before a step."""
     due = (step for step in _due_steps(lanes[0].experiment, before) for _ in lanes)
