@@ -315,6 +315,7 @@ WRONG = [
     ("measure_every='log 3000000000'", "give 2 to 1000000 times"),
     ("measure.sharpness.every='even 99999999999999999999999999'", "give 2 to 1000000 times"),
     ("checkpoint_every='1 eternity'", "checkpoint_every=1 eternity: give a whole number of steps"),
+    ("measure=0", "measure is chosen by name, as in measure=[adaptive_sharpness]; possible: adaptive_sharp"),
     ("data=[[1]]", "data=[[1]]: data is chosen by name, as in data=arrays"),
     ("loss={a:1}", "loss={a:1}"),
     ("optimizer=", "optimizer=: no such optimizer"),

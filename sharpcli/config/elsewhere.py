@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -20,10 +21,12 @@ SHOWN = 3  # places that a message names at most
 
 
 def suggest(came: str, possible: Sequence[str]) -> str:
-    """`did you mean X?` where a possible word is close to `came`, and all that are possible."""
+    """`did you mean X?` where a possible word is close to `came`, and all that are possible, or those that fit
+    on a line."""
     close = difflib.get_close_matches(came, possible, n=1)
     meant = f"did you mean {close[0]}? " if close else ""
-    return f"{meant}possible: {', '.join(sorted(possible)) or 'nothing'}"
+    listed = textwrap.shorten(", ".join(sorted(possible)) or "nothing", 250, placeholder=" ...")
+    return f"{meant}possible: {listed}"
 
 
 def options(group: str) -> list[str]:

@@ -17,6 +17,8 @@ from sharpcli.errors import Refusal
 
 def is_sweep(overrides: Sequence[str], config_dir: str | None = None, name: str = "config") -> bool:
     """Whether the overrides, or a user's own yaml, say `hydra.mode=MULTIRUN`, which is the same as -m."""
+    if config_dir is None and not any("hydra." in override for override in overrides):
+        return False  # conf/ itself says nothing of it, and composing takes a tenth of a second
     with loading(config_dir) as loader:
         try:
             return _of_sweep(loader, overrides, name).hydra.mode == RunMode.MULTIRUN

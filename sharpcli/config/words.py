@@ -145,10 +145,7 @@ def explain(problem: Exception, overrides: Sequence[str]) -> str:
     if match := re.search(r"Could not (?:find|load) '([\w/]+)/([^'/]*)'", text):
         group, came = match.groups()
         possible = options(group) or re.findall(r"^\t(\S+)", text, re.M)
-        advice = of_option(group, came) or suggest(came, possible)
-        if len(advice) > 250 and "?" in advice:  # the nearest is enough where a list would be a page
-            advice = f"{advice.partition('?')[0]}? (sharp show {group} lists all)"
-        return f"{group}={came}: no such {group}; {advice}"
+        return f"{group}={came}: no such {group}; " + (of_option(group, came) or suggest(came, possible))
     if match := re.search(r"Could not override '([^']+)'", text):
         return _no_such(match[1], overrides)
     if match := re.search(r"Key '(.*?)' not in 'Settings'", text):
