@@ -7,7 +7,8 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def read(file: Path) -> dict[str, Any]:
         there = "" if index.is_file() else ", which is missing in this folder"
         raise Refusal(f"{file}: one of {int(shard[2])} shards; name the index of them all, {index}{there}")
     loaded = _loaded(file)
-    if not _holds_tensors(loaded, DEPTH):
+    if next(_tensors(loaded), None) is None:
         held = ", ".join(str(key)[:40] for key in list(loaded)[:5]) if isinstance(loaded, Mapping) else ""
         held = held or ("nothing" if isinstance(loaded, Mapping) else type(loaded).__name__)
         raise Refusal(f"{file}: holds no state dict (it has {held}); {SAVE}")
@@ -104,20 +105,26 @@ def _loaded(file: Path) -> Any:
 
             return load_file(file)
         if head.startswith(b"PK\x03\x04"):
-            _check_zip(file)
-        elif not head:
+            sizes = _check_zip(file)
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+            _check_storages(loaded, sizes)
+            return loaded
+        if not head:
             raise ValueError("the file is empty")
-        elif not head[2:].startswith(TORCH_LEGACY):
+        if not head[2:].startswith(TORCH_LEGACY):
             raise ValueError("its first bytes are not those of torch.save or safetensors")
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as problem:  # what these libraries raise on damaged files is of very many classes
         raise Refusal(f"{file}: not readable as weights alone ({_line(problem)}); {SAVE}") from None
 
 
-def _check_zip(file: Path) -> None:
-    """Raises ValueError for an archive that torch.save did not write so: compressed, with more content than
-    the file has bytes, with two parts of one name, or with content of another checksum (torch does not
-    compare them). All checksums are 0 where torch.serialization.set_crc32_options(False) left them out."""
+def _check_zip(file: Path) -> Counter[int]:
+    """How many parts of an archive of torch.save have how many bytes.
+
+    Raises ValueError for an archive that torch.save did not write so: compressed, with more content than the
+    file has bytes, with two parts of one name, or with content of another checksum (torch does not compare
+    them). All checksums are 0 where torch.serialization.set_crc32_options(False) left them out.
+    """
     with zipfile.ZipFile(file) as archive:
         parts = archive.infolist()
         if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
@@ -134,20 +141,30 @@ def _check_zip(file: Path) -> None:
             raise ValueError("two parts have the same name")
         if any(part.CRC for part in parts) and (bad := archive.testzip()):
             raise ValueError(f"damaged: the content of {bad} does not have its checksum")
+        return Counter(part.file_size for part in parts)
 
 
-def _holds_tensors(held: Any, depth: int, known: set[int] | None = None) -> bool:
-    """Whether dicts in dicts hold a tensor by a name. `known` are those searched before: a dict may hold
+def _check_storages(loaded: Any, sizes: Counter[int]) -> None:
+    """Raises ValueError where a tensor is declared with more or fewer bytes than a part of the archive has:
+    versions of torch up to 2.6 at least read the memory behind it."""
+    tensors = [value for value in _tensors(loaded) if value.layout == torch.strided and not value.is_meta]
+    storages = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in tensors}
+    if more := Counter(size for place, size in storages.items() if place) - sizes:
+        raise ValueError(f"damaged: a tensor of {min(more)} bytes has no part of that size in the archive")
+
+
+def _tensors(held: Any, depth: int = DEPTH, known: set[int] | None = None) -> Iterator[Tensor]:
+    """The tensors that dicts in dicts hold by a name. `known` are the dicts searched before: one may hold
     itself, or be held in a thousand places."""
     known = set() if known is None else known
     if not isinstance(held, Mapping) or id(held) in known:
-        return False
+        return
     known.add(id(held))
-    return any(
-        isinstance(key, str)
-        and (isinstance(value, Tensor) or (depth > 0 and _holds_tensors(value, depth - 1, known)))
-        for key, value in held.items()
-    )
+    for key, value in held.items():
+        if isinstance(key, str) and isinstance(value, Tensor):
+            yield value
+        elif isinstance(key, str) and depth > 0:
+            yield from _tensors(value, depth - 1, known)
 
 
 def _line(problem: Exception) -> str:

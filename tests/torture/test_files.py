@@ -282,13 +282,13 @@ def with_parts(parts: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -
     return into.getvalue()
 
 
-def rewritten(content: bytes, old: bytes, new: bytes) -> bytes:
-    """An archive of torch.save with a change in its pickle, and every checksum right."""
+def rewritten(content: bytes, old: bytes, new: bytes, name: str = "data.pkl") -> bytes:
+    """An archive of torch.save with a change in its pickle or another part, and every checksum right."""
     into = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as before, zipfile.ZipFile(into, "w") as after:
         for part in before.infolist():
             held = before.read(part)
-            if part.filename.endswith("data.pkl"):
+            if part.filename.endswith(name):
                 assert old in held
                 held = held.replace(old, new)
             after.writestr(part.filename, held)
@@ -354,6 +354,12 @@ def hostile(ran: Path) -> dict[str, bytes]:
         "a zip bomb": with_pickle(tensors, zipfile.ZIP_DEFLATED, **{f"data/{i}": zeros for i in range(3)}),
         "numbers beyond their storage": rewritten(storage, b"K\x05\x85", b"K\x64\x85"),
         "a storage beyond its part": rewritten(storage, b"K\x05t", b"K\x64t"),
+        "a part shorter than its storage": rewritten(
+            saved({**state(), "0.weight": torch.ones(3, 4)}),
+            bytes(torch.ones(12).numpy()),
+            b"\0" * 8,
+            "data/0",
+        ),
         "both beyond": rewritten(rewritten(storage, b"K\x05\x85", b"K\x64\x85"), b"K\x05t", b"K\x64t"),
         "a storage of terabytes": rewritten(
             storage, b"K\x05t", b"\x8a\x08" + (2**45).to_bytes(8, "little") + b"t"
