@@ -21,8 +21,8 @@ SHOWN = 3  # places that a message names at most
 
 
 def suggest(came: str, possible: Sequence[str]) -> str:
-    """`did you mean X?` where a possible word is close to `came`, and all that are possible, or those that fit
-    on a line."""
+    """`did you mean X?` where a possible word is close to `came`, and all that are possible, or those that
+    fit on a line."""
     close = difflib.get_close_matches(came, possible, n=1)
     meant = f"did you mean {close[0]}? " if close else ""
     listed = textwrap.shorten(", ".join(sorted(possible)) or "nothing", 250, placeholder=" ...")
