@@ -327,6 +327,17 @@ def test_float64_weights_are_measured_in_float64_and_half_precision_exactly(shar
     assert rows[0]["train_loss"] == rows[1]["train_loss"]
 
 
+def test_a_file_that_was_saved_without_checksums_is_read(tmp_path):
+    net, fresh = Inner(), Inner()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(net.state_dict(), tmp_path / "w.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    load(fresh, read(tmp_path / "w.pt"), statistics=False)
+    assert torch.equal(fresh.model[0].weight, net.model[0].weight)
+
+
 def test_statistics_of_batch_norm_are_those_of_the_file_or_a_choice(tmp_path):
     make = lambda tracks: nn.Sequential(nn.BatchNorm1d(2, track_running_stats=tracks))  # noqa: E731
     net = make(True)
