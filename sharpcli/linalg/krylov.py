@@ -38,8 +38,8 @@ class Krylov:
     `size` is m, `width` p, `capacity` the largest m. `products` counts the products with A, and `restarted`
     says whether the basis was ever cut back. `asymmetry` is the largest difference seen between v_i.A v_j and
     v_j.A v_i, as a norm over i: what rounding, or a wrong derivative, has done to products that should be
-    symmetric. `first_length` is |A v| of the first vector. A product that is not finite raises
-    FloatingPointError.
+    symmetric. `is_single` says whether the basis began with one vector. A product that is not
+    finite raises FloatingPointError.
     """
 
     def __init__(self, matvec: Matvec, start: Float[Tensor, "b D"], capacity: int) -> None:
@@ -52,7 +52,7 @@ class Krylov:
         self._G = start.new_empty(0, start.shape[-1])
         self.T = torch.zeros(len(self._V), len(self._V), dtype=torch.float64)
         self.C = torch.zeros(len(self._V), 0, dtype=torch.float64)
-        self.restarted, self.asymmetry, self.first_length = False, 0.0, 0.0
+        self.restarted, self.asymmetry, self.is_single = False, 0.0, len(start) == 1
         self.add(start)
 
     @property
@@ -137,8 +137,6 @@ class Krylov:
         self.products += self.size - first
         for j, x in enumerate(images, first):
             length = finite(norm(x))
-            if j == 0 and not self.restarted:
-                self.first_length = length
             negligible = DEPENDENT_EPS * torch.finfo(x.dtype).eps * length
             in_V, in_G = self.T.new_zeros(self.size), self.T.new_zeros(self.width)
             for _ in range(MAX_PASSES):

@@ -131,6 +131,8 @@ def extremes(
                 break
         elif fresh is None or not krylov.add(fresh()[None]):
             break
+    if slack <= 1:  # a random start
+        assessment = _with_missed(assessment, krylov)
     return _ritz(assessment, krylov, k, krylov.products - products_before)
 
 
@@ -150,10 +152,10 @@ class _Assessment:
 
     `theta` [m], largest first, has the eigenvectors `Y` [m, m] and the residuals `R` [m, p] in the
     coordinates of G. The `wanted` largest have the estimated `errors` and the `residuals` [wanted] (norms);
-    `allowed` is the error asked for, `floor` the rounding error of a residual. `converged` says whether the
-    wanted pairs have converged, `unfinished` lists the indices of the pairs that have not and whose residuals
-    are not rounding alone. `relative_error` is the largest estimated error relative to what it should be a
-    share of, and `smallest` the smallest pair, None unless it is asked for.
+    `allowed` is the error asked for, `floor` the rounding error of a residual. `unconverged` says of each
+    wanted pair whether it has not converged, `unfinished` lists the indices of the pairs that have not and
+    whose residuals are not rounding alone. `relative_error` is the largest estimated error relative to what
+    it should be a share of, and `smallest` the smallest pair, None unless it is asked for.
     """
 
     theta: Float64[Tensor, " m"]
@@ -164,7 +166,7 @@ class _Assessment:
     residuals: Float64[Tensor, " wanted"]
     allowed: float
     floor: float
-    converged: bool
+    unconverged: Tensor
     unfinished: list[int]
     relative_error: float
     smallest: _Smallest | None
@@ -191,8 +193,6 @@ def _assess(krylov: Krylov, k: int, tol: float, slack: float, least: bool, scale
     top = min(m, max(wanted + 1, KEPT_VECTORS))
     errors, residuals = cluster_errors(theta[:top], R[:top], wanted, rounding), _norms(R[:wanted], rounding)
     unconverged = (errors > allowed) | (residuals > slack * allowed)
-    missing = missed(krylov, wanted, theta) if slack <= 1 else 0.0  # a random start
-    errors = torch.where(unconverged, errors.clamp_min(missing), errors)
     unfinished = (unconverged & (_norms(R[:wanted], 0) > rounding)).nonzero().flatten().tolist()
     relative_error, smallest = float(errors.max()) / top_value if top_value else 0.0, None
     if least:  # the smallest eigenvalue of A is the largest of -A
@@ -201,7 +201,6 @@ def _assess(krylov: Krylov, k: int, tol: float, slack: float, least: bool, scale
         residual = float(_norms(R[-1:], rounding)[0])
         allowed_least = max(tol * abs(value), 2 * rounding)
         converged = error <= allowed_least and residual <= slack * allowed_least
-        error = error if converged else max(error, missing)
         smallest = _Smallest(value, residual, error, converged)
         relative_error = max(relative_error, tol * error / allowed_least if allowed_least else 0.0)
         if not converged and float(R[-1].norm()) > rounding:
@@ -215,29 +214,35 @@ def _assess(krylov: Krylov, k: int, tol: float, slack: float, least: bool, scale
         residuals,
         allowed,
         floor,
-        not bool(unconverged.any()),
+        unconverged,
         unfinished,
         relative_error,
         smallest,
     )
 
 
-def missed(krylov: Krylov, wanted: int, theta: Float64[Tensor, " m"]) -> float:
-    """How far the `wanted` largest and smallest eigenvalues may lie beyond the Ritz values theta of a run
-    from a random start, in 19 of 20 cases: what a pair that has not converged is wrong by.
+def missed(krylov: Krylov, theta: Float64[Tensor, " m"]) -> float:
+    """How far the largest eigenvalue of A may lie above the largest Ritz value theta_1 of a run from a single
+    random vector v, which a pair that has not converged may be wrong by. In 1 of 20 cases it is further.
 
-    After s steps lambda_1 - theta_1 <= e (lambda_1 - lambda_D), e = (ln(1.648 sqrt(D) / 0.05) / (2 s - 1))^2
-    (Kuczynski & Wozniakowski 1992, theorem 4.1). For few steps, where that says nothing, the spread is at
-    most 2 |A|_F, and |A v| of a random unit vector v estimates |A|_F / sqrt(D): as a single step's only
-    number it is less than a sixteenth of that in 1 of 20 cases, where one eigenvalue is all of A.
+    prod_j (A - theta_j) v has the length b of the product of T's off-diagonal entries and the last residual.
+    Its component along the eigenvector x of lambda_1 is prod_j (lambda_1 - theta_j) (x.v), and (x.v)^2 D is at
+    least 0.0039 in 19 of 20 cases, so that prod_j (lambda_1 - theta_j) <= b sqrt(D / 0.0039). Returns 0
+    where the run began otherwise, is invariant, or was restarted.
     """
     m, D = krylov.V.shape
-    if m == D:
+    if m == D or krylov.restarted or not krylov.is_single or krylov.width != 1:
         return 0.0
-    share = (math.log(1.648 * D**0.5 / 0.05) / (2 * max(m // wanted, 1) - 1)) ** 2
-    by_norm = (16 if m == 1 else 2) * D**0.5 * krylov.first_length
-    spread = float(theta[0] - theta[-1])
-    return min(by_norm, spread * share / (1 - 2 * share)) if share < 0.4 else by_norm
+    steps = torch.cat([krylov.T[:m, :m].diagonal(1), krylov.C[m - 1]]).abs()
+    if not float(steps.min()) > 0:
+        return 0.0
+    log_product = float(steps.log().sum()) + 0.5 * math.log(D / 0.0039)
+    low, high = 0.0, math.exp(log_product / m)  # each factor is at least lambda_1 - theta_1
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = float((middle + theta[0] - theta).log().sum()) <= log_product
+        low, high = (middle, high) if below else (low, middle)
+    return high
 
 
 @dataclass(frozen=True)
@@ -286,6 +291,18 @@ def _is_done(
     return residual <= 10 * slack * assessment.allowed and _agree(invariant.theta, assessment, k, tol)
 
 
+def _with_missed(assessment: _Assessment, krylov: Krylov) -> _Assessment:
+    """The assessment with the errors of pairs that have not converged no less than what may be `missed`."""
+    errors, smallest = assessment.errors, assessment.smallest
+    if bool(assessment.unconverged.any()):
+        above = missed(krylov, assessment.theta)
+        errors = torch.where(assessment.unconverged, errors.clamp_min(above), errors)
+    if smallest is not None and not smallest.converged:
+        beneath = missed(krylov, -assessment.theta.flip(0))
+        smallest = replace(smallest, error=max(smallest.error, beneath))
+    return replace(assessment, errors=errors, smallest=smallest)
+
+
 def _ritz(assessment: _Assessment, krylov: Krylov, k: int, products: int) -> Ritz:
     """The wanted pairs as a result, with the vectors that should start the next solve (see `KEPT_SHARE`)."""
     m, wanted, theta = krylov.size, assessment.wanted, assessment.theta
@@ -303,7 +320,7 @@ def _ritz(assessment: _Assessment, krylov: Krylov, k: int, products: int) -> Rit
         residuals=assessment.residuals,
         errors=assessment.errors,
         products=products,
-        converged=wanted == k and assessment.converged,
+        converged=wanted == k and not bool(assessment.unconverged.any()),
         least=None if smallest is None else smallest.value,
         least_residual=None if smallest is None else smallest.residual,
         least_error=None if smallest is None else smallest.error,

@@ -61,7 +61,7 @@ def gradient_noise(at: Point, *, probes: int, tol: float, max_products: int) -> 
         Cz, Hz = product[0].double(), linearization.hvp(z)[0].double()
         HzCz.append(float(Hz @ Cz))
         squared_norms.append((float(Hz @ Hz), float(Cz @ Cz)))
-    cross_samples = torch.tensor(HzCz).double()
+    cross_samples = torch.tensor(HzCz, dtype=torch.float64)
     HH, CC = torch.tensor(squared_norms, dtype=torch.float64).T
     start = at.curvature.start(0) if at.warm is None else at.warm
     # A product is M v - g (g.v), M the second moment: rounding acts on |M| <= |C| + |g|^2.
