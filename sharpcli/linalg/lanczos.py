@@ -226,8 +226,8 @@ def missed(krylov: Krylov, theta: Float64[Tensor, " m"]) -> float:
     random vector v, which a pair that has not converged may be wrong by. In 1 of 20 cases it is further.
 
     prod_j (A - theta_j) v has the length b of the product of T's off-diagonal entries and the last residual.
-    Its component along the eigenvector x of lambda_1 is prod_j (lambda_1 - theta_j) (x.v), and (x.v)^2 D is at
-    least 0.0039 in 19 of 20 cases, so that prod_j (lambda_1 - theta_j) <= b sqrt(D / 0.0039). Returns 0
+    Its component along the eigenvector x of lambda_1 is prod_j (lambda_1 - theta_j) (x.v), and (x.v)^2 D is
+    at least 0.0039 in 19 of 20 cases, so that prod_j (lambda_1 - theta_j) <= b sqrt(D / 0.0039). Returns 0
     where the run began otherwise, is invariant, or was restarted.
     """
     m, D = krylov.V.shape
