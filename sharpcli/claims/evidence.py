@@ -83,12 +83,12 @@ def finish(
 ) -> Iterator[tuple[int, Paths, float]]:
     """Runs what is missing of all trials at once, `jobs` at a time, and yields (which trial, its parts'
     paths, seconds) as soon as all of a trial is there. What is complete is not run again; Ctrl-C, or another
-    signal, ends the processes of the pool too and leaves every run to be resumed. What cannot be made is told
-    at once and refused at the end: it keeps nothing else from being made."""
+    signal, ends the processes of the pool too and leaves every run to be resumed. What cannot be made is
+    refused at the end, a line for each reason: it keeps nothing else from being made."""
     waiting: dict[Future[Made], list[tuple[int, str]]] = {}  # what several trials share is made once
     paths: list[Paths] = [[] for _ in trials]
     spent, left = [0.0] * len(trials), [0] * len(trials)
-    refused: list[str] = []
+    refused: dict[str, str] = {}  # by the reason, what was refused for it first
     faults: list[Exception] = []
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_in_pool)
     try:
@@ -105,8 +105,7 @@ def finish(
                 made = _result(future, faults)
                 for number, name in waiting[future]:
                     if made.refusal:
-                        refused.append(f"{trials[number].id}, {name}: {made.refusal}")
-                        tell(f"sharp: {refused[-1]}")
+                        refused.setdefault(made.refusal, f"{trials[number].id}, {name}")
                         continue  # the others are finished before it is reported
                     paths[number].append((name, made.path))
                     spent[number] += made.seconds
@@ -129,8 +128,10 @@ def finish(
     if faults:
         raise faults[0]
     if refused:
-        more = f" (and {len(refused) - 1} more, see above)" if len(refused) > 1 else ""
-        raise Refusal(f"{refused[0]}{more}")
+        *others, last = (f"{what}: {reason}" for reason, what in refused.items())
+        for line in others:
+            tell(f"sharp: {line}")
+        raise Refusal(last)
 
 
 def _work(trial: Trial, inside: Path) -> list[tuple[str, Callable[..., Made], tuple[Any, ...]]]:
