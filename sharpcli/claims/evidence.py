@@ -125,6 +125,11 @@ def finish(
         pool.shutdown(
             cancel_futures=True
         )  # waits: what is left over would be joined, and interrupted, at the very end
+    _report(faults, refused, tell)
+
+
+def _report(faults: Sequence[Exception], refused: dict[str, str], tell: Callable[[str], Any]) -> None:
+    """Raises the first fault of ours; else refuses what was refused, a line for each reason."""
     if faults:
         raise faults[0]
     if refused:
