@@ -4,7 +4,8 @@ be used.
 `golden/rows.json` holds, for one run of each method, toy, model and measure, the hash of its rows at `commit`
 and the numbers of its last row. On the processor and the version of torch that made it the hashes are equal;
 elsewhere, where last digits differ, the numbers are. By design newer rows have one more column, `base_edge`,
-in runs of SAM.
+in runs of SAM; and the hashes were made again when errors began to include rounding, traces to stop later and
+cross-entropy to be computed in float64, with all other numbers found equal to those of `commit`.
 """
 
 import hashlib
@@ -52,6 +53,11 @@ def test_a_run_gives_the_rows_that_it_gave_before_the_modules_moved(sharp, folde
     for key, value in before["last"].items():
         if not key.endswith(JUMPY):
             assert rows[-1][key] == pytest.approx(value, rel=1e-2, abs=1e-6), key
+
+
+def settled(row):
+    """The columns of a row that are no estimates of errors: those include more now than they did."""
+    return {key: value for key, value in row.items() if not key.endswith(JUMPY)}
 
 
 @pytest.fixture
@@ -109,5 +115,5 @@ def test_an_unfinished_run_of_format_1_is_resumed_to_the_rows_of_a_whole_one(sha
     rows = rows_of(run.path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [row["step"] for row in whole]
     if is_same_machine():
-        assert rows == whole
+        assert [settled(row) for row in rows] == [settled(row) for row in whole]
     assert Run(run.path).provenance["version"] == 1
