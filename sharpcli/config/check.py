@@ -186,6 +186,14 @@ def _replicas(value: Any, key: str) -> Any:
     return value
 
 
+def _packages(value: list[Any], key: str) -> list[str]:
+    if wrong := [name for name in value if not re.fullmatch(r"[^\W\d]\w*(\.\w+)*", str(name))]:
+        raise Refusal(
+            f"{key}={value}: {wrong[0]} is the name of no package; give names, as in trust=[my_nets]"
+        )
+    return value
+
+
 PARSE: dict[str, Callable[[Any, str], Any]] = {
     "measure_every": spelled,
     "steps": length,
@@ -194,6 +202,7 @@ PARSE: dict[str, Callable[[Any, str], Any]] = {
     "device": _device,
     "compile_products": _when_to_compile,
     "replicas": _replicas,
+    "trust": _packages,
     "method": _label,
     "runs_dir": _path,
     "data_dir": _path,
@@ -313,6 +322,9 @@ def _coerced(value: Any, hint: Any, setting: str) -> Any:
             raise Refusal(f"{setting}={value}: give a list, as in {setting}=[{value}]") from None
         raise Refusal(re.sub(r"^value(?=[=\[])", setting, explain(problem, ()))) from None
     out = merged["value"]
+    is_flat = get_origin(hint) is list and not get_origin(get_args(hint)[0]) and get_args(hint)[0] is not Any
+    if is_flat and any(isinstance(inner, list | dict) for inner in out or ()):
+        raise Refusal(f"{setting}={value}: give a list of values, and no list or mapping in it")
     for number in out if isinstance(out, list) else [out]:
         if isinstance(number, float) and not math.isfinite(number):
             raise Refusal(f"{setting}={number}: give a finite number")

@@ -151,6 +151,10 @@ def explain(problem: Exception, overrides: Sequence[str]) -> str:
     if match := re.search(r"Key '(.*?)' not in 'Settings'", text):
         refuse_renamed(match[1], match[1])
         return _no_such(match[1], overrides)
+    if match := re.search(
+        r"merging override (\S+?)=(.*?)\s+Invalid value assigned: \w+ is not a ListConfig", text, re.S
+    ):
+        return f"{match[1]}={match[2]}: give a list, as in {match[1].lstrip('+')}=[{match[2]}]"
     if isinstance(problem, MissingMandatoryValue):
         return f"{problem.full_key} is missing: give {problem.full_key}=..."
     if match := NO_VALUE.search(text) or NOT_OF_TYPE.search(text):
