@@ -171,9 +171,9 @@ class Run:
             return f"config.yaml gives the hash {found[: len(expected)]} and not {expected}"
         return ""
 
-    def refuse_altered(self, contents: Mapping[str, str] | None = None) -> None:
+    def refuse_altered(self, contents: Mapping[str, str] | None = None, quick: bool = False) -> None:
         """Refuses a run whose config is not the one it was made of: its numbers are of something else."""
-        if what := self.altered(contents):
+        if what := self.altered(contents, quick):
             raise Refusal(
                 f"{self.path}: changed after the run was made ({what}), so that its numbers would be taken "
                 f"for another run's; restore config.yaml, or move the directory away"
@@ -655,7 +655,7 @@ def frame_of(runs: Sequence[Run], complain: Complain | None = None) -> pd.DataFr
 
 def _records(run: Run, complain: Complain | None) -> list[dict[str, Any]]:
     """The rows of a run for a frame."""
-    run.refuse_altered()
+    run.refuse_altered(quick=True)
     if wrong := run.damage():
         raise Refusal(f"{wrong}; the command that made the run mends it")
     config = run.config
