@@ -3,8 +3,10 @@ way; PyTorch's wrong second derivatives are seen."""
 
 from __future__ import annotations
 
+import cProfile
 import copy
 import math
+import sys
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -268,6 +270,15 @@ class Compiled(nn.Module):
 
 def test_a_compiled_module_is_measured_as_the_module_that_it_compiles():
     assert torch.equal(hessian(problem(lambda: torch.compile(mlp()))), hessian(problem(mlp)))
+
+
+def test_a_model_is_tried_under_a_profiler_too_and_the_profiler_goes_on():
+    profile = cProfile.Profile()
+    profile.enable()
+    problem(mlp())
+    still_on = sys.getprofile() is not None
+    profile.disable()
+    assert still_on
 
 
 def test_a_cache_that_forward_keeps_is_no_state():

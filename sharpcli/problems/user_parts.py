@@ -160,7 +160,8 @@ class _Calls:
 
 @contextmanager
 def _called() -> Iterator[_Calls]:
-    """Notes, within it, calls of `torch.utils.checkpoint` and of compiled functions, by their code."""
+    """Notes, within it, calls of `torch.utils.checkpoint` and of compiled functions, by their code; nothing
+    under a profiler."""
     calls = _Calls()
 
     def note(frame: FrameType, event: str, _: Any) -> None:
@@ -175,12 +176,14 @@ def _called() -> Iterator[_Calls]:
         elif frame.f_code.co_filename.endswith(COMPILED):
             calls.compiled = True
 
-    before = sys.getprofile()
+    if sys.getprofile() is not None:  # somebody profiles the command: a profiler cannot be put back
+        yield calls
+        return
     sys.setprofile(note)
     try:
         yield calls
     finally:
-        sys.setprofile(before)
+        sys.setprofile(None)
 
 
 def _no_tensor(outputs: Any) -> str:
