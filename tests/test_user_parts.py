@@ -3,8 +3,8 @@ way; PyTorch's wrong second derivatives are seen."""
 
 from __future__ import annotations
 
-import cProfile
 import copy
+import cProfile
 import math
 import sys
 from dataclasses import dataclass
