@@ -15,6 +15,8 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from sharpcli.errors import Refusal
+
 PERCENT = float(os.environ.get("SHARP_TORTURE", "2"))
 SEED = int(os.environ.get("SHARP_TORTURE_SEED", "1"))
 ONLY = os.environ.get("SHARP_TORTURE_CASE")  # the number of a single case, to look at a failure
@@ -86,7 +88,7 @@ def each(kind: str, numbers: Iterable[int], one: Callable[[int], str | None]) ->
         tried += 1
         try:
             fault = one(case)
-        except (Exception, Hung) as problem:
+        except (Exception, Hung, Refusal) as problem:
             fault = f"{type(problem).__name__}: {problem}\n{traceback.format_exc(limit=-6)}"
         if fault:
             wrong.append(
