@@ -598,3 +598,14 @@ def test_a_bad_run_stops_no_command_over_all(sharp, whole, folder):
     pair = sharp("plot", "loss", whole.name, folder / "runs" / "bad-list")
     assert pair.code == 0 and "bad-list" in pair.err
     assert sharp("plot", "loss", folder / "runs" / "bad-list").code == 2
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", '{"verdict": "holds"}', None])
+def test_a_damaged_verdict_is_named_and_the_other_claims_listed(sharp, folder, content):
+    file = folder / "runs/claims/sam_radius/verdict.json"
+    file.parent.mkdir(parents=True)
+    os.mkfifo(file) if content is None else file.write_text(content)
+    for words in (("claim", "list"), ("claim", "list", "--markdown")):
+        said = sharp(*words)
+        assert said.code == 0 and said.err.count("sam_radius/verdict.json") == 1, said.err
+    assert "sharp claim check sam_radius writes it again" in sharp("claim", "show", "sam_radius").refusal
