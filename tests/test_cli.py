@@ -250,7 +250,7 @@ def test_mistakes_about_a_run_that_is_there(sharp, folder):
             "name one of 1.weight",
         ),
         (["plot", "loss", run, "-o", "x.gif"], "possible endings"),
-        (["plot", "loss", run, "z=1"], "z=1: no such setting; possible: x"),
+        (["plot", "loss", run, "z=1"], "z=1: loss does not take it; possible: x"),
         (["plot", "loss", run, "x=time"], "possible: epoch, seconds, step"),
         (["plot", "compare", run, "y=accuracy"], "no such column in these runs"),
         (["plot", "loss", run, "-o", f"{run}/config.yaml/x.png"], "cannot write"),

@@ -284,7 +284,7 @@ def checked_again(run: Run, overrides: Sequence[str]) -> Checked:
         if key == "measure":
             composed = compose([str(override.input_line)]).measure
             config.measure = OmegaConf.create(OmegaConf.to_container(composed, resolve=False))
-    config = with_overrides(config, [o for o in overrides if not re.match(r"\+*measure=", o)], new=True)
+    config = with_overrides(config, [o for o in overrides if not re.match(r"\+*measure=", o)])
     if not config.measure:
         raise Refusal(
             f"{run.name} measured nothing in training: say what to measure, as in measure=[sharpness,trace]"

@@ -81,21 +81,14 @@ def loading(config_dir: str | None = None) -> Iterator[ConfigLoaderImpl]:
         yield loader
 
 
-def with_overrides(config: DictConfig, overrides: Sequence[str], new: bool = False) -> DictConfig:
+def with_overrides(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """A config changed by overrides in Hydra's grammar, as they would change it on the command line of `sharp
-    train`. Refuses settings that it does not have, except with `new`."""
+    train`. A setting that it does not have is added: a part refuses what it does not take."""
     with refusing(overrides):
         parsed = OverridesParser.create().parse_overrides(quoted(overrides))
         ConfigLoaderImpl.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
-        for override in () if new else parsed:
-            key = override.key_or_group
-            if OmegaConf.select(config, key.partition(".")[0]) is None and not (
-                override.is_add() or "@" in key
-            ):
-                possible = [str(name) for name in config if name != "_target_"]
-                raise Refusal(f"{override.input_line}: no such setting; {suggest(key, possible)}")
         changed = config.copy()
-        OmegaConf.set_struct(changed, not new)
+        OmegaConf.set_struct(changed, False)
         ConfigLoaderImpl._apply_overrides_to_config(parsed, changed)
     return changed
 
