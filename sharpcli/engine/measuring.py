@@ -89,8 +89,9 @@ def each(
                 raise NotFinite("weights")
             with experiment.enough_memory():
                 estimates = experiment.measures[name](point)
-        except (NotFinite, FloatingPointError):  # a product, or what a solver computed of it
+        except (FloatingPointError, OverflowError):  # a product, or what a solver computed of it
             estimates = Estimates({f"{name}_not_finite": True})
+        seconds = time.perf_counter() - began
         if isinstance(estimates, Estimates) and estimates.products:
             _try_second_derivatives(experiment, surface, w, name)
         if not isinstance(estimates, Estimates):
@@ -104,7 +105,7 @@ def each(
             row[f"{name}_products"] = round(estimates.products or 0, 3)
             row |= {f"{name}_gradients": round(estimates.gradients, 2)} if estimates.gradients else {}
             row[f"{name}_examples"] = surface.examples
-            row[f"{name}_seconds"] = round(time.perf_counter() - began, 4)
+            row[f"{name}_seconds"] = round(seconds, 4)
         yield name, row, {} if estimates.warm is None else {name: estimates.warm}
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from sharpcli import objectives, optimizers
 from sharpcli.engine.experiment import Experiment
-from sharpcli.errors import NotFinite
 from sharpcli.objectives import Noise
 from sharpcli.optimizers import State, stepped
 from sharpcli.problems.minibatches import chunks
@@ -121,6 +120,6 @@ class OneByOne:
             else:
                 w, state = stepped(experiment.optimizer, w, state, surface, lr)
                 self._tried = True
-        except NotFinite:  # a rule that needs the curvature, where there is none: the run has diverged
+        except (FloatingPointError, OverflowError):  # a rule needs the curvature, where it is not finite
             w = torch.full_like(w, torch.nan)
         return w, state, step + 1

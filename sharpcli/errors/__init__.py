@@ -39,10 +39,11 @@ class OwnFault(BaseException):
     exception that comes from another process has lost its frames."""
 
 
-class NotFinite(ArithmeticError):
+class NotFinite(FloatingPointError):
     """A product with a curvature matrix holds NaN or infinity: at these weights there is no number to give.
 
-    Raised where the product is made, before a solver can take it for a number.
+    Raised where the product is made, before a solver can take it for a number. What a solver computes of
+    finite products may be beyond the largest number too: it raises FloatingPointError or OverflowError.
     """
 
 

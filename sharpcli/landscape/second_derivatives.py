@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from sharpcli.errors import NotFinite
 from sharpcli.landscape.surface import Grad, LossSurface
 
 EXAMPLES = 16  # on which the products are compared: a layer's derivative is right or wrong on any
@@ -54,7 +55,10 @@ def agreement(surface: LossSurface, w: Float[Tensor, " D"], rng: Generator) -> A
     surface = surface.single((x[:EXAMPLES], y[:EXAMPLES]))
     compared = None
     for _ in range(TRIES):
-        compared = _compared(surface, w, rng)
+        try:
+            compared = _compared(surface, w, rng)
+        except NotFinite:  # on these examples alone: nothing is known of the derivative
+            return None
         if compared is None or not compared.symmetric or compared.derivative:
             break
     return compared
@@ -83,11 +87,15 @@ def _compared(surface: LossSurface, w: Tensor, rng: Generator) -> Agreement | No
     for share in LENGTHS[dtype]:
         h = share * length
         difference = _dot(u, gradient(w.to(dtype) + h * v) - gradient(w.to(dtype) - h * v)) / (2 * h)
+        if not math.isfinite(difference):
+            continue
         if abs(difference - uHv) < abs(best - uHv):
             best = difference
         if abs(difference - uHv) <= tolerance * scale + floor + torch.finfo(dtype).eps * g / h:
             derivative = True
             break
+    if not math.isfinite(best):
+        return None
     return Agreement(uHv, vHu, best, abs(uHv - vHu) <= SYMMETRY[w.dtype] * scale + floor, derivative)
 
 
