@@ -32,10 +32,8 @@ def draw(name: str, names: Sequence[str], overrides: Sequence[str], out: Path | 
     own = [o for o in overrides if not o.startswith(("runs_dir=", "trust="))]
     settings = OmegaConf.load(CONF / "plot" / f"{name}.yaml")
     assert isinstance(settings, DictConfig)
-    # a user's own function has settings of its own, which `typed` compares with what the function takes
-    is_foreign = any(o.startswith("_target_=") for o in own)
     with refusing(own):
-        plain: Any = OmegaConf.to_container(with_overrides(settings, own, new=is_foreign), resolve=True)
+        plain: Any = OmegaConf.to_container(with_overrides(settings, own), resolve=True)
     checked = typed(plain, f"plot {name}", trust)
     runs = find_all(names, runs_dir, complain)
     if not runs:
