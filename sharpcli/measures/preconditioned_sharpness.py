@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from sharpcli.errors import Refusal
 from sharpcli.landscape.curvature import Curvature
+from sharpcli.linalg.accuracy import eigenvalue_rounding
 from sharpcli.measures import Estimates, Point
 from sharpcli.optimizers import edge, preconditioner
 
@@ -47,6 +50,9 @@ def preconditioned_sharpness(at: Point, *, k: int, tol: float, max_products: int
     surface = at.surface.through(lambda u: root * u)
     preconditioned = Curvature(surface, at.w / root, *curvature.key, curvature.basis_bytes, curvature.tell)
     ritz = preconditioned.eigenpairs("hessian", k, tol, max_products, at.warm)
+    # P, its root and w / root are rounded too: in float32 twice the rounding of a product was seen.
+    more = 2 * eigenvalue_rounding(float(ritz.values.abs().max()), at.w)
+    ritz = replace(ritz, errors=ritz.errors + more, residuals=ritz.residuals + more)
     values = ritz.columns("preconditioned_lambda") | {"preconditioned_edge": threshold}
     values["preconditioned_converged"] = ritz.converged
     return Estimates(values, ritz.products, warm=ritz.vectors)

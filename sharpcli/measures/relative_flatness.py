@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 
 import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
 from sharpcli.linalg import trace as traces
+from sharpcli.linalg.accuracy import trace_rounding
 from sharpcli.measures import Estimates, Point
 
 
@@ -46,16 +48,27 @@ def relative_flatness(at: Point, *, layer: str, rtol: float, max_products: int) 
     W = tensors[chosen[0]].flatten(1)
     d, m = W.shape
 
+    width = float(torch.linalg.matrix_norm(W.double(), 2))
+    sizes: list[Tensor] = []  # |W|^2 |H A|^2 of each product, on which rounding acts before W^T cancels some
+
     def conjugated(Z: Tensor) -> Tensor:  # (W (x) I)^T H (W (x) I)
         A = torch.zeros(len(Z), len(at.w), dtype=W.dtype, device=W.device)
         A[:, first : first + d * m] = (W @ Z.view(-1, m, m)).flatten(1)
         HA = at.curvature.linearization.hvp(A)[:, first : first + d * m]
+        sizes.append(width**2 * HA.double().square().sum(1))
         return (W.T @ HA.view(-1, d, m)).flatten(1)
 
     template = W.new_empty(m * m)
     estimate = traces.estimate(
         "hutchinson", conjugated, template, at.rng, rtol, max_products, at.curvature.tell
     )
-    values = {"relative_flatness": estimate.value, "relative_flatness_stderr": estimate.stderr}
-    values["relative_flatness_converged"] = estimate.converged
+    squared = torch.cat(sizes)
+    exact = m * m <= max_products
+    norm = float(squared.sum() if exact else squared.mean()) ** 0.5
+    stderr = math.hypot(estimate.stderr, trace_rounding(norm, at.w))
+    values = {
+        "relative_flatness": estimate.value,
+        "relative_flatness_stderr": stderr,
+        "relative_flatness_converged": stderr <= rtol * abs(estimate.value),
+    }
     return Estimates(values, estimate.products)
