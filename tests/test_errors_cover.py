@@ -46,7 +46,8 @@ def test_the_stated_error_of_every_column_covers_the_truth_in_both_precisions(fo
     missed = {key: share for key, share in shares.items() if share.cases - share.covered > 1}
     assert not missed
     assert sum(share.covered for share in shares.values()) >= 0.95 * sum(s.cases for s in shares.values())
-    assert all(width > 0 for share in shares.values() for width in share.widths)
+    widths = [width for (name, _), share in shares.items() if name != "rank" for width in share.widths]
+    assert min(widths) > 0  # a number of eigenvalues far from the cut is certain, all else is rounded
 
 
 def measured(sharp, folder, *words):
