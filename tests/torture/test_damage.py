@@ -21,7 +21,7 @@ from torture import SHARDS, Hung, at_most_gigabytes, cases, draws, each, limit
 from torture.damage import damage
 
 FILES = 2000
-CLAIMS = 60
+VERDICTS = 100
 SECONDS = 20.0  # for a command that takes less than one
 GIGABYTES = 4.0
 RUNS = (  # the runs that are damaged; each has few rows and checkpoints
@@ -242,3 +242,49 @@ def damage_run(draw: random.Random, run: Path) -> str:
         file = draw.choice(files)
         done.append(f"{damage(draw, file)} of {file.relative_to(run)}")
     return " and ".join(done)
+
+
+VERDICT = {
+    "statement": "s",
+    "source": "s",
+    "published": "1/4",
+    "id": "label_noise_constant",
+    "verdict": "holds",
+    "premises": [],
+    "checks": [
+        {"holds": True, "measured": 0.25, "spread": 0.001, "runs": 4, "asked": "c in [0.24, 0.26]"}
+        | {"evidence": True, "words": "0.25 ± 0.001"}
+    ],
+    "controls": [],
+    "seconds": 20.0,
+    "about": {"date": "2026-01-01", "commit": "0" * 40, "machine": "m", "made_at": ["0" * 40], "runs": ["r"]},
+}
+
+
+def test_a_damaged_verdict_is_named_and_the_other_claims_are_listed(sharp, folder):
+    file, beside = (folder / "runs/claims" / name / "verdict.json" for name in (VERDICT["id"], "sam_radius"))
+    beside.parent.mkdir(parents=True)
+    beside.write_text(json.dumps(VERDICT | {"id": "sam_radius"}))
+
+    def lines(said: Said, name: str) -> list[str]:
+        return [line for line in said.out.splitlines() if line.lstrip("| `").startswith(name)]
+
+    def one(case: int) -> str | None:
+        shutil.rmtree(file.parent, ignore_errors=True)
+        file.parent.mkdir()
+        file.write_text(json.dumps(VERDICT, indent=1))
+        what = damage(draws("verdict", case), file)
+        served, faults = Served(sharp, "", []), []
+        for name, words, want in (("list", (), whole[0]), ("markdown", ("--markdown",), whole[1])):
+            said = served.command(name, "claim", "list", *words)
+            if lines(said, "sam_radius") != lines(want, "sam_radius"):
+                faults.append(f"claim list: the claim beside it is {lines(said, 'sam_radius')}")
+        served.command("show", "claim", "show", VERDICT["id"])
+        faults += served.faults
+        return f"{what}: " + "; ".join(faults) if faults else None
+
+    file.parent.mkdir()
+    file.write_text(json.dumps(VERDICT))
+    whole = [sharp("claim", "list"), sharp("claim", "list", "--markdown")]
+    assert lines(whole[0], "sam_radius") and lines(whole[1], "sam_radius")
+    each("verdicts", cases(VERDICTS), one)
