@@ -88,7 +88,8 @@ def _setting(key: str, value: Any) -> str:
 def curves(frame: pd.DataFrame, y: str) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """For each run a colour, a legend label (the method, lr and seed where they vary, else the run's name),
     and the rows that have a value of `y`."""
-    varying = [key for key in ("method", "lr", "seed") if frame.groupby("run")[key].first().nunique() > 1]
+    said = [key for key in ("method", "lr", "seed") if key in frame]  # a label that config.yaml has lost
+    varying = [key for key in said if frame.groupby("run")[key].first().nunique() > 1]
     for i, (run, rows) in enumerate(frame.groupby("run", sort=False)):
         name = label(rows, varying) if varying else str(run)
         yield PALETTE[i % len(PALETTE)], name, rows[rows[y].notna()] if y in rows else rows.iloc[:0]
