@@ -37,6 +37,8 @@ def measuring(target, /, **values):
     return config(measure={"x": {"_target_": target, **values}})
 
 
+NETWORK = check(compose([])).config
+
 HOSTILE = {
     "a trusted package named in the config": config(
         trust=["subprocess"], measure={"x": {"_target_": "subprocess.Popen", **TOUCH}}
@@ -91,6 +93,12 @@ HOSTILE = {
     "an environment variable as a number": config(seed="${oc.env:HOME}"),
     "an environment variable as a hyperparameter": config(
         measure={"x": {**SHARPNESS, "k": "${oc.env:HOME}"}}
+    ),
+    "an environment variable as a list": config(
+        data=NETWORK["data"],
+        model={**NETWORK["model"], "widths": "${oc.env:HOME}"},
+        loss=NETWORK["loss"],
+        problem=NETWORK["problem"],
     ),
     "a resolver as a target": measuring("${oc.decode:'os.system'}"),
     "a resolver in a target": measuring("sharpcli.measures.${oc.env:HOME}.sharpness"),

@@ -316,12 +316,16 @@ def _coerced(value: Any, hint: Any, setting: str) -> Any:
             {"value": None}
         )  # an annotation that OmegaConf does not know: a part of its own
     try:
+        OmegaConf.merge(schema, {"value": _unmarked(value)})  # a text with the mark would pass for any type
         merged: Any = OmegaConf.to_container(OmegaConf.merge(schema, {"value": literal(value)}), resolve=True)
     except OmegaConfBaseException as problem:
         if get_origin(hint) is list and not isinstance(value, list):
             raise Refusal(f"{setting}={value}: give a list, as in {setting}=[{value}]") from None
         raise Refusal(re.sub(r"^value(?=[=\[])", setting, explain(problem, ()))) from None
     out = merged["value"]
+    if get_origin(hint) in (list, dict) and not isinstance(out, list | dict | None):
+        # a text with `${` in it passes for a reference to a list
+        raise Refusal(f"{setting}={value}: give a list, as in {setting}=[1,2]")
     is_flat = get_origin(hint) is list and not get_origin(get_args(hint)[0]) and get_args(hint)[0] is not Any
     if is_flat and any(isinstance(inner, list | dict) for inner in out or ()):
         raise Refusal(f"{setting}={value}: give a list of values, and no list or mapping in it")
@@ -329,6 +333,15 @@ def _coerced(value: Any, hint: Any, setting: str) -> Any:
         if isinstance(number, float) and not math.isfinite(number):
             raise Refusal(f"{setting}={number}: give a finite number")
     return out
+
+
+def _unmarked(value: Any) -> Any:
+    """Nested values whose texts have no mark of an interpolation, which OmegaConf takes for every type."""
+    if isinstance(value, Mapping):
+        return {key: _unmarked(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_unmarked(inner) for inner in value]
+    return value.replace("${", "$ {") if isinstance(value, str) else value
 
 
 def _is_leftover(part: Any, where: str, overrides: Sequence[str]) -> bool:
