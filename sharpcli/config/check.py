@@ -323,9 +323,6 @@ def _coerced(value: Any, hint: Any, setting: str) -> Any:
             raise Refusal(f"{setting}={value}: give a list, as in {setting}=[{value}]") from None
         raise Refusal(re.sub(r"^value(?=[=\[])", setting, explain(problem, ()))) from None
     out = merged["value"]
-    if get_origin(hint) in (list, dict) and not isinstance(out, list | dict | None):
-        # a text with `${` in it passes for a reference to a list
-        raise Refusal(f"{setting}={value}: give a list, as in {setting}=[1,2]")
     is_flat = get_origin(hint) is list and not get_origin(get_args(hint)[0]) and get_args(hint)[0] is not Any
     if is_flat and any(isinstance(inner, list | dict) for inner in out or ()):
         raise Refusal(f"{setting}={value}: give a list of values, and no list or mapping in it")
