@@ -106,7 +106,7 @@ def solve():
         start, tol = normal(1, 60, dtype=dtype), 1e-3
         krylov = krylov_module.Krylov(matvec, start, 12)  # too few vectors: restarts
         ritz = lanczos.extremes(krylov, 2, tol, 400, least=True, tell=lambda products, error: None)
-        assert krylov.restarted and ritz.converged and len(ritz.columns("lambda")) == 9
+        assert krylov.restarted and ritz.converged and len(ritz.columns("lambda")) == 10
         assert lanczos.largest(matvec, ritz.vectors, 2, tol, 400, slack=3.0).converged
         assert krylov_module.norm(start) > 0
         rules = []
@@ -150,10 +150,12 @@ def surfaces():
     forms."""
     import torch
 
+    from sharpcli.landscape import second_derivatives
     from sharpcli.landscape.compiled_products import CompiledProducts
     from sharpcli.landscape.distributed import Processes, processes
-    from sharpcli.landscape.surface import whole_loss
+    from sharpcli.landscape.surface import LossSurface, whole_loss
     from sharpcli.losses.cross_entropy import cross_entropy
+    from sharpcli.losses.half_squared import half_squared
 
     for dtype in (torch.float64, torch.float32):
         w, V = normal(22, dtype=dtype), normal(3, 22, seed=3, dtype=dtype)
@@ -170,6 +172,11 @@ def surfaces():
     plain = surface()
     w, V = normal(22), normal(3, 22, seed=3)
     part = plain.through(lambda u: torch.cat([u, w[5:]]))
+    assert second_derivatives.agreement(plain, w, torch.Generator().manual_seed(0)).derivative
+    normed = LossSurface(
+        lambda w, x: torch.nn.functional.layer_norm(network(w, x), (2,)), half_squared, plain.batches
+    )
+    normed.curvature_grad(w, V)
     assert part.hvp(w[:5], normal(2, 5)).shape == (2, 5)
     assert len(plain.on(plain.batches[:1]).joined[0]) == 9 and whole_loss(plain, "sgd") is plain
     torch.compile = lambda function: function  # the compiler itself is tested elsewhere

@@ -27,7 +27,8 @@ from sharpcli.linalg.lanczos import largest
 from sharpcli.losses.cross_entropy import cross_entropy
 from sharpcli.losses.half_squared import half_squared
 from sharpcli.objectives.trace_penalty import trace_penalty
-from sharpcli.problems.network import network
+from sharpcli.problems.network import flat, network
+from sharpcli.problems.user_parts import check_model
 from sharpcli.rng import generator
 
 RNG = torch.Generator().manual_seed(0)
@@ -265,7 +266,20 @@ class Compiled(nn.Module):
         self.net, self.activation = copy.deepcopy(net), activation
 
     def forward(self, x):
-        return self.net[1](self.activation(self.net[0](x)))
+        return self.net[-1](self.activation(self.net[0](x)))
+
+
+def test_a_model_without_compiled_functions_is_no_compiled_model():
+    import torch._dynamo  # with it loaded, a stance towards compiled functions is taken
+
+    net = mlp()
+    predict = flat(net, [name for name, _ in net.named_parameters()], eager=True)
+    w = torch.cat([p.detach().flatten() for p in net.parameters()])
+    assert not check_model(net, predict, w, X, Y)
+    compiled = Compiled(net, torch.compile(torch.tanh))
+    names = [name for name, _ in compiled.named_parameters()]
+    w = torch.cat([p.detach().flatten() for p in compiled.parameters()])
+    assert check_model(compiled, flat(compiled, names, eager=True), w, X, Y[:, :3])
 
 
 def test_a_compiled_module_is_measured_as_the_module_that_it_compiles():

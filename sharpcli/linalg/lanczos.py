@@ -193,7 +193,7 @@ def _assess(krylov: Krylov, k: int, tol: float, slack: float, least: bool, scale
     top = min(m, max(wanted + 1, KEPT_VECTORS))
     errors, residuals = cluster_errors(theta[:top], R[:top], wanted, rounding), _norms(R[:wanted], rounding)
     unconverged = (errors > allowed) | (residuals > slack * allowed)
-    unfinished = (unconverged & (_norms(R[:wanted], 0) > rounding)).nonzero().flatten().tolist()
+    unfinished = (unconverged & (_norms(R[:wanted], 0.0) > rounding)).nonzero().flatten().tolist()
     relative_error, smallest = float(errors.max()) / top_value if top_value else 0.0, None
     if least:  # the smallest eigenvalue of A is the largest of -A
         bottom, value = min(m, KEPT_VECTORS), float(theta[-1])

@@ -23,7 +23,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 EXAMPLES = 8  # examples on which a model and a loss are tried
 CHECKPOINT = inspect.unwrap(checkpoint).__code__
-COMPILED = str(Path("torch", "_dynamo", "eval_frame.py"))  # in which every function of torch.compile begins
+# the file and the names of the functions in which a call of a compiled function begins, since torch 2.6
+COMPILED, WRAPPERS = str(Path("torch", "_dynamo", "eval_frame.py")), ("compile_wrapper", "_fn")
 
 
 def check_tensors(module: nn.Module, dtype: torch.dtype) -> None:
@@ -173,7 +174,7 @@ def _called() -> Iterator[_Calls]:
                 caller = caller.f_back  # a decorator of torch between the model and the function
             if caller is not None:
                 calls.checkpoint = f"{Path(caller.f_code.co_filename).name}, line {caller.f_lineno}"
-        elif frame.f_code.co_filename.endswith(COMPILED):
+        elif frame.f_code.co_name in WRAPPERS and frame.f_code.co_filename.endswith(COMPILED):
             calls.compiled = True
 
     if sys.getprofile() is not None:  # somebody profiles the command: a profiler cannot be put back
