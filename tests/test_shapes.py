@@ -92,7 +92,7 @@ def solve():
     """Every function of sharpcli.linalg, on matrices."""
     import torch
 
-    from sharpcli.linalg import ascent, lanczos, quadrature, semidefinite, trace
+    from sharpcli.linalg import accuracy, ascent, lanczos, quadrature, semidefinite, trace
     from sharpcli.linalg import krylov as krylov_module
 
     symmetric = normal(60, 60)
@@ -115,7 +115,11 @@ def solve():
             quadrature.extend(krylov, 6 + seed)
             rules.append(quadrature.rule(krylov))
         density = quadrature.stack(rules)
-        density.mean(density.nodes**2)
+        density.mean(density.nodes**2, 60)
+        density.around(0.0, density.nodes)
+        assert accuracy.loss_rounding(1.0, start) > 0 and accuracy.mean_and_stderr([1.0, 2.0])[1] > 0
+        unconverged = krylov_module.Krylov(matvec, start, 60)
+        assert not lanczos.extremes(unconverged, 1, tol, 3).converged
         density.curve(torch.linspace(-30, 30, 50), 0.5)
         for method in ("hutchinson", "hutchpp", "xtrace"):
             rng = torch.Generator().manual_seed(0)
