@@ -62,7 +62,7 @@ def mean_and_stderr(samples: Tensor | list[float]) -> tuple[float, float]:
     m = len(values)
     if m < 2:
         return float(values.mean()), float("nan")
-    return float(values.mean()), float(values.std()) / m**0.5 * widening(m - 1) * (1 + SKEWNESS / m)
+    return float(values.mean()), float(values.std()) / m**0.5 * widening(float(m - 1)) * (1 + SKEWNESS / m)
 
 
 def stderr_by_variances(variances: Float64[Tensor, " k"], m: int) -> float:
