@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sharpcli.config import former
-from sharpcli.config.identity import hash_of
+from sharpcli.config.identity import dotted, hash_of
 from sharpcli.config.plain_yaml import dumped, plain_yaml
 from sharpcli.errors import InOtherHands, Refusal, printable
 from sharpcli.jsonl import Row, append, cannot_write, is_count, last_row, read_rows, replace, writing
@@ -659,7 +659,7 @@ def _records(run: Run, complain: Complain | None) -> list[dict[str, Any]]:
     if wrong := run.damage():
         raise Refusal(f"{wrong}; the command that made the run mends it")
     config = run.config
-    settings = dict(dotted(config)) | {
+    settings = {key: str(v) if isinstance(v, list) else v for key, v in dotted(config).items()} | {
         "run": run.name,
         "problem": config["problem"]["_target_"].rsplit(".", 1)[-1],
     }
@@ -694,14 +694,3 @@ def score_names(run: Run) -> list[str]:
     if "scores" in run.provenance:
         return list(run.provenance["scores"])
     return [name for name in former.SCORES if (run.last() or {}).get(name) is not None]
-
-
-def dotted(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested settings as pairs (`optimizer.rho`, 0.05); lists as text."""
-    out: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            out += dotted(value, f"{prefix}{key}.")
-        else:
-            out.append((f"{prefix}{key}", str(value) if isinstance(value, list) else value))
-    return out

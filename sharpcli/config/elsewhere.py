@@ -134,4 +134,4 @@ def _nearest(key: str, here: Sequence[str]) -> str:
     close = close or [last[word] for word in difflib.get_close_matches(_last(key), last, n=1)]
     meant = f"did you mean {close[0]}?" if close else ""
     possible = f"possible: {', '.join(sorted(map(_last, beside)))}" if beside else ""
-    return " ".join(part for part in (meant, possible) if part) or "it is the name of nothing here"
+    return " ".join(part for part in (meant, possible) if part) or "sharp has no setting of a similar name"

@@ -28,17 +28,18 @@ def hash_of(config: Mapping[str, Any], contents: Mapping[str, str]) -> str:
 def first_difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """In words, the first setting in which two nested configs differ: `lr is 0.3 and was 0.2`; empty where
     they are equal."""
-    a, b = _dotted(stored), _dotted(asked)
+    a, b = dotted(stored), dotted(asked)
     for key in {**b, **a}:
         if key not in a or key not in b or a[key] != b[key] or type(a[key]) is not type(b[key]):
             return f"{key} is {str(a.get(key, 'missing'))[:80]} and was {str(b.get(key, 'missing'))[:80]}"
     return ""
 
 
-def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names, such as `optimizer.rho`."""
     out: dict[str, Any] = {}
     for key, value in values.items():
-        out |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        out |= dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return out
 
 

@@ -79,7 +79,7 @@ def _note_odd(checked: Checked, experiment: Experiment, console: Console) -> Non
     """A remark on settings that are allowed and most often a slip."""
     size, n = checked.config["batch_size"], len(experiment.problem.examples[1])
     if size != "full" and size > n:
-        console.note(f"batch_size={size}: there are {n} training examples, so that each batch is all of them")
+        console.note(f"batch_size={size}: more than the {n} training examples; each batch is all of them")
     if not experiment.steps:
         console.note(f"steps={checked.config['steps']}: nothing is trained; the start is measured")
 

@@ -3,6 +3,7 @@ function of real weights, and a mean over the examples."""
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -79,7 +80,7 @@ def with_numbers(module: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
         return x
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            module(x[:2])
+            copy.deepcopy(module)(x[:2])  # a copy: batch norm in training counts what it sees
     except (RuntimeError, TypeError, ValueError, IndexError):
         return x.to(dtype)
     return x
