@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 from scipy.optimize import minimize
 
 from sharpcli.engine.measuring import measure
 from sharpcli.engine.steps import advance
+from sharpcli.errors import Refusal
+from sharpcli.landscape import flows
 from sharpcli.theory import convex, thresholds, uv
 
 
@@ -305,6 +308,20 @@ def test_the_limiting_flow_of_lambda_1_is_the_closed_form(experiment):
     x, y = (part.numpy() for part in e.problem.examples)
     right = np.concatenate(uv.sharpest_flow(*np.split(e.problem.w0.numpy(), 2), x, y[:, 0], 0.2))
     assert np.abs(flow_to(e, 0.2, 1).numpy() - right).max() < 5e-3
+
+
+def test_the_limiting_flow_reaches_the_manifold_of_a_float32_network(experiment):
+    words = ["model=mlp", "model.widths=[6]", "model.activation=tanh", "data.train_examples=4"]
+    e = experiment(*words, "objective=[]", "method=limiting_flow", "measure=[scores]", "lr=0.1")
+    w = flow_to(e, 0.1, 1)
+    assert w.dtype == torch.float32 and float(e.problem.surface.value(w)) < 1e-10
+
+
+def test_gradient_flow_of_too_many_gradients_is_given_up_before_an_interpolator(experiment, monkeypatch):
+    monkeypatch.setattr(flows, "MAX_LIMIT_GRADIENTS", 100)
+    e = experiment("problem=uv", "method=limiting_flow", "problem.start=1e-6", "lr=0.1")
+    with pytest.raises(Refusal, match="reaches no interpolator"):
+        flow_to(e, 0.1, 1)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sharpcli.data import Dataset
 from sharpcli.errors import NotFinite, Refusal
+from sharpcli.landscape import flows
 from sharpcli.landscape.distributed import ALONE
 from sharpcli.landscape.flows import integrate
 from sharpcli.landscape.second_derivatives import agreement
@@ -487,6 +488,34 @@ def test_a_flow_without_a_finite_velocity_ends(solver):
         integrate(lambda at: at * torch.nan, w, 1.0, solver, 1e-3, 1e-6)
     with pytest.raises((NotFinite, Refusal)):
         integrate(lambda at: torch.where(at < 1.5, at, torch.nan), w, 9.0, solver, 1e-3, 1e-6)
+
+
+@pytest.mark.parametrize("solver", ["RK45", "DOP853", "LSODA", "Radau"])
+def test_a_flow_whose_velocity_jumps_at_every_step_is_given_up_by_its_count(solver, monkeypatch):
+    monkeypatch.setattr(flows, "MAX_VELOCITIES", 500)
+    calls = []
+
+    def jumps(at):
+        calls.append(1)
+        return torch.sign(torch.sin(1e9 * at)) + 2
+
+    with pytest.raises(Refusal, match="more than 500 velocities"):
+        integrate(jumps, torch.ones(2, dtype=torch.float64), 50.0, solver, 1e-8, 1e-10)
+    assert len(calls) == 500
+
+
+def test_a_flow_asks_for_no_more_than_its_dtype_holds():
+    calls = []
+
+    def downhill(at):
+        calls.append(1)
+        return -at * at.sin()
+
+    w = torch.linspace(0.1, 1, 20)
+    ends = integrate(downhill, w, 4.0, "DOP853", 1e-12, 1e-15)
+    assert len(calls) < 500
+    exact = integrate(lambda at: -at * at.sin(), w.double(), 4.0, "DOP853", 1e-12, 1e-15)
+    assert (ends.double() - exact).abs().max() < 2e-5
 
 
 def test_a_measure_whose_curvature_is_not_finite_says_so_and_the_others_go_on(sharp, folder):

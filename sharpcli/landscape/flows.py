@@ -26,6 +26,13 @@ NEWTON_RESIDUAL = 1e-3
 # with NaN for ever (LSODA) or fail in their linear algebra (Radau).
 REJECT_NOT_FINITE = ("RK45", "DOP853")
 MAX_FLOW_TIME = 1e5  # gradient flow runs over times 1, 2, 4, ... below this one, and is then given up
+# Velocities of one call of `integrate`, and gradients on the way to an interpolator, of which the toys take
+# at most 10,000. A flow whose velocity jumps, as at the kinks of ReLU, may ask for any number of them.
+MAX_VELOCITIES = 200_000
+MAX_LIMIT_GRADIENTS = 20_000
+# Tolerances in units of the rounding of w's dtype: below it an adaptive solver sees errors that no shorter
+# step makes smaller.
+MIN_TOLERANCE = 10
 
 
 def integrate(
@@ -37,15 +44,25 @@ def integrate(
     atol: float,
     tol: float = 0.0,
 ) -> Float[Tensor, " D"]:
-    """The solution w(time) of dw/dt = field(w), w(0) = w, with local errors below atol + rtol |w|. For `tol`
-    > 0 the flow ends earlier where |field| has fallen to `tol`.
+    """The solution w(time) of dw/dt = field(w), w(0) = w, with local errors below atol + rtol |w|, and not
+    below 10 eps (max |w| + |w|), with eps the rounding of w's dtype. For `tol` > 0 the flow ends earlier
+    where |field| has fallen to `tol`.
 
     Weights that are not finite are returned unchanged. Raises Refusal if the solver does not reach the
-    tolerances, and NotFinite where the field is not finite: at the start for every solver, since the length
-    of the first step would be NaN.
+    tolerances or needs more than `MAX_VELOCITIES`, and NotFinite where the field is not finite: at the start
+    for every solver, since the length of the first step would be NaN.
     """
+    velocities = 0
 
     def right_side(_: float, at: NDArray[np.float64]) -> NDArray[np.float64]:
+        nonlocal velocities
+        velocities += 1
+        if velocities > MAX_VELOCITIES:
+            raise Refusal(
+                f"the flow over a time of {time:g} needs more than {MAX_VELOCITIES:,} velocities at "
+                f"rtol={rtol:g} atol={atol:g} by {solver}; relax them, or take a smaller lr, which is the "
+                f"time of a step"
+            )
         velocity = field(torch.from_numpy(np.array(at)).to(w)).double().cpu().numpy()
         if solver not in REJECT_NOT_FINITE and not np.isfinite(velocity).all():
             raise NotFinite("the velocity of the flow is not finite")
@@ -64,6 +81,8 @@ def integrate(
     if tol > 0 and speed_above_tol(0.0, start) <= 0:
         return w
     events = speed_above_tol if tol > 0 else None
+    rounding = MIN_TOLERANCE * torch.finfo(w.dtype).eps
+    rtol, atol = max(rtol, rounding), max(atol, rounding * float(w.abs().max()))
     path = solve_ivp(
         right_side, (0.0, time), start, method=solver, rtol=rtol, atol=atol, t_eval=[time], events=events
     )
@@ -76,17 +95,34 @@ def integrate(
     return torch.from_numpy(path.y[:, -1]).to(w)
 
 
+class _GivenUp(Exception):
+    """Gradient flow took `MAX_LIMIT_GRADIENTS` and reached no interpolator."""
+
+
 def limit(
     interpolators: Interpolators, w: Float[Tensor, " D"], rtol: float, tol: float
 ) -> tuple[Float[Tensor, " D"], float]:
     """Phi(w), the limit of gradient flow from w, and the largest residual max |r| there.
 
     Gradient flow runs over doubling times until max |r| <= `NEWTON_RESIDUAL`; Newton's method then continues
-    to max |r| <= tol (`Interpolators.project`). If the flow is given up or Newton's method stops early, the
-    residual returned is larger.
+    to max |r| <= tol (`Interpolators.project`). If the flow is given up, after a time of `MAX_FLOW_TIME` or
+    `MAX_LIMIT_GRADIENTS`, or Newton's method stops early, the residual returned is larger.
     """
-    surface, time = interpolators.surface, 1.0
-    while float(interpolators.residual(w).abs().max()) > NEWTON_RESIDUAL and time < MAX_FLOW_TIME:
-        w = integrate(lambda at: -surface.grad(at), w, time, "DOP853", rtol, rtol * 1e-3)
+    surface, time, gradients = interpolators.surface, 1.0, 0
+
+    def downhill(at: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+        nonlocal gradients
+        gradients += 1
+        if gradients > MAX_LIMIT_GRADIENTS:
+            raise _GivenUp
+        return -surface.grad(at)
+
+    residual = float(interpolators.residual(w).abs().max())
+    while residual > NEWTON_RESIDUAL and time < MAX_FLOW_TIME:
+        try:
+            w = integrate(downhill, w, time, "DOP853", rtol, rtol * 1e-3)
+        except _GivenUp:
+            return w, residual
         time *= 2
+        residual = float(interpolators.residual(w).abs().max())
     return interpolators.project(w, tol)

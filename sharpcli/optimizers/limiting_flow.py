@@ -55,7 +55,7 @@ class LimitingFlow:
         if tau < 0:
             w, residual = limit(interpolators, w, min(self.rtol, 1e-6), MANIFOLD_TOL)
             tau = 0.0
-            if not residual <= 1e3 * MANIFOLD_TOL:
+            if not residual <= max(1e3 * MANIFOLD_TOL, 100 * torch.finfo(w.dtype).eps):
                 raise Refusal(
                     f"limiting_flow: gradient flow from the start reaches no interpolator (largest residual "
                     f"{residual:.1e}); take a problem that can be fitted exactly, or another start"
