@@ -1,9 +1,42 @@
-"""The laboratory for sharpness, implicit bias and generalization of neural networks."""
+"""The laboratory for sharpness, implicit bias and generalization of neural networks.
 
+From Python, `import sharpcli as sharp` offers `measure`, and what `__all__` names beside it.
+"""
+
+from __future__ import annotations
+
+import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sharpcli.api.measure import Measured, measure
+    from sharpcli.api.operators import gauss_newton, hessian
+    from sharpcli.api.refused import Refused
 
 __version__ = "0.1.0"
 
 _HERE = Path(__file__).resolve().parent
 # The yaml files: beside the package once installed, at the top of the repository in a checkout.
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
+
+# The modules of the Python interface's names, each imported when it is asked for: importing the package must
+# not import torch, for which `sharp --help` would wait.
+_OFFERED = {
+    "Measured": "measure",
+    "Refused": "refused",
+    "gauss_newton": "operators",
+    "hessian": "operators",
+    "measure": "measure",
+}
+__all__ = ["Measured", "Refused", "gauss_newton", "hessian", "measure"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OFFERED:
+        raise AttributeError(f"module 'sharpcli' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"sharpcli.api.{_OFFERED[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_OFFERED])

@@ -669,7 +669,8 @@ def test_standard_errors_of_pac_bayes_and_batch_sharpness_cover_the_truth_over_2
     for name in ("batch_sharpness", "pac_bayes_sharpness"):
         hits = 0
         for step in range(1, 201):
-            ((_, row, _),) = each(e, w, step, {}, [name])
+            (taken,) = each(e, w, step, {}, [name])
+            row = taken.row
             hits += abs(row[name] - truth[name]) <= 2 * row[f"{name}_stderr"]
         assert hits / 200 >= 0.93, (name, hits)
 

@@ -229,9 +229,9 @@ def measure_part(
         w, about = experiment.problem.w0, {"step": point.step, "params": label}
     row = dict(about)
     report = None if tell is None else lambda name, products, error: tell(f"{where}: {name}", products, error)
-    for _, columns, _ in each(experiment, w, point.step, warm, list(experiment.measures), state, report):
-        keep(about | columns)
-        row |= columns
+    for taken in each(experiment, w, point.step, warm, list(experiment.measures), state, report):
+        keep(about | taken.row)
+        row |= taken.row
     return row
 
 

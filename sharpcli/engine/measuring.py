@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,17 @@ Warm = dict[str, Tensor]
 Tell = Callable[[str, int, float], Any]
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What a measure gave at a point: its columns, its warm vectors by its name, and its `vectors` [D] by the
+    columns of their values."""
+
+    name: str
+    row: Row
+    warm: Warm
+    vectors: dict[str, Tensor]
+
+
 def measure(
     experiment: Experiment,
     w: Tensor,
@@ -38,9 +49,9 @@ def measure(
     """The row of the named measures at w, and what each leaves for the next measurement."""
     row: Row = {}
     after = dict(warm)
-    for _, columns, left in each(experiment, w, step, warm, names, state):
-        row |= columns
-        after |= left
+    for taken in each(experiment, w, step, warm, names, state):
+        row |= taken.row
+        after |= taken.warm
     return row, after
 
 
@@ -52,8 +63,8 @@ def each(
     names: Iterable[str],
     state: State | None = None,
     tell: Tell | None = None,
-) -> Iterator[tuple[str, Row, Warm]]:
-    """The named measures at w in turn, on one shared curvature: name, columns, warm vectors.
+) -> Iterator[Taken]:
+    """The named measures at w in turn, on one shared curvature.
 
     A measure adds its values, and if it spends any `<name>_products`, `<name>_gradients`, `<name>_seconds`
     and `<name>_examples`. Its generator is keyed by (seed, name, step): measuring moves no other draw.
@@ -106,28 +117,32 @@ def each(
             row |= {f"{name}_gradients": round(estimates.gradients, 2)} if estimates.gradients else {}
             row[f"{name}_examples"] = surface.examples
             row[f"{name}_seconds"] = round(seconds, 4)
-        yield name, row, {} if estimates.warm is None else {name: estimates.warm}
+        warm_of = {} if estimates.warm is None else {name: estimates.warm}
+        yield Taken(name, row, warm_of, estimates.vectors)
 
 
 def _try_second_derivatives(experiment: Experiment, surface: LossSurface, w: Tensor, name: str) -> None:
-    """Refuses, once a process and before the first row, Hessian products that are not the gradient's
-    derivatives, as PyTorch's are for some layers."""
-    if SECOND in experiment.tried:
-        return
-    numbers = agreement(surface, w, generator(experiment.seed, SECOND, 0))
+    """The check of second derivatives, once a process and before the first row."""
+    if SECOND not in experiment.tried:
+        check_second_derivatives(surface, w, experiment.seed, f"measure.{name}")
+        experiment.tried.add(SECOND)
+
+
+def check_second_derivatives(surface: LossSurface, w: Tensor, seed: int, where: str) -> None:
+    """Refuses Hessian products that are not the gradient's derivatives, as PyTorch's are for some layers."""
+    numbers = agreement(surface, w, generator(seed, SECOND, 0))
     if numbers is not None and not numbers.symmetric:
         raise Refusal(
-            f"measure.{name}: the Hessian products of this model are wrong: u.Hv = {numbers.uHv:.6g} and "
+            f"{where}: the Hessian products of this model are wrong: u.Hv = {numbers.uHv:.6g} and "
             f"v.Hu = {numbers.vHu:.6g}, equal for every Hessian; a layer's second derivative is wrong in "
             f"torch {torch.__version__} (docs/measure.md lists such layers): take another"
         )
     if numbers is not None and not numbers.derivative:
         raise Refusal(
-            f"measure.{name}: the Hessian products of this model are wrong: u.Hv = {numbers.uHv:.6g}, and "
+            f"{where}: the Hessian products of this model are wrong: u.Hv = {numbers.uHv:.6g}, and "
             f"the gradient's central difference gives {numbers.difference:.6g}; a part of the model or the "
             f"loss is detached, or a layer's second derivative is wrong (docs/measure.md)"
         )
-    experiment.tried.add(SECOND)
 
 
 def _plain(name: str, key: str, value: Any) -> Any:

@@ -6,11 +6,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from sharpcli.errors import NotFinite, Refusal
 from sharpcli.landscape.compiled_products import CompiledProducts
@@ -151,11 +152,12 @@ class _Outputs:
     def __init__(self, surface: Loss, w: Tensor, weight: float, batch: Batch) -> None:
         x, y = batch
         self.w, self.weight, self.n = w, weight, len(y)
-        self.f = surface.predict(w, x)
+        self.f, outputs_of = _one_tensor(surface.predict(w, x), lambda outputs: surface.loss(outputs, y))
         self.u = torch.zeros_like(self.f, requires_grad=True)
         (self.JTu,) = torch.autograd.grad(self.f, w, self.u, create_graph=True, materialize_grads=True)
         self.leaf = self.f.detach().requires_grad_()  # f as an independent variable of the loss
-        (self.slope,) = torch.autograd.grad(surface.loss(self.leaf, y), self.leaf, create_graph=True)
+        loss = surface.loss(outputs_of(self.leaf), y)
+        (self.slope,) = torch.autograd.grad(loss, self.leaf, create_graph=True)
 
     def push(self, v: Float[Tensor, " D"]) -> Tensor:
         """J v, of the shape of f."""
@@ -176,6 +178,35 @@ class _Outputs:
         r = self.slope.detach() * self.n
         along = (r * JV).flatten(1).sum(1).view(-1, *[1] * (r.ndim - 1))
         return r * along / self.n
+
+
+def _one_tensor(
+    outputs: Any, loss: Callable[[Any], Tensor]
+) -> tuple[Float[Tensor, "n ..."], Callable[[Tensor], Any]]:
+    """The outputs that the loss uses as one tensor f [n, ...], and the function that makes the model's
+    structure of outputs of it. Refuses a loss that the model computes itself."""
+    if isinstance(outputs, Tensor):
+        if not outputs.ndim:
+            raise Refusal(
+                "the outputs are inside of this loss, and the Gauss-Newton matrix and the gradients of "
+                "single examples need them; give loss(outputs, targets) and a model that returns its outputs"
+            )
+        return outputs, lambda f: f
+    leaves, form = tree_flatten(outputs)
+    real = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    apart = [leaf.detach().requires_grad_() if i in real else leaf for i, leaf in enumerate(leaves)]
+    value = loss(tree_unflatten(apart, form))
+    slopes = torch.autograd.grad(value, [apart[i] for i in real], allow_unused=True)
+    used = [i for i, slope in zip(real, slopes, strict=True) if slope is not None]
+    shapes = [leaves[i].shape for i in used]
+    flattened = [leaves[i].flatten(1) for i in used]
+
+    def outputs_of(f: Tensor) -> Any:
+        parts = f.split([t.shape[1] for t in flattened], 1)
+        given = dict(zip(used, (p.view(s) for p, s in zip(parts, shapes, strict=True)), strict=True))
+        return tree_unflatten([given.get(i, leaf) for i, leaf in enumerate(apart)], form)
+
+    return torch.cat(flattened, 1), outputs_of
 
 
 def finite(product: Tensor, matrix: str) -> Tensor:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from sharpcli.errors import NotFinite
+from sharpcli.landscape.batches import mapped
 from sharpcli.landscape.surface import Grad, LossSurface
 
 EXAMPLES = 16  # on which the products are compared: a layer's derivative is right or wrong on any
@@ -103,8 +104,11 @@ def _compared(surface: LossSurface, w: Tensor, rng: Generator) -> Agreement | No
 def _gradient(surface: LossSurface, w: Tensor) -> tuple[Grad, torch.dtype]:
     """The gradient in float64 where the model and the loss can be evaluated in it, else in w's own dtype."""
     ((x, y),) = surface.batches
-    doubled = [t.double() if t.is_floating_point() else t for t in (x, y)]
-    precise = surface.on([(doubled[0], doubled[1])])
+
+    def doubled(t: Tensor) -> Tensor:
+        return t.double() if t.is_floating_point() else t
+
+    precise = surface.on([(mapped(doubled, x), mapped(doubled, y))])
     try:
         if precise.grad(w.double()).dtype == torch.float64:
             return precise.grad, torch.float64

@@ -7,18 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from sharpcli.errors import Refusal
+from sharpcli.landscape.batches import Batch, can_be_cut, each_bytes, joined
 from sharpcli.landscape.compiled_products import CompiledProducts
 from sharpcli.landscape.distributed import ALONE, Processes
 from sharpcli.landscape.hessian_products import Linearization, curvature_grad, finite
 from sharpcli.landscape.layer_norm import LayerNorms
 
-Batch = tuple[
-    Shaped[Tensor, "_ ..."], Shaped[Tensor, "_ ..."]
-]  # examples (x, y), the first dimension in common
 # A gradient function w -> grad L(w). A LossSurface is one, and `whole_loss` recovers the surface from it.
 Grad = Callable[[Float[Tensor, " D"]], Float[Tensor, " D"]]
 Penalty = Callable[[Float[Tensor, " D"]], Float[Tensor, ""]]
@@ -28,12 +26,19 @@ Penalty = Callable[[Float[Tensor, " D"]], Float[Tensor, ""]]
 PROBE_EXAMPLES = (4, 8)
 
 
+def examples_in(batch: Batch) -> float:
+    """The number of examples of a batch, its weight in a mean over examples."""
+    return len(batch[1])
+
+
 @dataclass(frozen=True)
 class LossSurface:
     """L(w) = sum_b (n_b / n) loss(predict(w, x_b), y_b) + penalty(w): the mean loss over all n examples.
 
-    `batches` are pairs (x_b [n_b, ...], y_b [n_b, ...]), which may differ in size n_b. `predict(w, x)`
-    returns the outputs [n_b, ...] and is differentiable in w [D], `loss` returns the mean over a batch. A
+    `batches` are pairs (x_b [n_b, ...], y_b [n_b, ...]), which may differ in size n_b; x_b and y_b may be
+    nested structures (`batches.Examples`). `weigh` gives n_b of a batch where the mean is not over examples
+    but, say, over the words of a text. `predict(w, x)` returns the outputs [n_b, ...] and is differentiable
+    in w [D], `loss` returns the mean over a batch. A
     `Linearization` keeps one graph of the whole surface if that takes at most `graph_budget` bytes, else one
     batch's graph at a time.
 
@@ -50,17 +55,18 @@ class LossSurface:
     processes: Processes = ALONE
     joint: bool = False
     compiled: CompiledProducts | None = None
+    weigh: Callable[[Batch], float] = examples_in
 
     @property
     def examples(self) -> int:
-        """The number n of examples in the mean."""
+        """The number of examples in the mean."""
         return sum(len(y) for _, y in self.batches)
 
     @property
     def joined(self) -> Batch:
         """All examples as one batch."""
         x, y = zip(*self.batches, strict=True)
-        return torch.cat(x), torch.cat(y)
+        return joined(x), joined(y)
 
     @property
     def own_batches(self) -> tuple[Batch, ...]:
@@ -141,12 +147,14 @@ class LossSurface:
     def graph_bytes(self, w: Float[Tensor, " D"]) -> int:
         """The estimated size in bytes of the gradient's graph over this process's examples: linear in their
         number, through the measured sizes for `PROBE_EXAMPLES`. For a first batch smaller than those, the
-        bytes of the inputs alone."""
+        bytes of the inputs alone; for one that cannot be cut, its own graph's."""
         x, y = self.batches[0]
         n = sum(len(y) for _, y in self.own_batches)
         small, large = PROBE_EXAMPLES
+        if not can_be_cut(self.batches[0]):
+            return n * self.single(self.batches[0])._graph_bytes(w) // len(y)
         if len(y) < large:
-            return n * max(x[0].nbytes, 1)
+            return n * each_bytes(x)
         small_bytes, large_bytes = (self.single((x[:m], y[:m]))._graph_bytes(w) for m in PROBE_EXAMPLES)
         return small_bytes + (large_bytes - small_bytes) * (n - small) // (large - small)
 
@@ -176,8 +184,8 @@ class LossSurface:
 
     def weighted_batches(self) -> Iterator[tuple[float, Batch]]:
         """This process's batches, each with its weight n_b / n in the mean."""
-        n = self.examples
-        return ((len(batch[1]) / n, batch) for batch in self.own_batches)
+        n = sum(self.weigh(batch) for batch in self.batches)
+        return ((self.weigh(batch) / n, batch) for batch in self.own_batches)
 
     def _batch_terms(self, w: Tensor) -> Iterator[Tensor]:
         """The summands (n_b / n) (loss + penalty) of L(w), one for each batch of this process, computed one

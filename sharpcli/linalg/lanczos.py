@@ -73,6 +73,11 @@ class Ritz:
             f"{name}_min_converged": bool(self.least_converged),
         }
 
+    def named(self, name: str) -> dict[str, Float[Tensor, " D"]]:
+        """The unit eigenvectors by the columns of their eigenvalues, `<name>_i` and `<name>_min`."""
+        least = {} if self.least is None else {f"{name}_min": self.vectors[-1]}
+        return {f"{name}_{i + 1}": v for i, v in enumerate(self.vectors[: len(self.values)])} | least
+
 
 def extremes(
     krylov: Krylov,

@@ -57,12 +57,13 @@ class Estimates:
     `<name>_stderr` (half the half width of an interval, see `linalg/accuracy.py`); the cost: `products` with
     the Hessian, or with a matrix of the same cost, over all measured examples (None for a measure that needs
     none) and `gradients` (a value of the loss costs a third); `warm`, vectors from which the next measurement
-    may start."""
+    may start; `vectors`, directions [D] that were measured, by the column of their value (eigenvectors)."""
 
     values: dict[str, Any] = field(default_factory=dict)
     products: float | None = None
     gradients: float = 0
     warm: Tensor | None = None
+    vectors: dict[str, Tensor] = field(default_factory=dict)
 
 
 def closed_flows(at: Point, measure: str) -> ClosedFlows:

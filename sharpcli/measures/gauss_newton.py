@@ -37,4 +37,5 @@ def gauss_newton(at: Point, *, k: int, tol: float, rtol: float, max_products: in
     trace = traces.estimate("hutchpp", ggn, at.w, at.rng, rtol, max_products, at.curvature.tell)
     values = ritz.columns("ggn_lambda") | {"ggn_trace": trace.value, "ggn_trace_stderr": trace.stderr}
     values["gauss_newton_converged"] = ritz.converged and trace.converged
-    return Estimates(values, ritz.products + trace.products, warm=ritz.vectors)
+    vectors = ritz.named("ggn_lambda")
+    return Estimates(values, ritz.products + trace.products, warm=ritz.vectors, vectors=vectors)

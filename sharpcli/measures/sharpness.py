@@ -40,5 +40,8 @@ def sharpness(at: Point, *, k: int, tol: float, max_products: int, least: bool) 
     ritz = at.curvature.eigenpairs("hessian", k, tol, max_products, at.warm, least)
     converged = ritz.converged and ritz.least_converged is not False
     return Estimates(
-        ritz.columns("lambda") | {"sharpness_converged": converged}, ritz.products, warm=ritz.vectors
+        ritz.columns("lambda") | {"sharpness_converged": converged},
+        ritz.products,
+        warm=ritz.vectors,
+        vectors=ritz.named("lambda"),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sharpcli.landscape.surface import Batch
+from sharpcli.landscape.batches import Batch
 from sharpcli.rng import generator
 
 

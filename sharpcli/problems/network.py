@@ -17,9 +17,10 @@ from torch.nn.parameter import is_lazy
 
 from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
+from sharpcli.landscape.batches import Batch
 from sharpcli.landscape.compiled_products import CompiledProducts, When
 from sharpcli.landscape.distributed import Processes
-from sharpcli.landscape.surface import Batch, LossSurface
+from sharpcli.landscape.surface import LossSurface
 from sharpcli.problems.convolution import Convolutions
 from sharpcli.problems.minibatches import chunks
 from sharpcli.problems.network_norms import structural_norms
@@ -27,6 +28,7 @@ from sharpcli.problems.problem import Better, Problem
 from sharpcli.problems.user_parts import (
     check_loss,
     check_model,
+    check_outputs,
     check_tensors,
     fewest_examples,
     with_numbers,
@@ -34,7 +36,8 @@ from sharpcli.problems.user_parts import (
 from sharpcli.problems.weights import load
 
 Model = Callable[[tuple[int, ...], int], nn.Module]
-Predict = Callable[[Tensor, Tensor], Tensor]
+Predict = Callable[[Tensor, Any], Any]
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def network(
@@ -97,7 +100,9 @@ def network(
             norm.track_running_stats = False
             norm.running_mean = norm.running_var = norm.num_batches_tracked = None
     w0 = torch.cat([p.detach().flatten() for p in trainable.values()])
-    calls_compiled = check_model(module, flat(module, list(trainable), eager=True), w0, x_train, y_train)
+    tried = check_model(module, flat(module, list(trainable), eager=True), w0, x_train)
+    check_outputs(tried.outputs, w0, y_train)
+    calls_compiled = tried.compiled
     predict = flat(module, list(trainable), eager=calls_compiled)
     check_loss(predict, loss, w0, x_train, y_train)
     # under batch norm an example's output depends on its batch, which must then not be split
@@ -172,26 +177,41 @@ def built(model: Model, x: Tensor, y: Tensor) -> nn.Module:
     return module
 
 
-def flat(module: nn.Module, names: Sequence[str], *, eager: bool) -> Predict:
+def one_input(x: Any) -> Arguments:
+    """The arguments of a module that takes its inputs x by position."""
+    return (x,), {}
+
+
+def flat(
+    module: nn.Module,
+    names: Sequence[str],
+    *,
+    eager: bool,
+    given: Callable[[Any], Arguments] = one_input,
+    changed: Sequence[str] = (),
+) -> Predict:
     """The module as a function (w [D], x [n, ...]) -> outputs [n, C] of the parameters of these names, flat;
     the others are the module's own, in the precision of w. With `eager`, functions of torch.compile that the
-    module calls run as they were written: the compiled ones cannot be differentiated twice."""
+    module calls run as they were written: the compiled ones cannot be differentiated twice. `given` makes of
+    x the arguments of the module's forward; of the buffers that it has `changed` each call has copies."""
     shapes = [module.get_parameter(name).shape for name in names]
     sizes = [shape.numel() for shape in shapes]
     convolves = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in module.modules())
 
-    dtype = module.get_parameter(names[0]).dtype
+    def held(dtype: torch.dtype) -> dict[str, Tensor]:
+        """What is no part of w, where it must not be the module's own tensors: in another precision, which a
+        comparison or a network in half precision asks for, or about to be changed."""
+        parts = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        cast = {k: t.to(dtype) for k, t in parts.items() if t.is_floating_point() and t.dtype != dtype}
+        return {name: parts[name].clone() for name in changed if name not in cast} | cast
 
-    def predict(w: Tensor, x: Tensor) -> Tensor:
+    def predict(w: Tensor, x: Any) -> Any:
         pieces = (piece.view(shape) for piece, shape in zip(w.split(sizes), shapes, strict=True))
-        parts = dict(zip(names, pieces, strict=True))
-        if w.dtype != dtype:  # the same network in another precision, which a comparison asks for
-            held = [*module.named_parameters(), *module.named_buffers()]
-            cast = {name: t.to(w.dtype) if t.is_floating_point() else t for name, t in held}
-            parts = cast | parts
+        parts = held(w.dtype) | dict(zip(names, pieces, strict=True))
+        args, kwargs = given(x)
         # PyTorch's fast kernels of attention cannot be differentiated twice; its convolutions can, but slowly
         with sdpa_kernel(SDPBackend.MATH), Convolutions() if convolves else nullcontext(), as_written():
-            return torch.func.functional_call(module, parts, (x,))
+            return torch.func.functional_call(module, parts, args, kwargs)
 
     def as_written() -> AbstractContextManager[Any]:
         # importing dynamo takes a second: where nobody has, nothing is compiled

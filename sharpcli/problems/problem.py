@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from sharpcli.landscape.surface import Batch, LossSurface
+from sharpcli.landscape.batches import Batch
+from sharpcli.landscape.surface import LossSurface
 
 if TYPE_CHECKING:
     from sharpcli.problems.compiled import CompiledToy

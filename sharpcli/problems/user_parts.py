@@ -3,24 +3,29 @@ function of real weights, and a mean over the examples."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from sharpcli.errors import Refusal
+from sharpcli.landscape.batches import Batch, Examples, Rows, can_be_cut, joined, mapped, tree_of
+from sharpcli.landscape.surface import LossSurface, examples_in
 
-Predict = Callable[[Tensor, Tensor], Tensor]
-Loss = Callable[[Tensor, Tensor], Tensor]
+Predict = Callable[[Tensor, Any], Any]
+Loss = Callable[[Any, Any], Tensor]
+Weigh = Callable[[Batch], float]
 
 EXAMPLES = 8  # examples on which a model and a loss are tried
 CHECKPOINT = inspect.unwrap(checkpoint).__code__
@@ -86,44 +91,39 @@ def with_numbers(module: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
     return x
 
 
-def check_model(module: nn.Module, predict: Predict, w: Tensor, x: Tensor, y: Tensor) -> bool:
-    """Refuses a model whose outputs do not fit the targets y [n, C], are of another dtype than w, or differ
-    between two passes; one whose forward changes its own parameters, buffers or numbers; and one that calls
-    `torch.utils.checkpoint`, whose second pass would see other weights. Returns whether it calls functions of
-    `torch.compile`."""
-    x, y = x[:EXAMPLES], y[:EXAMPLES]
+@dataclass(frozen=True)
+class Tried:
+    """What a pass over a model showed: its `outputs`, and whether it calls functions of `torch.compile`."""
+
+    outputs: Any
+    compiled: bool
+
+
+def check_model(module: nn.Module, predict: Predict, w: Tensor, x: Rows) -> Tried:
+    """Refuses a model whose outputs differ between two passes; one whose forward changes its own parameters,
+    buffers or numbers; and one that calls `torch.utils.checkpoint`, whose second pass would see other
+    weights."""
+    x = x[:EXAMPLES]
     before, at = _state(module), w.clone()
     with torch.no_grad(), torch.random.fork_rng():
         with _called() as calls:
             first = predict(at, x)
         middle = _state(module)
-        second = predict(at, x) if isinstance(first, Tensor) else first
+        second = predict(at, x)
     if calls.checkpoint:
         raise Refusal(
             f"the model calls torch.utils.checkpoint ({calls.checkpoint}), which would recompute activations "
             f"with other weights; turn checkpointing off, as in set_grad_checkpointing(False)"
-        )
-    if not isinstance(first, Tensor):
-        raise Refusal(_no_tensor(first))
-    if first.dtype != w.dtype:
-        raise Refusal(
-            f"the model gives {first.dtype} outputs for weights in {w.dtype}; leave autocast and casts out "
-            f"of its forward: curvature in half precision has no correct digits"
-        )
-    if first.shape != y.shape:
-        raise Refusal(
-            f"the model gives outputs {list(first.shape)} for targets {list(y.shape)}; its last layer must "
-            f"fit the data"
         )
     if not torch.equal(at, w):
         raise Refusal(
             "the model's forward changes its own parameters (an embedding's max_norm?); its loss is no "
             "function of w"
         )
-    if not torch.equal(first, second) and not bool(first.isnan().any()):
+    if not _same_tensors(first, second):
         raise Refusal(
-            "the model's outputs differ between two passes over the same images (dropout?); its loss is no "
-            "function of w"
+            "the model's outputs differ between two passes over the same examples (dropout?); its loss is "
+            "no function of w: put the model into eval mode, or take its dropout out"
         )
     after = _state(module)
     for earlier, later in ((before, middle), (middle, after)):
@@ -133,7 +133,40 @@ def check_model(module: nn.Module, predict: Predict, w: Tensor, x: Tensor, y: Te
                 f"the model's forward changes {changed[0]}, which its outputs may depend on; its loss is no "
                 f"function of w: remove what is counted or stored in forward"
             )
-    return calls.compiled
+    return Tried(first, calls.compiled)
+
+
+def check_outputs(outputs: Any, w: Tensor, y: Tensor) -> None:
+    """Refuses outputs that are no tensor, are of another dtype than w, or do not fit the targets y [n, C]."""
+    y = y[:EXAMPLES]
+    if not isinstance(outputs, Tensor):
+        raise Refusal(_no_tensor(outputs))
+    check_precision(outputs, w)
+    if outputs.shape != y.shape:
+        raise Refusal(
+            f"the model gives outputs {list(outputs.shape)} for targets {list(y.shape)}; its last layer must "
+            f"fit the data"
+        )
+
+
+def check_precision(outputs: Any, w: Tensor) -> None:
+    """Refuses outputs that hold real numbers of another dtype than w."""
+    for leaf in tree_leaves(outputs):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dtype != w.dtype:
+            raise Refusal(
+                f"the model gives {leaf.dtype} outputs for weights in {w.dtype}; leave autocast and casts "
+                f"out of its forward: curvature in half precision has no correct digits"
+            )
+
+
+def _same_tensors(first: Any, second: Any) -> bool:
+    """Whether two passes gave the same numbers; NaN says nothing."""
+    pairs = zip(tree_leaves(first), tree_leaves(second), strict=False)
+    return all(
+        a.shape == b.shape and (torch.equal(a, b) or bool(a.isnan().any()))
+        for a, b in pairs
+        if isinstance(a, Tensor) and isinstance(b, Tensor)
+    )
 
 
 def _state(module: nn.Module) -> dict[str, Any]:
@@ -218,9 +251,9 @@ def fewest_examples(predict: Predict, w: Tensor, x: Tensor) -> int:
     return 1
 
 
-def check_loss(predict: Predict, loss: Loss, w: Tensor, x: Tensor, y: Tensor) -> None:
-    """Refuses a loss that gives no real scalar, has no gradient, is no mean over the examples, or does not
-    depend on the outputs at all (cross-entropy of a single output)."""
+def check_loss(predict: Predict, loss: Loss, w: Tensor, x: Rows, y: Rows, weigh: Weigh = examples_in) -> None:
+    """Refuses a loss that gives no real scalar, has no gradient, is no mean over what `weigh` counts (the
+    examples), or does not depend on the outputs at all (cross-entropy of a single output)."""
     x, y = x[:EXAMPLES], y[:EXAMPLES]
     at = w.detach().requires_grad_()
     outputs = predict(at, x)
@@ -228,44 +261,103 @@ def check_loss(predict: Predict, loss: Loss, w: Tensor, x: Tensor, y: Tensor) ->
     if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
         kind = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise Refusal(
-            f"the loss of outputs {list(outputs.shape)} is {kind}; give a scalar, the mean over the examples"
+            f"the loss of {_described(outputs)} is {kind}; give a scalar, the mean over the examples"
         )
     if not value.requires_grad:
         raise Refusal(
             "the loss has no gradient in the weights (a detach, or outputs that ignore them); remove the "
             "cause"
         )
-    f = outputs.detach()
-    if bool(torch.isfinite(f).all()) and bool(torch.isfinite(value)):
-        _check_mean(loss, f, y)
+    f = mapped(Tensor.detach, outputs)
+    finite = all(bool(torch.isfinite(leaf).all()) for leaf in _real(f))
+    if finite and bool(torch.isfinite(value)):
+        _check_mean(loss, f, y, weigh)
         _check_slope(loss, f, y)
 
 
-def _check_mean(loss: Loss, f: Tensor, y: Tensor) -> None:
+def check_parts(surface: LossSurface, w: Tensor) -> None:
+    """Refuses a loss whose value on a batch is not the mean of its values on two parts of it, weighted as the
+    surface weighs them: what a loss of outputs alone cannot show, such as a model that computes its own loss.
+    Tried are the batch with the most negative integers, which mark targets that do not count, and the first
+    batch with the last."""
+    if surface.joint:
+        return
+    marked = max(surface.batches, key=lambda batch: sum(int((leaf < 0).sum()) for leaf in _integers(batch)))
+    batches, ends = [marked], (surface.batches[0], surface.batches[-1])
+    with contextlib.suppress(RuntimeError, ValueError):  # rows of other lengths: no batch has both
+        x, y = ([batch[i][:EXAMPLES] for batch in ends] for i in (0, 1))
+        batches += [(joined(x), joined(y))] if ends[0] is not ends[1] else []
+    for x, y in batches:
+        n = len(y)
+        if n < 2 or not can_be_cut((x, y)):
+            continue
+        cut = max(1, n // 3)
+        parts = [(x, y), (x[:cut], y[:cut]), (x[cut:], y[cut:])]
+        weights = [surface.weigh(part) for part in parts]
+        if min(weights) <= 0:
+            continue
+        with torch.no_grad():
+            whole, first_part, second = (float(surface.loss(surface.predict(w, x), y)) for x, y in parts)
+        _compare(whole, (first_part, second), (weights[1], weights[2]), n, w.dtype)
+
+
+def _integers(batch: Batch) -> list[Tensor]:
+    leaves = [leaf for rows in batch for leaf in tree_leaves(tree_of(rows))]
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dtype in (torch.int64, torch.int32)]
+
+
+def _real(tree: Any) -> list[Tensor]:
+    leaves = tree_leaves(tree)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _described(outputs: Any) -> str:
+    return f"outputs {list(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+
+
+def _check_mean(loss: Loss, f: Any, y: Rows, weigh: Weigh) -> None:
     """Refuses a loss of a union that is not the mean of the losses of its parts, weighted by their sizes: at
     the outputs f, and at noisy ones, since examples that are all alike would hide a coupling."""
     n = len(y)
-    if n < 2:
+    rows = Examples(f, n)
+    is_inside = isinstance(f, Tensor) and not f.ndim  # the model computes its loss itself: see `check_parts`
+    if n < 2 or is_inside or not can_be_cut((rows, y)):
         return
     cut = max(1, n // 3)
     try:
-        noisy = loss(f + _noise(f), y)
+        noisy = loss(mapped(_noisy, f), y)
     except (RuntimeError, ValueError):  # outside of the loss's domain, such as probabilities above 1
         noisy = torch.tensor(torch.nan)
     if bool(torch.isfinite(noisy)):
-        f = f + _noise(f)
+        rows = rows.map(_noisy)
     with torch.no_grad():
-        whole, first, second = float(loss(f, y)), float(loss(f[:cut], y[:cut])), float(loss(f[cut:], y[cut:]))
-    mean, total = (cut * first + (n - cut) * second) / n, first + second
-    allowed = 1e3 * torch.finfo(f.dtype).eps * max(abs(whole), abs(first), abs(second))
-    if abs(whole - mean) <= allowed:
+        whole = float(loss(rows.tree, y))
+        first, second = float(loss(rows[:cut].tree, y[:cut])), float(loss(rows[cut:].tree, y[cut:]))
+    weights = weigh((rows[:cut], y[:cut])), weigh((rows[cut:], y[cut:]))
+    if min(weights) > 0:
+        _compare(whole, (first, second), weights, n, _real(f)[0].dtype)
+
+
+def _compare(
+    whole: float, parts: tuple[float, float], weights: tuple[float, float], n: int, dtype: torch.dtype
+) -> None:
+    """Refuses a `whole` that is not the weighted mean of its two parts."""
+    first, second = parts
+    mean = (weights[0] * first + weights[1] * second) / sum(weights)
+    allowed = 1e3 * torch.finfo(dtype).eps * max(abs(whole), abs(first), abs(second))
+    if not abs(whole - mean) > allowed:
         return
-    what = "sums over them" if abs(whole - total) <= allowed else "couples or weights them"
+    what = "sums over them" if abs(whole - first - second) <= allowed else "couples or weights them"
     raise Refusal(
-        f"the loss is no mean over the examples, it {what}: {whole:.6g} on {n} examples, {first:.6g} on the "
-        f"first {cut} and {second:.6g} on the other {n - cut}, whose mean is {mean:.6g}; give the mean "
-        f"(reduction='mean')"
+        f"the loss is no mean over the examples, it {what}: {whole:.6g} on {n} examples, {first:.6g} on a "
+        f"part and {second:.6g} on the others, whose mean is {mean:.6g}; give the mean "
+        f"(reduction='mean'), or from Python weight= what it averages over"
     )
+
+
+def _noisy(f: Tensor) -> Tensor:
+    """f with independent N(0, 1/4) added, the same at each call; integers as they are."""
+    return f + _noise(f) if f.is_floating_point() else f
 
 
 def _noise(f: Tensor) -> Tensor:
@@ -274,20 +366,20 @@ def _noise(f: Tensor) -> Tensor:
     return torch.randn(f.shape, generator=rng, dtype=torch.float64).to(f) / 2
 
 
-def _check_slope(loss: Loss, f: Tensor, y: Tensor) -> None:
+def _check_slope(loss: Loss, f: Any, y: Rows) -> None:
     """Refuses a loss whose gradient in the outputs is 0 at the model's outputs f and at others beside
     them."""
-    for at in (f, f + _noise(f)):
-        leaf = at.clone().requires_grad_()
+    value = torch.tensor(torch.nan)
+    for at in (f, mapped(_noisy, f)):
+        tree = mapped(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t, at)
         try:
-            value = loss(leaf, y)
-            (slope,) = torch.autograd.grad(value, leaf, materialize_grads=True)
+            value = loss(tree, y)
+            slopes = torch.autograd.grad(value, _real(tree), materialize_grads=True)
         except (RuntimeError, ValueError):  # outputs out of the loss's domain, or a loss without them
             return
-        if bool((slope != 0).any()):
+        if any(bool((slope != 0).any()) for slope in slopes):
             return
     raise Refusal(
-        f"the loss does not depend on outputs of shape {list(f.shape)}: it is {float(value.detach()):.6g} "
-        f"with gradient 0 everywhere (cross-entropy of a single output is 0); give at least two classes, "
-        f"or another loss"
+        f"the loss does not depend on {_described(f)}: it is {float(value.detach()):.6g} with gradient 0 "
+        f"everywhere (cross-entropy of a single output is 0); give at least two classes, or another loss"
     )

@@ -20,7 +20,7 @@ from sharpcli.errors import Refusal
 PERCENT = float(os.environ.get("SHARP_TORTURE", "2"))
 SEED = int(os.environ.get("SHARP_TORTURE_SEED", "1"))
 ONLY = os.environ.get("SHARP_TORTURE_CASE")  # the number of a single case, to look at a failure
-SHARDS = 2  # tests that share a kind's cases, so that two processes have about equal work
+SHARDS = 8  # tests that share the cases of a kind, so that two processes end at about the same time
 
 
 def amount(full: int) -> int:

@@ -1,0 +1,217 @@
+"""`sharp.measure`: the measures of `sharp show measure`, on any model, loss and data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from sharpcli import CONF
+from sharpcli.api.problem import Loss, Own, Weight, own, untouched
+from sharpcli.api.refused import python
+from sharpcli.commands.report import table
+from sharpcli.config.build import Part, part
+from sharpcli.config.check import typed
+from sharpcli.config.elsewhere import suggest
+from sharpcli.config.plain_yaml import plain_yaml
+from sharpcli.engine.experiment import Experiment, Measure
+from sharpcli.engine.measuring import Warm, each
+from sharpcli.errors import Refusal
+from sharpcli.jsonl import Row
+from sharpcli.measures import Estimates, Point
+from sharpcli.optimizers.gd import GD
+from sharpcli.problems.minibatches import Minibatches
+from sharpcli.schedules import Schedule
+from sharpcli.schedules.constant import constant
+
+# the defaults of config/settings.py, so that both doors give the same numbers
+CHUNK, GRAPH_GB, BASIS_GB = 5000, 2.0, 2.0
+
+Measures = str | Sequence[str | Callable[[Point], Estimates]] | Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured, by column: `found["lambda_1"]`. `print(found)` shows a table of values, errors and
+    costs; `dict(found)` are all columns.
+
+    `row` are the columns as a run's row has them.
+    """
+
+    row: Row
+    _own: Own = field(repr=False)
+    _vectors: dict[str, dict[str, Tensor]] = field(repr=False)
+
+    def __getitem__(self, column: str) -> Any:
+        if column not in self.row:
+            raise KeyError(f"{column}: not measured; there are {', '.join(self.row)}")
+        return self.row[column]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.row)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def keys(self) -> Iterator[str]:
+        """The columns."""
+        return iter(self.row)
+
+    @python
+    def error(self, column: str) -> float:
+        """The stated error of a value: of an estimate its error, of a mean over samples the half width 2
+        stderr of an interval that covers 95 %. Refuses columns without an error: exact ones, and costs."""
+        self[column]
+        if f"{column}_error" in self.row:
+            return self.row[f"{column}_error"]
+        if f"{column}_stderr" in self.row:
+            return 2 * self.row[f"{column}_stderr"]
+        raise Refusal(f"{column}: has no error; sharp show measure says which columns are exact")
+
+    @python
+    def vectors(self, measure: str) -> dict[str, dict[str, Tensor]]:
+        """The directions that a measure found, by the column of their value: the unit eigenvectors of
+        lambda_1 ... lambda_k. Each is a dict of tensors, named and shaped as the parameters."""
+        if measure not in self._vectors:
+            with_vectors = ", ".join(self._vectors) or "none of what was measured"
+            raise Refusal(f"{measure}: has no vectors; possible: {with_vectors}")
+        return {column: self._own.named(v) for column, v in self._vectors[measure].items()}
+
+    def __str__(self) -> str:
+        return "\n".join(table(self.row))
+
+
+@python
+def measure(
+    model: nn.Module,
+    loss: Loss,
+    data: Any,
+    measures: Measures = ("sharpness",),
+    *,
+    params: str | Sequence[str] | None = None,
+    weight: Weight | None = None,
+    lr: float = 0.0,
+    seed: int = 0,
+    chunk: int = CHUNK,
+    examples: int | None = None,
+    graph_gb: float = GRAPH_GB,
+    basis_gb: float = BASIS_GB,
+    **settings: Any,
+) -> Measured:
+    """Measures the mean loss of a model on data, as a function of its trainable parameters:
+
+        found = sharp.measure(model, loss, loader, ["sharpness", "trace"], k=5)
+        found["lambda_1"], found.error("lambda_1"), found.vectors("sharpness"), print(found)
+
+    `model` is any module, measured in the modes it is in and left as it was. `loss(outputs, targets)` or
+    `loss(model, batch)` is the mean over a batch. `data` is a pair of tensors, a `DataLoader`, a `Dataset` or
+    an iterable of batches, read once and kept; `examples` takes the first of them. `measures` are names of
+    `sharp show measure`, functions (Point) -> Estimates, or a mapping of names to settings; `settings` go to
+    every measure that takes them (`k`, `tol`, `rtol`, ...). `params` are patterns of parameter names,
+    `weight` what the loss averages over in a batch (see `api/problem.py`). `lr` is for measures of a step
+    size. The other settings are those of `sharp measure`: `chunk` cuts pairs of tensors, graphs of up to
+    `graph_gb` and a Krylov basis of up to `basis_gb` are kept.
+
+    Raises `Refused` for what cannot be measured; exceptions of the model, the loss and the data pass as they
+    are.
+    """
+    built = _built(measures, settings)
+    with untouched(model):
+        mine = own(
+            model,
+            loss,
+            data,
+            params=params,
+            weight=weight,
+            chunk=chunk,
+            examples=examples,
+            graph_budget=int(graph_gb * 1e9),
+        )
+        experiment = experiment_of(mine, built, lr, seed, basis_gb)
+        return measured(experiment, mine, mine.problem.w0)[0]
+
+
+def measured(
+    experiment: Experiment, mine: Own, w: Tensor, warm: Warm | None = None, step: int = 0
+) -> tuple[Measured, Warm]:
+    """All measures of an experiment at w, and what they leave for the next measurement."""
+    row: Row = {}
+    left, vectors = dict(warm or {}), {}
+    for taken in each(experiment, w, step, left, list(experiment.measures)):
+        row |= taken.row
+        left |= taken.warm
+        vectors |= {taken.name: taken.vectors} if taken.vectors else {}
+    return Measured(row, mine, vectors), left
+
+
+def experiment_of(
+    mine: Own, measures: dict[str, Measure], lr: float, seed: int, basis_gb: float
+) -> Experiment:
+    """A user's problem as what the engine measures: at a point that no run has reached."""
+    tf32 = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
+    if tf32 and mine.problem.w0.is_cuda:
+        raise Refusal(
+            "TF32 is on, with which products have three correct digits; set "
+            "torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False"
+        )
+    always: Any = Part(constant, {}, ("lr",))
+    return Experiment(
+        seed=seed,
+        lr=lr,
+        steps=0,
+        chunk=CHUNK,
+        measure_examples=None,
+        basis_bytes=int(basis_gb * 1e9),
+        problem=mine.problem,
+        minibatches=Minibatches(mine.problem.examples, max(1, len(mine.problem.examples[1])), seed),
+        optimizer=GD(),
+        objectives={},
+        schedule=Schedule(always, 1, lr),
+        measures=measures,
+        due={},
+        compile_toys=False,
+        init=None,
+    )
+
+
+def _built(measures: Measures, settings: Mapping[str, Any]) -> dict[str, Measure]:
+    """The measures by name, each with the settings that it takes. Refuses a setting that none takes."""
+    names_of: Any = [measures] if isinstance(measures, str) else measures
+    given = measures if isinstance(measures, Mapping) else {}
+    built: dict[str, Measure] = {}
+    taken: set[str] = set()
+    possible: list[str] = []
+    for measure in names_of:
+        if not isinstance(measure, str):
+            built[getattr(measure, "__name__", type(measure).__name__)] = measure
+            continue
+        for key, values in _defaults(measure).items():
+            names = [name for name in values if name != "_target_"]
+            possible += [name for name in names if name not in possible]
+            values |= {name: settings[name] for name in settings if name in names}
+            values |= dict(given.get(measure, {}))
+            taken |= set(names)
+            checked = typed(values, f"measure.{key}", (), "measure")
+            built[key] = part(checked, (), f"measure.{key}")
+    if extra := [name for name in settings if name not in taken]:
+        raise Refusal(
+            f"{extra[0]}={settings[extra[0]]}: none of these measures takes it; possible: "
+            f"{', '.join(possible)}"
+        )
+    return built
+
+
+def _defaults(measure: str) -> dict[str, dict[str, Any]]:
+    """The measures that a yaml of conf/measure states, each with its settings; interpolations as where
+    nothing else is set. Refuses a name without a yaml."""
+    file = CONF / "measure" / f"{measure}.yaml"
+    if not file.is_file():
+        raise Refusal(f"{measure}: " + suggest(measure, [path.stem for path in file.parent.glob("*.yaml")]))
+    config = OmegaConf.create({**plain_yaml(file.read_bytes()), "measure_every": 1})
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    del values["measure_every"]
+    return {key: {k: v for k, v in part.items() if k != "every"} for key, part in values.items()}

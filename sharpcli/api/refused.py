@@ -1,0 +1,32 @@
+"""Refusals as exceptions of Python."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from sharpcli.errors import Refusal
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Refused(ValueError):
+    """What came, what is possible, what to do, in one line: what the command line prints and ends with exit
+    code 2."""
+
+
+def python(function: Callable[P, R]) -> Callable[P, R]:
+    """The function with refusals raised as `Refused`; exceptions of the user's own model, loss and data pass
+    as they are."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except Refusal as refusal:
+            message = str(refusal)
+        raise Refused(message)
+
+    return call
