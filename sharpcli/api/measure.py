@@ -140,7 +140,8 @@ def measured(
 ) -> tuple[Measured, Warm]:
     """All measures of an experiment at w, and what they leave for the next measurement."""
     row: Row = {}
-    left, vectors = dict(warm or {}), {}
+    left = dict(warm or {})
+    vectors: dict[str, dict[str, Tensor]] = {}
     for taken in each(experiment, w, step, left, list(experiment.measures)):
         row |= taken.row
         left |= taken.warm
