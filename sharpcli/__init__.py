@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sharpcli.api.measure import Measured, measure
     from sharpcli.api.operators import gauss_newton, hessian
     from sharpcli.api.refused import Refused
+    from sharpcli.api.watch import Watch
 
 __version__ = "0.1.0"
 
@@ -25,11 +26,12 @@ CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 _OFFERED = {
     "Measured": "measure",
     "Refused": "refused",
+    "Watch": "watch",
     "gauss_newton": "operators",
     "hessian": "operators",
     "measure": "measure",
 }
-__all__ = ["Measured", "Refused", "gauss_newton", "hessian", "measure"]
+__all__ = ["Measured", "Refused", "Watch", "gauss_newton", "hessian", "measure"]
 
 
 def __getattr__(name: str) -> Any:

@@ -264,6 +264,29 @@ def ls(
 
 
 @app.command()
+def export(
+    words: Annotated[
+        list[str], typer.Argument(metavar="RUN... [runs_dir=DIR]", autocompletion=complete_runs)
+    ],
+    to: Annotated[str, typer.Option(help="tensorboard, wandb or mlflow.")],
+    folder: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder; by default the tracker's own.")
+    ] = None,
+) -> None:
+    """Hand the rows of runs to a tracker: TensorBoard, Weights & Biases (WANDB_MODE=offline) or MLflow.
+
+    \b
+    Example: sharp export runs --to tensorboard
+    """
+    from sharpcli.commands.export import export as hand_on
+
+    names, overrides = _split(words)
+    _need_runs(names, "sharp export RUN... --to TRACKER")
+    into = None if folder is None else expanded(folder)
+    print("\n".join(hand_on(names, to, into, _only_runs_dir(overrides))))
+
+
+@app.command()
 def show(
     word: Annotated[str, typer.Argument(metavar="RUN|GROUP", autocompletion=complete_runs)],
     words: Annotated[list[str] | None, typer.Argument(metavar="[OPTION] [runs_dir=DIR]")] = None,

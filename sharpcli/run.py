@@ -125,6 +125,16 @@ class Run:
         return self.provenance["steps"]
 
     @property
+    def is_open(self) -> bool:
+        """Whether the run goes on for as long as somebody's own loop does, which has not ended it yet."""
+        return self.provenance.get("open") is True
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody's own loop was watched, whose model this package cannot build."""
+        return self.provenance.get("watched") is True
+
+    @property
     def replicas(self) -> int:
         """How many trajectories the run has."""
         return self.provenance.get("replicas", 1)
@@ -332,6 +342,8 @@ class Run:
             return "complete" if done else "unfinished"
         if last and last.get("diverged"):
             return "diverged"
+        if self.is_open:
+            return "unfinished"
         return "complete" if last and last["step"] == self.steps else "unfinished"
 
     # --- checkpoints ---
@@ -424,6 +436,19 @@ class Run:
             sync(self.path / "checkpoints")
             self._sync()
             replace(self.path / "provenance.json", _pretty(self.provenance), durable=True)
+
+    def end(self, step: int) -> None:
+        """Ends, after this step, a run that `is_open`."""
+        self.provenance.pop("open", None)
+        self.provenance["steps"] = step
+        self.finish()
+
+    def remove(self) -> None:
+        """Removes the directory, for whoever has just made it."""
+        import shutil
+
+        with writing(self.path):
+            shutil.rmtree(self.path)
 
     def _sync(self) -> None:
         """Forces to the disk that there is this run, and its rows."""

@@ -119,7 +119,7 @@ def measure(
     Raises `Refused` for what cannot be measured; exceptions of the model, the loss and the data pass as they
     are.
     """
-    built = _built(measures, settings)
+    parts = built(measures, settings)
     with untouched(model):
         mine = own(
             model,
@@ -131,7 +131,7 @@ def measure(
             examples=examples,
             graph_budget=int(graph_gb * 1e9),
         )
-        experiment = experiment_of(mine, built, lr, seed, basis_gb)
+        experiment = experiment_of(mine, parts, lr, seed, basis_gb)
         return measured(experiment, mine, mine.problem.w0)[0]
 
 
@@ -179,16 +179,16 @@ def experiment_of(
     )
 
 
-def _built(measures: Measures, settings: Mapping[str, Any]) -> dict[str, Measure]:
-    """The measures by name, each with the settings that it takes. Refuses a setting that none takes."""
+def built(measures: Measures, settings: Mapping[str, Any]) -> dict[str, Measure]:
+    """Measures by name, each with the settings that it takes. Refuses a setting that none takes."""
     names_of: Any = [measures] if isinstance(measures, str) else measures
     given = measures if isinstance(measures, Mapping) else {}
-    built: dict[str, Measure] = {}
+    parts: dict[str, Measure] = {}
     taken: set[str] = set()
     possible: list[str] = []
     for measure in names_of:
         if not isinstance(measure, str):
-            built[getattr(measure, "__name__", type(measure).__name__)] = measure
+            parts[getattr(measure, "__name__", type(measure).__name__)] = measure
             continue
         for key, values in _defaults(measure).items():
             names = [name for name in values if name != "_target_"]
@@ -197,13 +197,13 @@ def _built(measures: Measures, settings: Mapping[str, Any]) -> dict[str, Measure
             values |= dict(given.get(measure, {}))
             taken |= set(names)
             checked = typed(values, f"measure.{key}", (), "measure")
-            built[key] = part(checked, (), f"measure.{key}")
+            parts[key] = part(checked, (), f"measure.{key}")
     if extra := [name for name in settings if name not in taken]:
         raise Refusal(
             f"{extra[0]}={settings[extra[0]]}: none of these measures takes it; possible: "
             f"{', '.join(possible)}"
         )
-    return built
+    return parts
 
 
 def _defaults(measure: str) -> dict[str, dict[str, Any]]:

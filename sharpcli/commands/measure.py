@@ -90,6 +90,9 @@ def measure_all(
         raise Refusal(f"--step {steps}: a file of weights has no steps")
     for run in runs:
         run.refuse_altered()
+    watched = [run for run in runs if run.is_watched]
+    asked = [(run, checkpoints(run, steps)) for run in watched]
+    runs = [run for run in runs if not run.is_watched]
     checked = [(run, checked_again(run, overrides), checkpoints(run, steps)) for run in runs]
     for run, config, _ in checked:
         run.refuse_altered(config.contents)
@@ -104,6 +107,10 @@ def measure_all(
         for run, config, at in checked:
             command = ["sharp", "measure", run.name, *(["--step", steps] if steps else []), *overrides]
             measure_subject(of_run(run, config, at, command, group, options), options, group)
+        for run, at in asked:
+            command = ["sharp", "measure", run.name, *(["--step", steps] if steps else []), *overrides]
+            for subject in of_watched(run, at, overrides, command, group, options):
+                measure_subject(subject, options, group)
         for file in files:
             measure_subject(of_file(file, overrides, group, options), options, group)
 
@@ -153,12 +160,56 @@ def of_run(
     return Subject(str(run.path), experiment, points(), keep, source)
 
 
-def of_file(file: Path, overrides: Sequence[str], group: Processes, options: Options) -> Subject:
-    """Somebody's weights in a network that the overrides describe as for `sharp train`; batch norm as stored,
+def of_watched(
+    run: Run,
+    at: Sequence[int],
+    overrides: Sequence[str],
+    command: Sequence[str],
+    group: Processes,
+    options: Options,
+) -> Iterator[Subject]:
+    """The checkpoints of a run that `sharp.Watch` made, in a network that the overrides describe, as for a
+    file of weights."""
+    if not any(override.startswith(("model=", "model._target_=")) for override in overrides):
+        raise Refusal(
+            f"{run.name}: watched from Python, and its config cannot build its model; describe it as for a "
+            f"file of weights: sharp measure {run.name} model=... data=..."
+        )
+    from sharpcli.engine.experiment import build
+    from sharpcli.provenance import provenance
+
+    checked = _checked_file(overrides)
+    for step in at:
+        try:
+            state = run.load(step)["state_dict"]
+        except (ValueError, OSError, RuntimeError, KeyError, TypeError, AttributeError) as problem:
+            complain(f"{run.name}: checkpoint {step} left out: {problem}")
+            continue
+        experiment = build(checked, group, state)
+        source = provenance(experiment.problem.w0.device, command) | {"config": checked.config}
+
+        def keep(row: Row) -> None:
+            if options.out is None:
+                run.add_measured(row)
+            else:
+                append(options.out, {"run": run.name, **row}, follow=True)
+
+        yield Subject(
+            str(run.path), experiment, iter([SavedPoint(step, experiment.problem.w0, {}, None)]), keep, source
+        )
+
+
+def _checked_file(overrides: Sequence[str]) -> Checked:
+    """The config of somebody's weights in the network that the overrides describe; batch norm as stored,
     unless the overrides say otherwise."""
     sets_batchnorm = any(o.startswith(("problem.batchnorm=", "problem=")) for o in overrides)
     as_stored = [] if sets_batchnorm else ["problem.batchnorm=stored"]
-    checked = check(compose([*as_stored, *overrides]), overrides)
+    return check(compose([*as_stored, *overrides]), overrides)
+
+
+def of_file(file: Path, overrides: Sequence[str], group: Processes, options: Options) -> Subject:
+    """Somebody's weights in a network that the overrides describe as for `sharp train`."""
+    checked = _checked_file(overrides)
     from sharpcli.commands import state_dict
     from sharpcli.engine.experiment import build
     from sharpcli.provenance import provenance

@@ -119,7 +119,7 @@ def listing(runs: Iterable[Run]) -> list[tuple[str, ...]]:
             complain(f"{problem}; left out")
             continue
         row = last or {"step": 0}
-        cells = [printable(run.name), status, f"{row['step']}/{run.steps}"]
+        cells = [printable(run.name), status, f"{row['step']}/{'?' if run.is_open else run.steps}"]
         out.append((*cells, *(number(row.get(key)) for key in COLUMNS[3:])))
     return out
 

@@ -54,7 +54,9 @@ def sharpness(frame: pd.DataFrame, *, x: str) -> Figure:
 
 def edges_are_those_of_gd(frame: pd.DataFrame) -> bool:
     """Whether every edge in the frame is 2 / lr, that of gradient descent."""
-    return "edge" in frame and bool((frame["edge"] * frame["lr"]).dropna().sub(2).abs().lt(1e-9).all())
+    if not {"edge", "lr"} <= set(frame):
+        return False
+    return bool((frame["edge"] * frame["lr"]).dropna().sub(2).abs().lt(1e-9).all())
 
 
 def diverged(frame: pd.DataFrame, rows: pd.DataFrame) -> bool:
