@@ -1,7 +1,7 @@
 """Rows handed on to what people already use: TensorBoard, Weights & Biases, MLflow. One way only.
 
-A tracker is made by its function and takes a run's rows one after the other; `sharp export` and `sharp.Watch` use
-the same. Its numbers are the rows' columns, its step is theirs.
+A tracker takes a run's rows one after the other, for `sharp export` and for `sharp.Watch`: the numbers are the
+rows' columns, the step is theirs.
 """
 
 from __future__ import annotations

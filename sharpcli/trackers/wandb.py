@@ -15,7 +15,7 @@ class Wandb:
     """A run of Weights & Biases."""
 
     def __init__(self, name: str, config: Mapping[str, Any], folder: Path | None) -> None:
-        where = {} if folder is None else {"dir": str(folder)}
+        where: Any = {} if folder is None else {"dir": str(folder)}
         self._run = wandb.init(project="sharp", name=name, config=dict(config), reinit="create_new", **where)
 
     def row(self, row: Mapping[str, Any]) -> None:
