@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from sharpcli import CONF
-from sharpcli.api.problem import Loss, Own, Weight, own, untouched
+from sharpcli.api.problem import Loss, Own, Weight, own
 from sharpcli.api.refused import python
 from sharpcli.commands.report import table
 from sharpcli.config.build import Part, part
@@ -73,13 +73,14 @@ class Measured:
         raise Refusal(f"{column}: has no error; sharp show measure says which columns are exact")
 
     @python
-    def vectors(self, measure: str) -> dict[str, dict[str, Tensor]]:
-        """The directions that a measure found, by the column of their value: the unit eigenvectors of
-        lambda_1 ... lambda_k. Each is a dict of tensors, named and shaped as the parameters."""
+    def vectors(self, measure: str) -> list[dict[str, Tensor]]:
+        """The directions that a measure found, in the order of their columns: the unit eigenvectors of
+        lambda_1 ... lambda_k, and of lambda_min. Each is a dict of tensors, named and shaped as the
+        parameters."""
         if measure not in self._vectors:
             with_vectors = ", ".join(self._vectors) or "none of what was measured"
             raise Refusal(f"{measure}: has no vectors; possible: {with_vectors}")
-        return {column: self._own.named(v) for column, v in self._vectors[measure].items()}
+        return [self._own.named(v) for v in self._vectors[measure].values()]
 
     def __str__(self) -> str:
         return "\n".join(table(self.row))
@@ -94,6 +95,7 @@ def measure(
     *,
     params: str | Sequence[str] | None = None,
     weight: Weight | None = None,
+    eval_mode: bool = False,
     lr: float = 0.0,
     seed: int = 0,
     chunk: int = CHUNK,
@@ -107,32 +109,31 @@ def measure(
         found = sharp.measure(model, loss, loader, ["sharpness", "trace"], k=5)
         found["lambda_1"], found.error("lambda_1"), found.vectors("sharpness"), print(found)
 
-    `model` is any module, measured in the modes it is in and left as it was. `loss(outputs, targets)` or
-    `loss(model, batch)` is the mean over a batch. `data` is a pair of tensors, a `DataLoader`, a `Dataset` or
-    an iterable of batches, read once and kept; `examples` takes the first of them. `measures` are names of
-    `sharp show measure`, functions (Point) -> Estimates, or a mapping of names to settings; `settings` go to
-    every measure that takes them (`k`, `tol`, `rtol`, ...). `params` are patterns of parameter names,
-    `weight` what the loss averages over in a batch (see `api/problem.py`). `lr` is for measures of a step
-    size. The other settings are those of `sharp measure`: `chunk` cuts pairs of tensors, graphs of up to
-    `graph_gb` and a Krylov basis of up to `basis_gb` are kept.
+    `model` is any module, measured in the modes it is in, or in `eval_mode`, and left as it was.
+    `loss(outputs, targets)` or `loss(model, batch)` is the mean over a batch. `data` is a pair of tensors, a
+    `DataLoader`, a `Dataset` or an iterable of batches, read once and kept; `examples` takes the first of
+    them. `measures` are names of `sharp show measure`, functions (Point) -> Estimates, or a mapping of names
+    to settings; `settings` go to every measure that takes them (`k`, `tol`, `rtol`, ...). `params` are
+    patterns of parameter names, `weight` what the loss averages over in a batch (see `api/problem.py`). `lr`
+    is for measures of a step size. The other settings are those of `sharp measure`: `chunk` cuts pairs of
+    tensors, graphs of up to `graph_gb` and a Krylov basis of up to `basis_gb` are kept.
 
     Raises `Refused` for what cannot be measured; exceptions of the model, the loss and the data pass as they
     are.
     """
     parts = built(measures, settings)
-    with untouched(model):
-        mine = own(
-            model,
-            loss,
-            data,
-            params=params,
-            weight=weight,
-            chunk=chunk,
-            examples=examples,
-            graph_budget=int(graph_gb * 1e9),
-        )
-        experiment = experiment_of(mine, parts, lr, seed, basis_gb)
-        return measured(experiment, mine, mine.problem.w0)[0]
+    mine = own(
+        model,
+        loss,
+        data,
+        params=params,
+        weight=weight,
+        chunk=chunk,
+        examples=examples,
+        graph_budget=int(graph_gb * 1e9),
+        eval_mode=eval_mode,
+    )
+    return measured(experiment_of(mine, parts, lr, seed, basis_gb), mine, mine.problem.w0)[0]
 
 
 def measured(
@@ -142,10 +143,11 @@ def measured(
     row: Row = {}
     left = dict(warm or {})
     vectors: dict[str, dict[str, Tensor]] = {}
-    for taken in each(experiment, w, step, left, list(experiment.measures)):
-        row |= taken.row
-        left |= taken.warm
-        vectors |= {taken.name: taken.vectors} if taken.vectors else {}
+    with mine.untouched():
+        for taken in each(experiment, w, step, left, list(experiment.measures)):
+            row |= taken.row
+            left |= taken.warm
+            vectors |= {taken.name: taken.vectors} if taken.vectors else {}
     return Measured(row, mine, vectors), left
 
 

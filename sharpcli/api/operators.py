@@ -12,7 +12,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from sharpcli.api.measure import BASIS_GB, CHUNK, GRAPH_GB
-from sharpcli.api.problem import Loss, Own, Weight, own, untouched
+from sharpcli.api.problem import Loss, Own, Weight, own
 from sharpcli.api.refused import python
 from sharpcli.engine.measuring import check_second_derivatives
 from sharpcli.errors import Refusal
@@ -84,7 +84,7 @@ class CurvatureOperator:
     @cached_property
     def grad(self) -> Float[Tensor, " D"]:
         """The gradient of the mean loss."""
-        with untouched(self._own.module):
+        with self._own.untouched():
             return self._curvature.linearization.grad
 
     @python
@@ -103,7 +103,7 @@ class CurvatureOperator:
         return product[0] if v.ndim == 1 else product.T
 
     def _rows(self, V: Float[Tensor, "m D"]) -> Float[Tensor, "m D"]:
-        with untouched(self._own.module):
+        with self._own.untouched():
             return self._curvature.matvec(self._kind)(V)
 
     def scipy_operator(self) -> LinearOperator:
@@ -126,7 +126,7 @@ class CurvatureOperator:
                 f"eigenpairs: k={k} tol={tol} max_products={max_products}; k from 1 to D = {self.shape[0]}, "
                 f"tol above 0, max_products at least k"
             )
-        with untouched(self._own.module):
+        with self._own.untouched():
             ritz = self._curvature.eigenpairs(self._kind, k, tol, max_products)
         return Eigenpairs(
             ritz.values, ritz.errors, ritz.residuals, ritz.vectors[:k], ritz.products, ritz.converged
@@ -147,7 +147,7 @@ class CurvatureOperator:
     def density(self, *, probes: int = 4, steps: int = 80) -> Quadrature:
         """The density of the eigenvalues as nodes and weights, by stochastic Lanczos quadrature; its `curve`
         smooths them."""
-        with untouched(self._own.module):
+        with self._own.untouched():
             return self._curvature.quadrature(self._kind, probes, min(steps, self.shape[0]))[0]
 
     @python
@@ -178,7 +178,7 @@ class CurvatureOperator:
         """The whole matrix, by D products. Refuses more than 20,000 rows (3 GB in float64)."""
         if self.shape[0] > 20_000:
             raise Refusal(f"dense: {self.shape[0]:,} rows; take products, or a block, of so large a matrix")
-        with untouched(self._own.module):
+        with self._own.untouched():
             return self._curvature.dense(self._kind)
 
     @python
@@ -222,7 +222,7 @@ class Hessian(CurvatureOperator):
         return self._third(pairs.vectors)
 
     def _third(self, V: Float[Tensor, "m D"]) -> Float[Tensor, " D"]:
-        with untouched(self._own.module):
+        with self._own.untouched():
             surface: LossSurface = self._own.problem.surface
             return surface.curvature_grad(self._own.problem.w0, V)
 
@@ -233,22 +233,24 @@ def _opened(
     data: Any,
     params: str | Sequence[str] | None,
     weight: Weight | None,
+    eval_mode: bool,
     chunk: int,
     examples: int | None,
     graph_gb: float,
     seed: int,
 ) -> Own:
-    with untouched(model):
-        mine = own(
-            model,
-            loss,
-            data,
-            params=params,
-            weight=weight,
-            chunk=chunk,
-            examples=examples,
-            graph_budget=int(graph_gb * 1e9),
-        )
+    mine = own(
+        model,
+        loss,
+        data,
+        params=params,
+        weight=weight,
+        chunk=chunk,
+        examples=examples,
+        graph_budget=int(graph_gb * 1e9),
+        eval_mode=eval_mode,
+    )
+    with mine.untouched():
         check_second_derivatives(mine.problem.surface, mine.problem.w0, seed, "the operator")
     return mine
 
@@ -261,6 +263,7 @@ def hessian(
     *,
     params: str | Sequence[str] | None = None,
     weight: Weight | None = None,
+    eval_mode: bool = False,
     seed: int = 0,
     chunk: int = CHUNK,
     examples: int | None = None,
@@ -275,7 +278,7 @@ def hessian(
     The arguments are those of `sharp.measure`. Raises `Refused` as it does, also where a layer's second
     derivative is wrong in this version of PyTorch.
     """
-    mine = _opened(model, loss, data, params, weight, chunk, examples, graph_gb, seed)
+    mine = _opened(model, loss, data, params, weight, eval_mode, chunk, examples, graph_gb, seed)
     return Hessian("hessian", mine, seed, basis_gb)
 
 
@@ -287,6 +290,7 @@ def gauss_newton(
     *,
     params: str | Sequence[str] | None = None,
     weight: Weight | None = None,
+    eval_mode: bool = False,
     seed: int = 0,
     chunk: int = CHUNK,
     examples: int | None = None,
@@ -296,5 +300,5 @@ def gauss_newton(
     """The Gauss-Newton matrix (1/n) sum_i J_i^T (d^2 loss_i / d f_i^2) J_i of a loss of outputs and targets,
     as an operator; for cross-entropy the Fisher matrix (Schraudolph 2002). Arguments and refusals as of
     `sharp.hessian`; a loss that takes the model hides the outputs, and is refused at the first product."""
-    mine = _opened(model, loss, data, params, weight, chunk, examples, graph_gb, seed)
+    mine = _opened(model, loss, data, params, weight, eval_mode, chunk, examples, graph_gb, seed)
     return CurvatureOperator("gauss_newton", mine, seed, basis_gb)

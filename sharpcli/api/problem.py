@@ -6,8 +6,8 @@ import fnmatch
 import inspect
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,10 +33,15 @@ Weight = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Own:
-    """A user's problem, the `module` it is made of, and the parameters' names as the module has them."""
+    """A user's problem, the `module` it is made of, and whether it is measured in eval mode."""
 
     problem: Problem
     module: nn.Module
+    eval_mode: bool = False
+
+    def untouched(self) -> AbstractContextManager[None]:
+        """Within it the model is called; after it, it is as before."""
+        return untouched(self.module, self.eval_mode)
 
     def w(self) -> Tensor:
         """The module's weights of now [D], in the problem's dtype."""
@@ -47,7 +52,7 @@ class Own:
     def part(self, params: str | Sequence[str]) -> Own:
         """The same in the parameters whose names match a pattern of `params`, the others held."""
         names = matching(self.problem.names, params)
-        return Own(self.problem.only(self.problem.w0, names), self.module)
+        return replace(self, problem=self.problem.only(self.problem.w0, names))
 
     def named(self, v: Tensor) -> dict[str, Tensor]:
         """A flat vector [D] as tensors, named and shaped as the parameters."""
@@ -77,9 +82,10 @@ def own(
     chunk: int,
     examples: int | None,
     graph_budget: int,
+    eval_mode: bool,
 ) -> Own:
-    """The mean loss of the model as it is now, in its modes, on the data, as a function of the parameters
-    that require gradients (and match a pattern of `params`, as in "layer4.*").
+    """The mean loss of the model as it is now on the data, in its own modes or in `eval_mode`, as a function
+    of the parameters that require gradients (and match a pattern of `params`, as in "layer4.*").
 
     A loss takes (outputs, targets), or (model, batch) for batches of any structure, and is the mean over the
     batch; `weight(batch)` says over how much, where it is not the examples: a number for each batch, as in
@@ -104,16 +110,29 @@ def own(
     real = {p.dtype for p in parts.values() if p.is_floating_point() and p.dtype.itemsize > HALF}
     dtype = torch.float64 if torch.float64 in real else torch.float32
     check_tensors(module, dtype)
-    batches = read(data, chunk, examples)
     w0 = torch.cat([parts[name].detach().flatten().to(dtype) for name in chosen])
-    form = _form(loss, batches[0])
-    if form == "outputs":
+    with untouched(module, eval_mode):
+        batches = read(data, chunk, examples)
+        problem = _problem_of(module, loss, batches, chosen, w0, weight, graph_budget)
+    return Own(problem, module, eval_mode)
+
+
+def _problem_of(
+    module: nn.Module,
+    loss: Loss,
+    batches: tuple[Batch, ...],
+    names: Sequence[str],
+    w0: Tensor,
+    weight: Weight | None,
+    graph_budget: int,
+) -> Problem:
+    if _form(loss, batches[0]) == "outputs":
         try:
-            return _own(module, loss, batches, chosen, w0, weight, graph_budget, whole=False)
+            return _problem(module, loss, batches, names, w0, weight, graph_budget, whole=False)
         except TypeError as problem:  # a loss that takes the model calls the outputs
             if "object is not callable" not in str(problem):
                 raise
-    return _own(module, loss, batches, chosen, w0, weight, graph_budget, whole=True)
+    return _problem(module, loss, batches, names, w0, weight, graph_budget, whole=True)
 
 
 def matching(names: Sequence[str], params: str | Sequence[str]) -> list[str]:
@@ -127,7 +146,7 @@ def matching(names: Sequence[str], params: str | Sequence[str]) -> list[str]:
     return chosen
 
 
-def _own(
+def _problem(
     module: nn.Module,
     loss: Loss,
     batches: tuple[Batch, ...],
@@ -136,7 +155,7 @@ def _own(
     weight: Weight | None,
     graph_budget: int,
     whole: bool,
-) -> Own:
+) -> Problem:
     """`whole`: the loss takes the model and a batch."""
     layout = tuple((name, module.get_parameter(name).shape) for name in names)
     joint = bool(batch_norms(module))
@@ -189,7 +208,7 @@ def _own(
     check_parts(surface, w0)
     parts = dict(module.named_parameters())
     frozen = {name: p.detach() for name, p in parts.items() if name not in dict(layout)}
-    problem = Problem(
+    return Problem(
         w0=w0,
         examples=batches[0],
         surface=surface,
@@ -201,7 +220,6 @@ def _own(
         last_matrix=next((name for name, p in reversed(list(parts.items())) if p.ndim > 1), ""),
         norms=structural_norms(module, [name for name, _ in layout]),
     )
-    return Own(problem, module)
 
 
 class _Whole(nn.Module):
@@ -267,15 +285,17 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def untouched(module: nn.Module) -> Iterator[None]:
-    """Within it the model may be called; after it, its attributes and all random generators are as before.
-    Parameters and buffers are never written to."""
+def untouched(module: nn.Module, eval_mode: bool = False) -> Iterator[None]:
+    """Within it the model may be called, with `eval_mode` in eval mode; after it, its attributes and all
+    random generators are as before. Parameters and buffers are never written to."""
     before = [(m, dict(vars(m))) for m in module.modules()]
     tensors = [(t, t.detach().clone()) for _, held in before for t in held.values() if isinstance(t, Tensor)]
     of_python, of_numpy = random.getstate(), np.random.get_state()
     devices = sorted({p.device for p in module.parameters() if p.device.type == "cuda"}, key=str)
     try:
         with torch.random.fork_rng(devices=devices):
+            if eval_mode:
+                module.eval()
             yield
     finally:
         random.setstate(of_python)

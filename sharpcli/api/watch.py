@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sharpcli.api.measure import BASIS_GB, CHUNK, GRAPH_GB, Measured, Measures, built, experiment_of, measured
-from sharpcli.api.problem import Loss, Weight, own, untouched
+from sharpcli.api.problem import Loss, Weight, own
 from sharpcli.api.refused import python
 from sharpcli.config.identity import hash_of
 from sharpcli.engine.measuring import Warm
@@ -71,6 +71,7 @@ class Watch:
         sinks: Sequence[str | Tracker] = (),
         params: str | Sequence[str] | None = None,
         weight: Weight | None = None,
+        eval_mode: bool = False,
         seed: int = 0,
         chunk: int = CHUNK,
         examples: int | None = None,
@@ -86,17 +87,17 @@ class Watch:
         self.steps, self.rows, self.last = 0, list[Row](), None
         self._checkpoints, self._warm, self._seconds = checkpoints, Warm(), 0.0
         parts = built(measures, settings)
-        with untouched(model):
-            self._own = own(
-                model,
-                loss,
-                data,
-                params=params,
-                weight=weight,
-                chunk=chunk,
-                examples=examples,
-                graph_budget=int(graph_gb * 1e9),
-            )
+        self._own = own(
+            model,
+            loss,
+            data,
+            params=params,
+            weight=weight,
+            chunk=chunk,
+            examples=examples,
+            graph_budget=int(graph_gb * 1e9),
+            eval_mode=eval_mode,
+        )
         self._experiment = experiment_of(self._own, parts, 0.0, seed, basis_gb)
         config = self._config(measures, settings)
         self._run = None if runs_dir is None else self._new_run(Path(runs_dir), name, config)
@@ -124,11 +125,11 @@ class Watch:
         row: Row = {"step": self.steps}
         row |= {} if self.lr is None else {"lr": _value(self.lr, "lr")}
         row |= {} if self.edge is None else {"edge": _value(self.edge, "edge")}
-        with untouched(self.model):
-            if not bool(torch.isfinite(w).all()):
-                raise Refusal(f"the model's weights are not finite at step {self.steps}: training diverged")
+        if not bool(torch.isfinite(w).all()):
+            raise Refusal(f"the model's weights are not finite at step {self.steps}: training diverged")
+        with self._own.untouched():
             row["train_loss"] = float(self._own.problem.surface.value(w))
-            found, self._warm = measured(self._experiment, self._own, w, self._warm, self.steps)
+        found, self._warm = measured(self._experiment, self._own, w, self._warm, self.steps)
         self._seconds += time.perf_counter() - began
         row |= {**found.row, "seconds": round(self._seconds, 3)}
         self.last = found

@@ -1,7 +1,6 @@
 """Rows handed on to what people already use: TensorBoard, Weights & Biases, MLflow. One way only.
 
-A tracker takes a run's rows one after the other, for `sharp export` and for `sharp.Watch`: the numbers are the
-rows' columns, the step is theirs.
+A tracker takes a run's rows one after the other, for `sharp export` and for `sharp.Watch`.
 """
 
 from __future__ import annotations
