@@ -16,7 +16,7 @@ import yaml
 from sharpcli import CONF
 from sharpcli.commands.report import aligned, complain
 from sharpcli.config.plain_yaml import dumped
-from sharpcli.errors import Refusal
+from sharpcli.errors import Refusal, printable
 from sharpcli.run import Run, find
 
 PACKAGE = Path(__file__).parents[1]
@@ -186,4 +186,4 @@ def about_run(run: Run) -> str:
         "last row": rows[-1] if rows else None,
         "checkpoints": ", ".join(map(str, run.checkpoints())),
     }
-    return dumped(about, allow_unicode=True).rstrip()
+    return "\n".join(printable(line) for line in dumped(about, allow_unicode=True).rstrip().split("\n"))

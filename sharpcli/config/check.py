@@ -114,7 +114,9 @@ def literal(value: Any) -> Any:
 def _plain(cfg: DictConfig | Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The settings in their own types, interpolations resolved."""
     if unknown := [str(key) for key in cfg if key not in (*NAMES, "hydra")]:
-        raise Refusal(f"{unknown[0]}: no such setting; {of_setting(unknown[0], '...', {})}")
+        root = (o for o in overrides if re.match(rf"\+*{re.escape(unknown[0])}\b", o))
+        came = next(root, unknown[0])
+        raise Refusal(f"{came}: no such setting; {of_setting(unknown[0], '...', {})}")
     with refusing(overrides):
         merged = OmegaConf.merge(OmegaConf.structured(Settings), cfg)
         values: Any = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)

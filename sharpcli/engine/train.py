@@ -234,17 +234,18 @@ def resume(run: Run, lanes: Sequence[Lane], complain: Callable[[str], Any]) -> P
     for step in reversed(run.checkpoints()):
         try:
             saved = run.load(step)
-            position = _restored(saved, lanes, step)
+            position, offset = _restored(saved, lanes, step), int(saved["offset"])
+            why = missing_rows(run, saved, lanes)
         except (ValueError, OSError, RuntimeError, KeyError, TypeError, AttributeError) as problem:
-            why = problem if isinstance(problem, ValueError | OSError) else f"checkpoint {step} is damaged"
-            complain(f"{run.name}: {why}; going back to the checkpoint before")
+            said = problem if isinstance(problem, ValueError | OSError) else f"checkpoint {step} is damaged"
+            complain(f"{run.name}: {said}; going back to the checkpoint before")
             if not isinstance(problem, OSError):
                 run.drop(step)
             continue
-        if why := missing_rows(run, saved, lanes):
+        if why:
             complain(f"{run.name}: {why} before checkpoint {step}; going back to the checkpoint before")
             continue
-        run.cut(saved["offset"])
+        run.cut(offset)
         return position
     if run.last() is not None or run.checkpoints():
         complain(f"{run.name}: no checkpoint can be used; starting again at step 0")

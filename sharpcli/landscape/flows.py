@@ -28,7 +28,7 @@ REJECT_NOT_FINITE = ("RK45", "DOP853")
 MAX_FLOW_TIME = 1e5  # gradient flow runs over times 1, 2, 4, ... below this one, and is then given up
 # Velocities of one call of `integrate`, and gradients on the way to an interpolator, of which the toys take
 # at most 10,000. A flow whose velocity jumps, as at the kinks of ReLU, may ask for any number of them.
-MAX_VELOCITIES = 200_000
+MAX_VELOCITIES = 50_000
 MAX_LIMIT_GRADIENTS = 20_000
 # Tolerances in units of the rounding of w's dtype: below it an adaptive solver sees errors that no shorter
 # step makes smaller.
@@ -83,9 +83,12 @@ def integrate(
     events = speed_above_tol if tol > 0 else None
     rounding = MIN_TOLERANCE * torch.finfo(w.dtype).eps
     rtol, atol = max(rtol, rounding), max(atol, rounding * float(w.abs().max()))
-    path = solve_ivp(
-        right_side, (0.0, time), start, method=solver, rtol=rtol, atol=atol, t_eval=[time], events=events
-    )
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # a step whose numbers overflow is tried again, shorter
+        path = solve_ivp(
+            right_side, (0.0, time), start, method=solver, rtol=rtol, atol=atol, t_eval=[time], events=events
+        )
     if path.status == 1:  # stopped by the event
         return torch.from_numpy(path.y_events[0][-1]).to(w)
     if not path.success:

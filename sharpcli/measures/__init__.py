@@ -17,7 +17,7 @@ from sharpcli.linalg.accuracy import mean_and_stderr
 from sharpcli.optimizers import Optimizer, State
 from sharpcli.problems.problem import ClosedFlows, Problem
 
-__all__ = ["Estimates", "Point", "closed_flows", "counted", "elapsed", "mean_and_stderr"]
+__all__ = ["Estimates", "Point", "closed_flows", "counted", "elapsed", "mean_and_stderr", "update"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,25 @@ def counted(surface: LossSurface) -> tuple[LossSurface, Callable[[], float]]:
         return outputs
 
     return replace(surface, predict=predict), lambda: spent[0]
+
+
+def update(at: Point) -> tuple[Tensor, float, float]:
+    """The direction d of the optimizer's next update w - lr d on the measured surface, the slope d.grad L,
+    and the gradients it cost; without a state of the optimizer, or without lr, d is the gradient."""
+    surface, seen = at.surface, list[Tensor]()
+
+    def grad(w: Tensor) -> Tensor:
+        seen.append(surface.grad(w))
+        return seen[-1]
+
+    if at.state is None or not at.lr > 0:
+        d = grad(at.w)
+    else:
+        grad.whole = surface  # type: ignore[attr-defined]  # for rules that are defined by the loss itself
+        after, _ = at.optimizer.step(at.w, at.state, grad, at.lr)
+        d = (at.w - after) / at.lr
+    first = seen[0] if seen else surface.grad(at.w)  # every rule takes its first gradient at w
+    return d, float(first.double() @ d.double()), max(len(seen), 1)
 
 
 def elapsed(at: Point, measure: str, power: int = 1) -> float:

@@ -14,6 +14,7 @@ from sharpcli.landscape.surface import LossSurface
 from sharpcli.measures import Estimates, Point, counted
 from sharpcli.problems.problem import Problem
 
+STALLED = 0.999  # of the residuals before a round: what has not fallen below that will not become small
 ROUNDS = 20  # rounds of descent, the residuals being computed after each
 
 
@@ -56,8 +57,8 @@ def descend(
     """The interpolator where gradient descent from w ends, max |r| at it, and the steps of descent taken.
 
     By at most `steps` steps of size 1/lambda_1 (compiled where the problem has compiled functions) until the
-    residuals are below 1e-3, then by Newton's steps. A solver of gradient flow would take tiny steps at
-    ReLU's kinks.
+    residuals are below 1e-3, or have not fallen by a thousandth in a twentieth of the steps, then by Newton's
+    steps. A solver of gradient flow would take tiny steps at ReLU's kinks.
     """
     toy, taken = problem.compiled, 0
     toy = (
@@ -65,10 +66,12 @@ def descend(
     )  # not for a part of the examples
     lr = 1 / max(float(lambda_1(interpolators.jacobian(w), surface.examples)), 1e-12)
     in_a_round = max(1, steps // ROUNDS)
+    last = torch.inf
     for _ in range(ROUNDS):
-        if float(interpolators.residual(w).abs().max()) <= NEWTON_RESIDUAL:
+        residual = float(interpolators.residual(w).norm())
+        if float(interpolators.residual(w).abs().max()) <= NEWTON_RESIDUAL or not residual < STALLED * last:
             break
-        taken += in_a_round
+        taken, last = taken + in_a_round, residual
         if toy is not None:
             from sharpcli.problems.compiled_loop import Steps
 

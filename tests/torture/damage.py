@@ -219,7 +219,10 @@ def damage(draw: random.Random, file: Path) -> str:
     changes = (*ANY, *OF_FORMAT.get(file.suffix, ()))
     change = draw.choice(changes)
     before = file.read_bytes()
-    after = change(draw, before)
+    try:
+        after = change(draw, before)
+    except Exception:  # the file was damaged before, and cannot be read as what it was
+        after = before
     if after == before:
         after = flip(draw, before) if before else b"x"
         change = flip

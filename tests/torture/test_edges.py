@@ -113,8 +113,14 @@ class Exact:
 
     def __init__(self, problem, w: torch.Tensor) -> None:
         surface = problem.at(w)
-        x, y = surface.joined
-        of = torch.autograd.functional.hessian(lambda at: surface.loss(surface.predict(at, x), y), w)
+
+        def mean(at):  # batch by batch: under batch norm the outputs of a batch depend on one another
+            return sum(
+                share * surface.loss(surface.predict(at, x), y)
+                for share, (x, y) in surface.weighted_batches()
+            )
+
+        of = torch.autograd.functional.hessian(mean, w)
         self.is_finite = bool(torch.isfinite(of).all())
         self.eps = torch.finfo(w.dtype).eps
         self.eigenvalues = (
