@@ -89,6 +89,10 @@ def measure(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Append rows to this .jsonl, not to the run's own.")
     ] = None,
+    vectors: Annotated[
+        Path | None,
+        typer.Option(help="Write the eigenvectors to this .safetensors, named as the parameters."),
+    ] = None,
 ) -> None:
     """Measure the checkpoints of runs, or a file of weights; a run's numbers are added to its measured.jsonl.
 
@@ -105,7 +109,9 @@ def measure(
     if not any(word.startswith("weights=") for word in overrides):
         _need_runs(names, "sharp measure RUN|FILE... [KEY=VALUE]...")
     into = None if out is None else expanded(out)
-    measure_all(names, overrides, step, folder_of_runs(overrides), Options(params, by, as_json, into))
+    directions = None if vectors is None else expanded(vectors)
+    options = Options(params, by, as_json, into, directions)
+    measure_all(names, overrides, step, folder_of_runs(overrides), options)
 
 
 @app.command()

@@ -18,9 +18,9 @@ KEPT_SHARE = 0.25  # of the machine's memory, which the data that are kept may t
 STRUCTURES = "a tensor, or a tuple, list or dict of tensors with the examples along the first dimension"
 
 
-def read(data: Any, chunk: int, most: int | None) -> tuple[Batch, ...]:
+def read(data: Any, chunk: int, most: int | None) -> tuple[tuple[Batch, ...], int | None]:
     """The batches of `data`, of at most the first `most` examples, as (inputs, targets); the targets of a
-    batch that is no pair are the batch itself.
+    batch that is no pair are the batch itself. And of how many examples they are a part, where that is known.
 
     A pair of tensors (or structures) and a dict of tensors are cut into `chunk` examples at a time; the
     batches of a `DataLoader` or another iterable stay as they are; a `Dataset` is loaded in its order. Each
@@ -50,7 +50,7 @@ def read(data: Any, chunk: int, most: int | None) -> tuple[Batch, ...]:
         raise Refusal(
             "data: holds no example; give a pair of tensors, a DataLoader, or an iterable of batches"
         )
-    return tuple(batches)
+    return tuple(batches), _examples_of(data)
 
 
 def _given(data: Any, chunk: int) -> Iterator[Any]:
@@ -69,6 +69,15 @@ def _given(data: Any, chunk: int) -> Iterator[Any]:
         yield from DataLoader(data, batch_size=chunk)
     else:
         yield from data
+
+
+def _examples_of(data: Any) -> int | None:
+    """The number of all examples, where the data say it."""
+    if _is_pair(data) or isinstance(data, Mapping):
+        return len(_batch(data, 0)[1])
+    whole = getattr(data, "dataset", data)  # a DataLoader's
+    is_sized = isinstance(whole, Dataset) and not isinstance(whole, IterableDataset)
+    return len(whole) if is_sized and hasattr(whole, "__len__") else None
 
 
 def _is_pair(data: Any) -> bool:

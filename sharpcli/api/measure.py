@@ -178,6 +178,7 @@ def experiment_of(
         due={},
         compile_toys=False,
         init=None,
+        population=mine.population,
     )
 
 

@@ -33,11 +33,13 @@ Weight = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Own:
-    """A user's problem, the `module` it is made of, and whether it is measured in eval mode."""
+    """A user's problem, the `module` it is made of, whether it is measured in eval mode, and the `population`
+    of examples of which the measured ones are a part, where it is known."""
 
     problem: Problem
     module: nn.Module
     eval_mode: bool = False
+    population: int | None = None
 
     def untouched(self) -> AbstractContextManager[None]:
         """Within it the model is called; after it, it is as before."""
@@ -112,9 +114,9 @@ def own(
     check_tensors(module, dtype)
     w0 = torch.cat([parts[name].detach().flatten().to(dtype) for name in chosen])
     with untouched(module, eval_mode):
-        batches = read(data, chunk, examples)
+        batches, population = read(data, chunk, examples)
         problem = _problem_of(module, loss, batches, chosen, w0, weight, graph_budget)
-    return Own(problem, module, eval_mode)
+    return Own(problem, module, eval_mode, population)
 
 
 def _problem_of(

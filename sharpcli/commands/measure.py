@@ -37,12 +37,14 @@ MAY_CHANGE = ("measure", "measure_examples", "chunk", "graph_gb", "basis_gb", *L
 @dataclass(frozen=True)
 class Options:
     """How to measure and where to report it: `params`, a pattern of parameter names; `by` layer; `json`
-    instead of a table; `out`, a file of JSON lines in place of a run's own."""
+    instead of a table; `out`, a file of JSON lines in place of a run's own; `vectors`, a file for the
+    directions that were measured."""
 
     params: str = ""
     by: str = ""
     json: bool = False
     out: Path | None = None
+    vectors: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,8 @@ def measure_all(
     checked = [(run, checked_again(run, overrides), checkpoints(run, steps)) for run in runs]
     for run, config, _ in checked:
         run.refuse_altered(config.contents)
-    if options.out is not None:
-        with writing(options.out), open(options.out, "ab"):  # fail now, if the file cannot be written
-            pass
+    points = len(files) + sum(len(at) for _, at in asked) + sum(len(at) for _, _, at in checked)
+    check_options(options, points)
     from sharpcli.engine.experiment import forget_data
     from sharpcli.landscape.distributed import processes
 
@@ -113,6 +114,18 @@ def measure_all(
                 measure_subject(subject, options, group)
         for file in files:
             measure_subject(of_file(file, overrides, group, options), options, group)
+
+
+def check_options(options: Options, points: int) -> None:
+    """Fails before the first measurement where a file cannot be written, or holds fewer points."""
+    if options.vectors is not None and (points > 1 or options.by):
+        raise Refusal(
+            f"--vectors {options.vectors}: holds the vectors of a single point, and these are {points}; name "
+            f"a run, --step, and no --by"
+        )
+    if options.out is not None:
+        with writing(options.out), open(options.out, "ab"):
+            pass
 
 
 def of_run(
@@ -235,6 +248,7 @@ def measure_subject(subject: Subject, options: Options, group: Processes) -> Non
     from sharpcli.commands.progress import measuring
 
     done = 0
+    vectors: dict[str, Tensor] = {}
 
     def keep(row: Row) -> None:
         nonlocal done
@@ -249,8 +263,12 @@ def measure_subject(subject: Subject, options: Options, group: Processes) -> Non
                 for label, chosen in parts(subject.experiment.problem.names, options):
                     where = " ".join([subject.name, f"step {point.step}", *([label] if label else [])])
                     with measuring() if group.first else nullcontext() as tell:
-                        rows.append(measure_part(subject.experiment, point, label, chosen, keep, tell, where))
+                        row, taken = measure_part(subject.experiment, point, label, chosen, keep, tell, where)
+                    rows.append(row)
+                    vectors |= taken
                 print_rows(subject.name, rows, options)
+        if options.vectors is not None and group.first:
+            write_vectors(vectors, options.vectors)
     except KeyboardInterrupt as interrupt:
         into = options.out or (Path(subject.name) / "measured.jsonl" if Path(subject.name).is_dir() else None)
         kept_in = (
@@ -268,9 +286,9 @@ def measure_part(
     keep: Callable[[Row], None],
     tell: Any,
     where: str,
-) -> Row:
-    """The whole row of a point, of all parameters or of the `chosen` ones; each measure's part of it is kept
-    at once."""
+) -> tuple[Row, dict[str, Tensor]]:
+    """The whole row of a point, of all parameters or of the `chosen` ones, each measure's part of which is
+    kept at once; and its directions, a tensor for each parameter: `lambda_1/layer.weight`."""
     from sharpcli.engine.measuring import each, part_of
 
     w, warm, state = point.w, point.warm, point.state
@@ -279,11 +297,27 @@ def measure_part(
         experiment, warm, state = part_of(experiment, w, chosen), {}, None
         w, about = experiment.problem.w0, {"step": point.step, "params": label}
     row = dict(about)
+    vectors: dict[str, Tensor] = {}
     report = None if tell is None else lambda name, products, error: tell(f"{where}: {name}", products, error)
     for taken in each(experiment, w, point.step, warm, list(experiment.measures), state, report):
         keep(about | taken.row)
         row |= taken.row
-    return row
+        for column, v in taken.vectors.items():
+            tensors = zip(experiment.problem.names, experiment.problem.tensors(v), strict=True)
+            vectors |= {f"{column}/{name}": t for name, t in tensors}
+    return row, vectors
+
+
+def write_vectors(vectors: dict[str, Tensor], file: Path) -> None:
+    """Writes directions to a file of safetensors. Refuses where there are none."""
+    from safetensors.torch import save_file
+
+    if not vectors:
+        raise Refusal(
+            f"--vectors {file}: nothing that was measured has vectors; measure sharpness or gauss_newton"
+        )
+    with writing(file):
+        save_file({name: t.detach().cpu().contiguous().clone() for name, t in vectors.items()}, file)
 
 
 def print_rows(name: str, rows: Sequence[Row], options: Options) -> None:

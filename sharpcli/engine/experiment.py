@@ -39,8 +39,9 @@ Objective = Callable[[LossSurface, Tensor, Any], LossSurface]
 @dataclass(frozen=True)
 class Experiment:
     """What a config means. `due` says at which steps each measure is due; `compile_toys`, that toys may run
-    compiled; `init` [D] is where training begins, None for a file of weights. `tried` names what this
-    process has tried once, and need not try again."""
+    compiled; `population`, of how many examples the `measure_examples` are a part; `init` [D] is where
+    training begins, None for a file of weights. `tried` names what this process has tried once, and need not
+    try again."""
 
     seed: int
     lr: float
@@ -58,6 +59,7 @@ class Experiment:
     compile_toys: bool
     init: Tensor | None
     processes: Processes = ALONE
+    population: int | None = None
     tried: set[str] = field(default_factory=set, compare=False)
 
     def surface_at(self, w: Tensor) -> LossSurface:
@@ -138,6 +140,7 @@ def build(
         compile_toys=config["compile_toys"],
         init=problem.w0 if weights is None else None,
         processes=processes,
+        population=n if config.get("measure_examples") else None,
     )
     if needs_full_batch(experiment.optimizer) and not batches.whole:
         name = type(experiment.optimizer).__name__

@@ -94,6 +94,7 @@ def each(
             init=experiment.init,
             step=step,
             constant_lr=experiment.schedule.is_constant,
+            population=experiment.population,
         )
         try:
             if not is_finite:

@@ -11,13 +11,25 @@ import torch
 from torch import Generator, Tensor
 
 from sharpcli.errors import Refusal
-from sharpcli.landscape.curvature import Curvature
+from sharpcli.landscape.batches import Batch, can_be_cut
+from sharpcli.landscape.curvature import Curvature, Operator
 from sharpcli.landscape.surface import LossSurface
-from sharpcli.linalg.accuracy import mean_and_stderr
+from sharpcli.linalg.accuracy import mean_and_stderr, widening
 from sharpcli.optimizers import Optimizer, State
 from sharpcli.problems.problem import ClosedFlows, Problem
 
-__all__ = ["Estimates", "Point", "closed_flows", "counted", "elapsed", "mean_and_stderr", "update"]
+GROUPS = 8  # of the measured examples, whose differences say what other examples would change
+
+__all__ = [
+    "Estimates",
+    "Point",
+    "closed_flows",
+    "counted",
+    "elapsed",
+    "left_out",
+    "mean_and_stderr",
+    "update",
+]
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,8 @@ class Point:
     previous measured step (None at the first); `problem` supplies all else, such as test examples and norms.
     `lr` is the step size, `step` the number of steps taken, `optimizer` the update rule. `state`, the state
     of the update rule, and `init` [D], the weights at which training began, are None for a file of weights.
-    `constant_lr` says whether the step size is the same at every step.
+    `constant_lr` says whether the step size is the same at every step. `population` is the number of examples
+    of which the measured ones are a part; None where nothing is left out.
     """
 
     w: Tensor
@@ -45,6 +58,7 @@ class Point:
     init: Tensor | None
     step: int = 0
     constant_lr: bool = True
+    population: int | None = None
 
     def normal(self) -> Tensor:
         """A vector of independent N(0, 1) [D] from the measure's own generator, drawn in float64."""
@@ -64,6 +78,46 @@ class Estimates:
     gradients: float = 0
     warm: Tensor | None = None
     vectors: dict[str, Tensor] = field(default_factory=dict)
+
+
+def left_out(at: Point, operator: Operator, V: Tensor) -> tuple[list[float], float]:
+    """What the examples that are not measured can change of v.Av for the rows v of V, A the Hessian or the
+    Gauss-Newton matrix: half the half width of a 95 % interval for the difference to v.Av of all n examples;
+    and the products that this cost. Empty where all examples are measured, or cannot be told apart.
+
+    The m measured examples are cut into `GROUPS` groups, with v.A_b v in each; their mean differs from that
+    over all n, if the m are as good as drawn at random, by s sqrt((1 - m/n) / GROUPS), s the standard
+    deviation over groups.
+    """
+    m = at.surface.examples
+    if at.population is None or m >= at.population:
+        return [], 0
+    groups = _groups(at.surface)
+    if len(groups) < 2:
+        return [], 0
+    forms = []
+    for group in groups:
+        linear = at.surface.on(group).linearize(at.w)
+        product = linear.hvp(V) if operator == "hessian" else linear.ggn(V)
+        forms.append((V.double() * product.double()).sum(1))
+    G = len(groups)
+    spread = torch.stack(forms).std(0) * ((1 - m / at.population) / G) ** 0.5 * widening(G - 1)
+    return [float(s) for s in spread], len(V)
+
+
+def _groups(surface: LossSurface) -> list[list[Batch]]:
+    """The examples in `GROUPS` groups of about equal size; whole batches where a batch must not be cut."""
+    if surface.joint or not all(can_be_cut(batch) for batch in surface.batches):
+        size = -(-len(surface.batches) // GROUPS)
+        return [list(surface.batches[i : i + size]) for i in range(0, len(surface.batches), size)]
+    groups: list[list[Batch]] = [[] for _ in range(min(GROUPS, surface.examples))]
+    for x, y in surface.batches:
+        pieces = min(len(groups), len(y))
+        edges = [len(y) * i // pieces for i in range(pieces + 1)]
+        for i in range(pieces):
+            rows = slice(edges[i], edges[i + 1])
+            min(groups, key=lambda group: sum(len(y) for _, y in group)).append((x[rows], y[rows]))
+    return groups
 
 
 def closed_flows(at: Point, measure: str) -> ClosedFlows:

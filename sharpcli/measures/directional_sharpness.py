@@ -25,7 +25,7 @@ def directional_sharpness(at: Point, *, direction: str, file: Path | None) -> Es
 
     `direction` is `gradient` (u = grad L), `update` (u = what the optimizer would subtract from w, divided by
     lr), `random` (N(0, 1) [D] from the measure's generator) or `file`: tensors named as the parameters, as
-    `sharp measure --vectors` writes them (of several vectors the first). Two to six lengths are tried, and
+    `sharp measure --vectors` writes them (of several vectors lambda_1's). Two to six lengths are tried, and
     the one of least error is given. Refuses another direction, and a file whose tensors are not the
     parameters'.
 
@@ -111,8 +111,7 @@ def _direction(at: Point, direction: str, file: Path | None) -> tuple[Tensor, fl
 
 
 def _from_file(at: Point, file: Path) -> Tensor:
-    """The direction of a file: tensors named as the parameters, or, of several, those that `lambda_1.` and so
-    on stand before."""
+    """The direction of a file: tensors named as the parameters, or after the name of a vector and a slash."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -123,7 +122,8 @@ def _from_file(at: Point, file: Path) -> Tensor:
             f"{file}: not readable as safetensors ({problem}); sharp measure --vectors writes one"
         ) from None
     layout = at.problem.layout or (("w", at.w.shape),)
-    first = next(iter(sorted(named)), "").partition("/")[0]
+    prefixes = sorted({name.partition("/")[0] for name in named})
+    first = "lambda_1" if "lambda_1" in prefixes else next(iter(prefixes), "")
     tensors = []
     for name, shape in layout:
         t = named.get(name, named.get(f"{first}/{name}"))

@@ -3,9 +3,11 @@ Schraudolph 2002."""
 
 from __future__ import annotations
 
+import torch
+
 from sharpcli.errors import Refusal
 from sharpcli.linalg import trace as traces
-from sharpcli.measures import Estimates, Point
+from sharpcli.measures import Estimates, Point, left_out
 
 
 def gauss_newton(at: Point, *, k: int, tol: float, rtol: float, max_products: int) -> Estimates:
@@ -21,6 +23,8 @@ def gauss_newton(at: Point, *, k: int, tol: float, rtol: float, max_products: in
         ggn_lambda_1 ... ggn_lambda_k [loss/weight^2, error _error]: the k largest eigenvalues of G
         ggn_lambda_i_residual [loss/weight^2]: |G v_i - lambda_i v_i| for the unit eigenvector v_i: G has an
             eigenvalue within this distance of ggn_lambda_i
+        ggn_lambda_i_left_out [loss/weight^2]: on m of n examples: half the half width of a 95 % interval for
+            what the others would change
         ggn_trace [loss/weight^2, error _stderr]: Tr G; error: ggn_trace ± 2 ggn_trace_stderr covers it in at
             least 95 % of cases
         gauss_newton_converged [-]: whether every eigenvalue reached `tol` and ggn_trace `rtol`
@@ -38,4 +42,6 @@ def gauss_newton(at: Point, *, k: int, tol: float, rtol: float, max_products: in
     values = ritz.columns("ggn_lambda") | {"ggn_trace": trace.value, "ggn_trace_stderr": trace.stderr}
     values["gauss_newton_converged"] = ritz.converged and trace.converged
     vectors = ritz.named("ggn_lambda")
-    return Estimates(values, ritz.products + trace.products, warm=ritz.vectors, vectors=vectors)
+    others, spent = left_out(at, "gauss_newton", torch.stack(list(vectors.values())))
+    values |= {f"{name}_left_out": error for name, error in zip(vectors, others, strict=bool(others))}
+    return Estimates(values, ritz.products + trace.products + spent, warm=ritz.vectors, vectors=vectors)

@@ -3,8 +3,10 @@ Cohen et al. 2021, arXiv:2103.00065."""
 
 from __future__ import annotations
 
+import torch
+
 from sharpcli.errors import Refusal
-from sharpcli.measures import Estimates, Point
+from sharpcli.measures import Estimates, Point, left_out
 
 
 def sharpness(at: Point, *, k: int, tol: float, max_products: int, least: bool) -> Estimates:
@@ -20,6 +22,8 @@ def sharpness(at: Point, *, k: int, tol: float, max_products: int, least: bool) 
             lambda_1 the largest: the sharpness; error: an estimate, not a bound, with what rounding can do
         lambda_i_residual [loss/weight^2]: |H v_i - lambda_i v_i| for the unit eigenvector v_i: H has an
             eigenvalue within this distance of lambda_i, a bound
+        lambda_i_left_out [loss/weight^2]: on m of n examples: half the half width of a 95 % interval for what
+            the others would change
         lambda_min [loss/weight^2, error _error]: with `least`, the smallest eigenvalue of H
         lambda_min_residual [loss/weight^2]: |H v - lambda_min v| for its unit eigenvector v
         lambda_min_converged [-]: with `least`, whether lambda_min_error is at most `tol` |lambda_min|, or no
@@ -39,9 +43,12 @@ def sharpness(at: Point, *, k: int, tol: float, max_products: int, least: bool) 
         )
     ritz = at.curvature.eigenpairs("hessian", k, tol, max_products, at.warm, least)
     converged = ritz.converged and ritz.least_converged is not False
+    named = ritz.named("lambda")
+    others, spent = left_out(at, "hessian", torch.stack(list(named.values())))
+    by_others = {f"{name}_left_out": error for name, error in zip(named, others, strict=bool(others))}
     return Estimates(
-        ritz.columns("lambda") | {"sharpness_converged": converged},
-        ritz.products,
+        ritz.columns("lambda") | by_others | {"sharpness_converged": converged},
+        ritz.products + spent,
         warm=ritz.vectors,
-        vectors=ritz.named("lambda"),
+        vectors=named,
     )

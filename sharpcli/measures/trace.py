@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from sharpcli.errors import Refusal
 from sharpcli.linalg import trace as traces
-from sharpcli.measures import Estimates, Point
+from sharpcli.measures import Estimates, Point, left_out
+
+LEFT_OUT_PROBES = 4  # by which the traces of groups of examples are compared
 
 
 def trace(at: Point, *, method: traces.Method, rtol: float, max_products: int) -> Estimates:
@@ -18,6 +20,8 @@ def trace(at: Point, *, method: traces.Method, rtol: float, max_products: int) -
     Columns:
         trace [loss/weight^2, error _stderr]: Tr H, the sum of all eigenvalues of H; error: trace ± 2
             trace_stderr covers it in at least 95 % of cases; where exact, what rounding can do
+        trace_left_out [loss/weight^2]: on m of n examples: half the half width of a 95 % interval for what
+            the others would change
         trace_converged [-]: whether trace_stderr is at most `rtol` |trace|
     """
     if not rtol > 0 or max_products < traces.MIN_SAMPLES:
@@ -28,4 +32,7 @@ def trace(at: Point, *, method: traces.Method, rtol: float, max_products: int) -
     hvp = at.curvature.matvec("hessian")
     estimate = traces.estimate(method, hvp, at.w, at.rng, rtol, max_products, at.curvature.tell)
     values = {"trace": estimate.value, "trace_stderr": estimate.stderr, "trace_converged": estimate.converged}
-    return Estimates(values, estimate.products)
+    others, spent = left_out(at, "hessian", traces.signs(LEFT_OUT_PROBES, at.w, at.rng))
+    if others:  # the probes see the same examples: their mean varies over groups as each of them does
+        values["trace_left_out"] = (sum(s**2 for s in others) / len(others)) ** 0.5
+    return Estimates(values, estimate.products + spent)
