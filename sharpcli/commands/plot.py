@@ -14,6 +14,7 @@ from sharpcli import CONF
 from sharpcli.commands.report import complain
 from sharpcli.config.build import part
 from sharpcli.config.check import typed
+from sharpcli.config.own_parts import trusted, values_of
 from sharpcli.config.words import options, refusing, suggest, with_overrides
 from sharpcli.errors import Refusal
 from sharpcli.jsonl import replace, writing
@@ -25,13 +26,12 @@ ENDINGS = (".png", ".pdf", ".svg")
 def draw(name: str, names: Sequence[str], overrides: Sequence[str], out: Path | None, runs_dir: Path) -> Path:
     """Draws a plot of the named runs into `out`, by default `<plot>.png` in the run's directory, or in the
     working directory for several. Refuses a plot whose columns the runs lack."""
-    if name not in options("plot"):
+    is_own = name not in options("plot") and "." in name
+    if name not in options("plot") and not is_own:
         raise Refusal(f"{name}: no such plot; " + suggest(name, options("plot")))
-    trusted = [o for o in overrides if o.startswith("trust=")]
-    trust = list(with_overrides(OmegaConf.create({"trust": []}), trusted).trust)
+    trust = trusted(overrides)
     own = [o for o in overrides if not o.startswith(("runs_dir=", "trust="))]
-    settings = OmegaConf.load(CONF / "plot" / f"{name}.yaml")
-    assert isinstance(settings, DictConfig)
+    settings = OmegaConf.create(values_of(name, "plot", trust)) if is_own else _settings(name)
     with refusing(own):
         plain: Any = OmegaConf.to_container(with_overrides(settings, own), resolve=True)
     checked = typed(plain, f"plot {name}", trust)
@@ -39,7 +39,8 @@ def draw(name: str, names: Sequence[str], overrides: Sequence[str], out: Path | 
     if not runs:
         raise Refusal("no runs to draw; sharp ls lists the runs")
     own_place = out is None
-    out = out or (runs[0].path / f"{name}.png" if len(runs) == 1 else Path(f"{name}.png"))
+    short = name.rpartition(".")[2]
+    out = out or (runs[0].path / f"{short}.png" if len(runs) == 1 else Path(f"{short}.png"))
     if out.suffix.lower() not in ENDINGS:
         raise Refusal(f"-o {out}: possible endings: {', '.join(ENDINGS)}")
     several = len(runs) > 1  # then a run that cannot be read is named and left out
@@ -59,3 +60,9 @@ def draw(name: str, names: Sequence[str], overrides: Sequence[str], out: Path | 
         else:
             out.write_bytes(file.getvalue())
     return out
+
+
+def _settings(name: str) -> DictConfig:
+    settings = OmegaConf.load(CONF / "plot" / f"{name}.yaml")
+    assert isinstance(settings, DictConfig)
+    return settings

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sharpcli import CONF
 from sharpcli.config import former
 from sharpcli.config.identity import DIGITS, hash_of
-from sharpcli.config.paths import expanded, is_folder, path_given, text_of
+from sharpcli.config.paths import expanded, path_given, text_of
 from sharpcli.config.settings import GROUPS, LOCAL, NAMES, Plain, Settings
 from sharpcli.config.targets import hyperparameters, is_of_part, is_path, is_text, parts, resolve
 from sharpcli.config.words import explain, of_setting, options, places, refusing, suggest
@@ -351,8 +351,13 @@ def _is_leftover(part: Any, where: str, overrides: Sequence[str]) -> bool:
 
 
 def _content(file: Path, setting: str) -> str:
-    """The SHA-256 of a file. Refuses what is no regular file: a pipe or a device may never end."""
+    """The SHA-256 of a file; of a folder, that of the names and contents of all files in it. Refuses what is
+    neither: a pipe or a device may never end."""
     try:
+        if file.is_dir():
+            inside = sorted(f for f in file.rglob("*") if f.is_file())
+            named = "".join(f"{f.relative_to(file)}\0{_content(f, setting)}\n" for f in inside)
+            return hashlib.sha256(named.encode()).hexdigest()
         if file.exists() and not file.is_file():
             raise Refusal(f"{setting}={file}: a pipe or a device; name a file")
         with file.open("rb") as opened:
@@ -371,7 +376,7 @@ def _contents(part: Mapping[str, Any], where: str, trust: Sequence[str]) -> dict
         value = part.get(key)
         if isinstance(value, Mapping) and "_target_" in value:
             out |= _contents(value, f"{where}.{key}", trust)
-        elif is_path(hints.get(key)) and isinstance(value, str) and not is_folder(value):
+        elif is_path(hints.get(key)) and isinstance(value, str):
             out[f"{where}.{key}"] = _content(Path(value), f"{where}.{key}")
     return out
 

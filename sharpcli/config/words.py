@@ -25,6 +25,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from sharpcli import CONF
 from sharpcli.config.elsewhere import choice, of_option, of_setting, options, places, suggest
 from sharpcli.config.former import RENAMED
+from sharpcli.config.own_parts import store_own_parts
 from sharpcli.config.paths import expanded
 from sharpcli.config.quoting import quoted
 from sharpcli.config.settings import GROUPS, METHODS, OF_PROBLEM
@@ -59,12 +60,14 @@ def compose(
 
 
 def refuse_at_once(overrides: Sequence[str]) -> None:
-    """Refuses former names of settings, and values that Hydra would pass over."""
+    """Refuses former names of settings, and values that Hydra would pass over; and makes a user's own parts
+    known to Hydra."""
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         refuse_renamed(key, override, value)
         if value.strip() == "???":  # Hydra's mark of a missing value, which would leave the default as it is
             raise Refusal(f"{override}: no value; give one, or leave {key}= out")
+    store_own_parts(overrides)
 
 
 @contextmanager

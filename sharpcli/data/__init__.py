@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+IGNORED = -100  # a target that does not count, as PyTorch writes it
 Standardize = Literal["pixel", "channel", "none"]
 
 
@@ -19,6 +20,8 @@ class Dataset:
     problem takes them in its own dtype.
 
     The targets are real-valued, or for `classes` one-hot, where the largest output is the predicted class.
+    Integer targets [n, T] are classes themselves, of `outputs` classes, and those that are `IGNORED` do not
+    count: a model gives [n, T, outputs].
     """
 
     x_train: Tensor
@@ -26,6 +29,7 @@ class Dataset:
     x_test: Tensor
     y_test: Tensor
     classes: bool
+    outputs: int | None = None
 
 
 def standardize(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from sharpcli.config.check import Checked
 from sharpcli.config.settings import OF_PROBLEM
 from sharpcli.config.targets import optional, positional, resolve
 from sharpcli.data import Dataset
+from sharpcli.data.convert import as_dataset
 from sharpcli.due import Times, in_steps, times
 from sharpcli.engine.memory import enough_memory, enough_to_build, keep_freed_memory
 from sharpcli.errors import Refusal
@@ -219,10 +220,7 @@ def _problem(checked: Checked, supply: dict[str, Any]) -> Problem:
 
 @functools.lru_cache(maxsize=1)  # the jobs of a sweep mostly share their data
 def _data(values: str, folder: str, trust: tuple[str, ...], contents: str) -> Dataset:
-    data = maker(json.loads(values), trust, "data")(folder=Path(folder))
-    if not isinstance(data, Dataset):
-        raise Refusal(f"data: gives a {type(data).__name__}; give a sharpcli.data.Dataset")
-    return data
+    return as_dataset(maker(json.loads(values), trust, "data")(folder=Path(folder)))
 
 
 def forget_data() -> None:

@@ -15,12 +15,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from sharpcli.data import Dataset
+from sharpcli.data import IGNORED, Dataset
 from sharpcli.errors import Refusal
 from sharpcli.landscape.batches import Batch
 from sharpcli.landscape.compiled_products import CompiledProducts, When
 from sharpcli.landscape.distributed import Processes
-from sharpcli.landscape.surface import LossSurface
+from sharpcli.landscape.surface import LossSurface, examples_in
 from sharpcli.problems.convolution import Convolutions
 from sharpcli.problems.minibatches import chunks
 from sharpcli.problems.network_norms import structural_norms
@@ -77,11 +77,11 @@ def network(
     kind = getattr(torch, dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = built(model, _floats(data.x_train, kind), data.y_train)
+        module = built(model, _floats(data.x_train, kind), data.outputs or data.y_train.shape[1])
     check_tensors(module, kind)
     module = module.to(device=device, dtype=kind)
     x_train, x_test = (_floats(x, kind).to(device) for x in (data.x_train, data.x_test))
-    y_train, y_test = (y.to(device=device, dtype=kind) for y in (data.y_train, data.y_test))
+    y_train, y_test = (_floats(y, kind).to(device) for y in (data.y_train, data.y_test))
     x_train = with_numbers(module, x_train, kind)
     x_test = x_test.to(x_train.dtype)
     trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
@@ -104,7 +104,8 @@ def network(
     check_outputs(tried.outputs, w0, y_train)
     calls_compiled = tried.compiled
     predict = flat(module, list(trainable), eager=calls_compiled)
-    check_loss(predict, loss, w0, x_train, y_train)
+    weigh = counted_targets if _are_classes(y_train) else examples_in
+    check_loss(predict, loss, w0, x_train, y_train, weigh)
     # under batch norm an example's output depends on its batch, which must then not be split
     joint = batchnorm == "batch" and bool(norms)
     pieces = chunks((x_train, y_train), chunk)
@@ -116,6 +117,7 @@ def network(
         processes=processes,
         joint=joint,
         compiled=CompiledProducts("false" if calls_compiled else compile_products, predict, loss),
+        weigh=weigh,
     )
 
     def at(w: Tensor) -> LossSurface:
@@ -164,10 +166,10 @@ def _floats(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype) if x.is_floating_point() else x
 
 
-def built(model: Model, x: Tensor, y: Tensor) -> nn.Module:
-    """The model for inputs x [n, *shape] and targets y [n, C]; lazy layers take their sizes from a pass over
-    two inputs. Refuses a part that makes no module."""
-    module = model(tuple(x.shape[1:]), y.shape[1])
+def built(model: Model, x: Tensor, outputs: int) -> nn.Module:
+    """The model for inputs x [n, *shape] and this number of outputs; lazy layers take their sizes from a pass
+    over two inputs. Refuses a part that makes no module."""
+    module = model(tuple(x.shape[1:]), outputs)
     if not isinstance(module, nn.Module):
         raise Refusal(f"model: (shape, outputs) gives a {type(module).__name__}; give a torch.nn.Module")
     if any(is_lazy(p) for p in module.parameters()):
@@ -221,6 +223,16 @@ def flat(
     return predict
 
 
+def _are_classes(y: Tensor) -> bool:
+    """Whether targets are classes [n, T], and not one-hot or real."""
+    return not y.is_floating_point()
+
+
+def counted_targets(batch: Batch) -> float:
+    """The targets [n, T] of a batch that count, its weight in a mean over targets."""
+    return float((batch[1] != IGNORED).sum())
+
+
 def evaluate(surface: LossSurface, w: Tensor) -> tuple[float, float]:
     """Mean loss, and the share of examples whose largest output is the largest target, over the whole
     surface."""
@@ -228,14 +240,14 @@ def evaluate(surface: LossSurface, w: Tensor) -> tuple[float, float]:
     with torch.no_grad():
         for x, y in surface.own_batches:
             outputs = surface.predict(w, x)
-            total += float(surface.loss(outputs, y)) * len(y)
+            total += float(surface.loss(outputs, y)) * surface.weigh((x, y))
             # an output that is NaN is larger than none, and argmax would name a class for it
-            hits = float((outputs.argmax(1) == y.argmax(1)).sum())
+            classes = y if _are_classes(y) else y.argmax(1)
+            hits = float((outputs.argmax(-1) == classes).sum())
             right += torch.nan if bool(outputs.isnan().any()) else hits
-    both = (
-        surface.processes.sum(torch.tensor([total, right], dtype=torch.float64, device=w.device))
-        / surface.examples
-    )
+    of_all = sum(surface.weigh(batch) for batch in surface.batches)
+    sums = torch.tensor([total, right], dtype=torch.float64, device=w.device)
+    both = surface.processes.sum(sums) / of_all
     return float(both[0]), float(both[1])
 
 

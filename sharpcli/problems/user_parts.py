@@ -137,12 +137,14 @@ def check_model(module: nn.Module, predict: Predict, w: Tensor, x: Rows) -> Trie
 
 
 def check_outputs(outputs: Any, w: Tensor, y: Tensor) -> None:
-    """Refuses outputs that are no tensor, are of another dtype than w, or do not fit the targets y [n, C]."""
+    """Refuses outputs that are no tensor, are of another dtype than w, or do not fit the targets y: real ones
+    [n, C], or classes [n, T]."""
     y = y[:EXAMPLES]
     if not isinstance(outputs, Tensor):
         raise Refusal(_no_tensor(outputs))
     check_precision(outputs, w)
-    if outputs.shape != y.shape:
+    fits = outputs.shape == y.shape if y.is_floating_point() else outputs.shape[:-1] == y.shape
+    if not fits:
         raise Refusal(
             f"the model gives outputs {list(outputs.shape)} for targets {list(y.shape)}; its last layer must "
             f"fit the data"
