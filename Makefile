@@ -46,6 +46,7 @@ verdicts: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	$(BIN)/python benchmarks/side_by_side.py
+	$(BIN)/python benchmarks/own_loop.py
 	$(BIN)/python benchmarks/tracking.py
 	$(BIN)/python benchmarks/products.py
 	$(BIN)/python benchmarks/steps.py

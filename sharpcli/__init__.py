@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sharpcli.api.measure import Measured, measure
+    from sharpcli.api.memory import Memory, memory
     from sharpcli.api.operators import gauss_newton, hessian
     from sharpcli.api.refused import Refused
     from sharpcli.api.watch import Watch
@@ -29,9 +30,11 @@ _OFFERED = {
     "Watch": "watch",
     "gauss_newton": "operators",
     "hessian": "operators",
+    "Memory": "memory",
     "measure": "measure",
+    "memory": "memory",
 }
-__all__ = ["Measured", "Refused", "Watch", "gauss_newton", "hessian", "measure"]
+__all__ = ["Measured", "Memory", "Refused", "Watch", "gauss_newton", "hessian", "measure", "memory"]
 
 
 def __getattr__(name: str) -> Any:

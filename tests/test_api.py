@@ -1,6 +1,7 @@
 """Measuring from Python: any module, loss and data, against dense Hessians by torch.func alone."""
 
 import copy
+import gc
 import random
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from sharpcli.engine.measuring import measure
 from sharpcli.losses.half_squared import half_squared
 from sharpcli.measures import Estimates
 from sharpcli.models.mlp import mlp as build_mlp
+from sharpcli.run import Run
 
 torch.manual_seed(0)
 X, LABELS, Y = torch.randn(24, 5), torch.randint(0, 3, (24,)), torch.randn(24, 3)
@@ -536,3 +538,215 @@ def test_python_and_the_command_line_give_the_same_bits(experiment):
     found = sharp.measure(module, half_squared, e.problem.examples, measures)
     for key in ("lambda_1", "lambda_1_error", "trace", "trace_stderr", "ggn_lambda_1", "ggn_trace"):
         assert found[key] == row[key], key
+
+
+# --- what a hostile user does ---
+
+
+class Shared(nn.Module):
+    """One layer in two places."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(5, 5)
+        self.b, self.c = self.a, nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.c(torch.tanh(self.b(torch.tanh(self.a(x)))))
+
+
+def test_a_layer_in_two_places_is_measured_and_survives():
+    torch.manual_seed(0)
+    module = Shared().double()
+    H = sharp.hessian(module, CE, (X.double(), LABELS))
+    assert torch.allclose(H.dense(), truth(module, lambda net: CE(net(X.double()), LABELS)))
+    sharp.hessian(module, CE, (X.double(), LABELS), params="c.*").dense()
+    assert (
+        isinstance(module.a.weight, nn.Parameter) and module.a is module.b and module.a.weight.requires_grad
+    )
+    half = Shared().bfloat16()
+    sharp.measure(half, CE, (X, LABELS))
+    assert half.a.weight.dtype == torch.bfloat16 and isinstance(half.a.weight, nn.Parameter)
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.module = mlp()
+
+    def forward(self, x):
+        return 3 * self.module(x)
+
+
+def test_a_model_with_a_part_named_module_is_not_taken_apart():
+    exact = truth(Scaled(), lambda net: CE(net(X.double()), LABELS))
+    assert torch.allclose(sharp.hessian(Scaled(), CE, (X, LABELS)).dense().double(), exact, atol=1e-5)
+
+
+def test_a_watch_measures_in_the_modes_it_was_made_in():
+    module = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 3)).eval()
+    watch = sharp.Watch(module, CE, (X, LABELS))
+    module.train()
+    before = copy.deepcopy(module.state_dict())
+    watch.step()
+    assert watch.rows[0]["lambda_1"] == pytest.approx(watch.rows[1]["lambda_1"], rel=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), module.state_dict().values(), strict=True))
+    assert module.training and module[2].training
+
+
+@pytest.mark.parametrize("context", ["autocast", "no_grad", "inference_mode"])
+def test_the_callers_context_changes_no_number(context):
+    def loss(model, batch):
+        return CE(model(batch[0]), batch[1])
+
+    plain = sharp.measure(mlp(), loss, (X, LABELS), ["sharpness", "directional_sharpness"])
+    module = mlp()
+    entered = {
+        "autocast": torch.autocast("cpu", dtype=torch.bfloat16),
+        "no_grad": torch.no_grad(),
+        "inference_mode": torch.inference_mode(),
+    }[context]
+    with entered:
+        found = sharp.measure(module, loss, (X, LABELS), ["sharpness", "directional_sharpness"])
+        H = sharp.hessian(module, loss, (X, LABELS))
+        assert torch.isfinite(H @ torch.ones(57)).all()
+    for column in ("lambda_1", "directional_sharpness"):
+        assert found[column] == plain[column]
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, x, mask):
+        return self.net(x @ mask)
+
+
+def test_inputs_that_belong_to_all_examples_are_never_cut():
+    mask = torch.rand(5, 5)
+    exact = truth(Masked(), lambda net: CE(net(X.double(), mask.double()), LABELS))
+    for settings in ({}, {"chunk": 1}, {"chunk": 7}):
+        H = sharp.hessian(Masked(), CE, ({"x": X, "mask": mask}, LABELS), **settings)
+        assert torch.allclose(H.dense().double(), exact, atol=1e-5)
+    with pytest.raises(sharp.Refused, match="belong together"):
+        sharp.measure(Masked(), CE, ({"x": X, "mask": mask}, LABELS), "batch_sharpness", batch_size=4)
+
+
+def test_texts_of_several_lengths_need_a_weight():
+    module = Attention().eval().double()
+
+    def loss(outputs, y):
+        return F.cross_entropy(outputs.flatten(0, 1), y.flatten())
+
+    short = [(TOKENS[:3, :4], TOKENS[:3, :4]), (TOKENS[3:], TOKENS[3:])]
+    with pytest.raises(sharp.Refused, match="4 to 8 targets"):
+        sharp.measure(module, loss, short)
+
+    def mean(net):
+        total = sum(loss(net(x), y) * y.numel() for x, y in short)
+        return total / sum(y.numel() for _, y in short)
+
+    H = sharp.hessian(module, loss, short, weight=lambda batch: batch[1].numel())
+    assert torch.allclose(H.dense(), truth(module, mean), atol=1e-10)
+
+
+class Keeps(nn.Module):
+    """Stores an activation, and counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.kept, self.calls = mlp(), None, 0
+
+    def forward(self, x):
+        out = self.net(x)
+        self.kept, self.calls = out.detach(), self.calls + 1
+        return out
+
+
+def test_what_a_model_stores_in_forward_is_as_before_also_after_it_has_run():
+    module = Keeps()
+    module(X[:3])
+    kept = module.kept
+    found = sharp.measure(module, CE, (X, LABELS))
+    assert found["lambda_1"] == sharp.measure(mlp(), CE, (X, LABELS))["lambda_1"]
+    assert module.kept is kept and module.calls == 1
+
+
+def test_a_loss_may_take_gradients_in_its_inputs():
+    module = nn.Sequential(nn.Linear(5, 3), nn.Tanh(), nn.Linear(3, 1)).double()
+
+    def physics(model, batch):
+        x = batch.detach().clone().requires_grad_()
+        (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        return (slope - x.detach()).square().sum() / len(x)
+
+    H = sharp.hessian(module, physics, [X.double()])
+    exact = truth(module, lambda net: physics(net, X.double()))
+    assert torch.allclose(H.dense(), exact, atol=1e-10)
+
+
+def test_a_loader_s_own_generator_is_not_advanced():
+    loader = DataLoader(
+        TensorDataset(X, LABELS), batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(3)
+    )
+    before = loader.generator.get_state()
+    sharp.measure(mlp(), CE, loader)
+    assert torch.equal(before, loader.generator.get_state())
+
+
+def test_two_hundred_steps_of_a_watch_leave_no_tensor_behind():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3))
+    watch = sharp.Watch(net, CE, (torch.randn(8, 1, 8, 8), LABELS[:8]), ["gradient_norm"])
+
+    def alive():
+        gc.collect()
+        return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
+
+    for _ in range(5):
+        watch.step()
+    before = alive()
+    for _ in range(30):
+        watch.step()
+    assert alive() <= before + 1
+
+
+def test_a_watch_goes_back_in_its_run_directory_and_ends_once(folder):
+    watch = sharp.Watch(mlp(), CE, (X, LABELS), runs_dir=folder / "runs", checkpoints=True)
+    for _ in range(3):
+        watch.step()
+    state = watch.state_dict()
+    for _ in range(3):
+        watch.step()
+    watch.load_state_dict(state)
+    assert watch.last is None and watch.now()["lambda_1"] > 0
+    for _ in range(2):
+        watch.step()
+    run = Run(watch.path)
+    steps = [row["step"] for row in run.logged()]
+    assert steps == [0, 1, 2, 3, 3, 4, 5] or steps == [0, 1, 2, 3, 4, 5]
+    assert run.checkpoints() == [0, 1, 2, 3, 4, 5] and run.status == "unfinished"
+    watch.close()
+    watch.close()
+    assert Run(watch.path).status == "complete" and not Run(watch.path).damage()
+    with pytest.raises(sharp.Refused, match="closed"):
+        watch.step()
+
+
+def test_a_refused_watch_leaves_no_run_directory(folder):
+    for settings, said in (
+        ({"k": 999}, "57 parameters"),
+        ({"edge": float("nan")}, "finite"),
+        ({"lr": lambda: [0.1]}, "returns one"),
+        ({"name": "../x"}, "letters"),
+        ({"every": True}, "at least 1"),
+        ({"sinks": "tensorbord"}, "possible: tensorboard"),
+    ):
+        with pytest.raises(sharp.Refused, match=said):
+            sharp.Watch(mlp(), CE, (X, LABELS), runs_dir=folder / "runs", **settings)
+    assert not (folder / "runs").exists() or len(list((folder / "runs").iterdir())) <= 1
+
+
+def test_the_memory_is_stated_beforehand():
+    said = sharp.memory(mlp(), CE, (X, LABELS))
+    assert said.total == said.vectors + said.graph > 0 and "GB" in str(said)

@@ -32,7 +32,9 @@ def test_every_block_of_the_page_runs(folder, monkeypatch):
     names = {"torch": torch, "model": model, "inputs": inputs, "targets": targets}
     names |= {"loss": nn.CrossEntropyLoss(), "data": (inputs, targets), "v": torch.randn(57)}
     names |= {"grid": torch.linspace(-1, 1, 9), "language_model": gpt()}
-    names["batches"] = [{"input_ids": part, "labels": of} for part, of in ((ids[:3], labels[:3]), (ids[3:], labels[3:]))]
+    names["batches"] = [
+        {"input_ids": part, "labels": of} for part, of in ((ids[:3], labels[:3]), (ids[3:], labels[3:]))
+    ]
     text = (ROOT / "docs" / "python.md").read_text()
     for code in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S):
         exec(compile(code, "docs/python.md", "exec"), names)

@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from sharpcli.errors import Refusal
-from sharpcli.landscape.batches import Batch, Examples, Rows, tree_of
+from sharpcli.landscape.batches import Batch, Examples, Rows, can_be_cut, head, tree_of
 
 KEPT_SHARE = 0.25  # of the machine's memory, which the data that are kept may take
 STRUCTURES = "a tensor, or a tuple, list or dict of tensors with the examples along the first dimension"
@@ -29,12 +30,17 @@ def read(data: Any, chunk: int, most: int | None) -> tuple[tuple[Batch, ...], in
     Refuses data without examples, batches of no known structure, NaN, and data that take more than a quarter
     of the machine's memory.
     """
+    for name, value in (("chunk", chunk), ("examples", most)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise Refusal(f"{name}={value}: a number of examples, at least 1")
     batches: list[Batch] = []
     kept, examples, budget = 0, 0, int(KEPT_SHARE * _memory())
-    for number, given in enumerate(_given(data, chunk)):
+    for number, given in enumerate(_kept_generators(data, _given(data, chunk))):
         batch = _batch(given, number)
         if most is not None and examples + len(batch[1]) > most:
-            batch = (batch[0][: most - examples], batch[1][: most - examples])
+            if not can_be_cut(batch) and examples:
+                break
+            batch = head(batch, most - examples)
         _check_numbers(batch, number)
         batches.append(batch)
         examples += len(batch[1])
@@ -62,6 +68,9 @@ def _given(data: Any, chunk: int) -> Iterator[Any]:
         )
     if _is_pair(data) or isinstance(data, Mapping):
         whole = _batch(data, 0)
+        if not can_be_cut(whole):
+            yield data
+            return
         for i in range(0, len(whole[1]), chunk):
             x, y = (rows[i : i + chunk] for rows in whole)
             yield (tree_of(x), tree_of(y)) if _is_pair(data) else tree_of(x)
@@ -69,6 +78,20 @@ def _given(data: Any, chunk: int) -> Iterator[Any]:
         yield from DataLoader(data, batch_size=chunk)
     else:
         yield from data
+
+
+def _kept_generators(data: Any, given: Iterator[Any]) -> Iterator[Any]:
+    """The batches; after them the generators that a loader or its sampler draws orders from are as before, so
+    that a training loop on the same loader is not changed."""
+    holders = [data, *(getattr(data, name, None) for name in ("sampler", "batch_sampler"))]
+    holders += [getattr(holder, "sampler", None) for holder in holders]
+    held = {id(g): g for g in (getattr(holder, "generator", None) for holder in holders)}
+    generators = [(g, g.get_state()) for g in held.values() if isinstance(g, torch.Generator)]
+    try:
+        yield from given
+    finally:
+        for generator, state in generators:
+            generator.set_state(state)
 
 
 def _examples_of(data: Any) -> int | None:
@@ -101,7 +124,10 @@ def _rows(tree: Any, number: int, n: int | None = None) -> Rows:
     """A tensor as it is, a structure with its number of examples: the length of its first tensor."""
     if hasattr(tree, "data") and isinstance(tree.data, dict):  # transformers.BatchEncoding, a UserDict
         tree = dict(tree)
-    leaves = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.ndim]
+    found = tree_leaves(tree)
+    if any(isinstance(leaf, np.ndarray) for leaf in found):
+        raise Refusal(f"data: batch {number} holds NumPy arrays; give tensors, by torch.from_numpy")
+    leaves = [leaf for leaf in found if isinstance(leaf, Tensor) and leaf.ndim]
     if not leaves:
         raise Refusal(
             f"data: batch {number} holds a {type(tree).__name__} without a tensor of examples; give "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 from torch import Tensor, nn
 
 from sharpcli import CONF
@@ -18,6 +20,7 @@ from sharpcli.config.build import Part, part
 from sharpcli.config.check import typed
 from sharpcli.config.elsewhere import suggest
 from sharpcli.config.plain_yaml import plain_yaml
+from sharpcli.config.targets import hyperparameters, resolve
 from sharpcli.engine.experiment import Experiment, Measure
 from sharpcli.engine.measuring import Warm, each
 from sharpcli.errors import Refusal
@@ -185,16 +188,21 @@ def experiment_of(
 def built(measures: Measures, settings: Mapping[str, Any]) -> dict[str, Measure]:
     """Measures by name, each with the settings that it takes. Refuses a setting that none takes."""
     names_of: Any = [measures] if isinstance(measures, str) else measures
+    if not isinstance(names_of, Iterable):
+        raise Refusal(f"measures={measures}: give a name, or a list of names")
     given = measures if isinstance(measures, Mapping) else {}
     parts: dict[str, Measure] = {}
     taken: set[str] = set()
     possible: list[str] = []
     for measure in names_of:
         if not isinstance(measure, str):
-            parts[getattr(measure, "__name__", type(measure).__name__)] = measure
+            name = getattr(measure, "__name__", type(measure).__name__)
+            if not callable(measure) or name in parts or not name.isidentifier():
+                raise Refusal(f"measures: {name}; give functions with names of their own, or names")
+            parts[name] = measure
             continue
         for key, values in _defaults(measure).items():
-            names = [name for name in values if name != "_target_"]
+            _, _, names = hyperparameters(resolve(values["_target_"], "measure", ()))
             possible += [name for name in names if name not in possible]
             values |= {name: settings[name] for name in settings if name in names}
             values |= dict(given.get(measure, {}))
@@ -215,7 +223,13 @@ def _defaults(measure: str) -> dict[str, dict[str, Any]]:
     file = CONF / "measure" / f"{measure}.yaml"
     if not file.is_file():
         raise Refusal(f"{measure}: " + suggest(measure, [path.stem for path in file.parent.glob("*.yaml")]))
-    config = OmegaConf.create({**plain_yaml(file.read_bytes()), "measure_every": 1})
-    values: Any = OmegaConf.to_container(config, resolve=True)
-    del values["measure_every"]
-    return {key: {k: v for k, v in part.items() if k != "every"} for key, part in values.items()}
+    stated = plain_yaml(file.read_bytes())
+    out: dict[str, dict[str, Any]] = {}
+    for key, settings in stated.items():
+        # what a run has and a measurement does not, such as ${batch_size}, is missing, and asked for
+        known = {name: OmegaConf.create({name: value}) for name, value in settings.items() if name != "every"}
+        out[key] = {}
+        for name, config in known.items():
+            with suppress(InterpolationResolutionError):
+                out[key][name] = OmegaConf.to_container(config, resolve=True)[name]  # type: ignore[index]
+    return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from jaxtyping import Float, Float64
@@ -49,7 +49,8 @@ class CurvatureOperator:
     tensors, whose missing parameters count as 0.
 
     The model is left as it was, and the graph of its gradient is kept for further products: a change of the
-    weights afterwards does not reach the operator.
+    weights afterwards does not reach the operator; frozen parameters, buffers and the data are read at each
+    product.
     """
 
     def __init__(self, kind: Operator, mine: Own, seed: int, basis_gb: float) -> None:
@@ -121,7 +122,13 @@ class CurvatureOperator:
     @python
     def eigenpairs(self, k: int = 1, *, tol: float = 1e-3, max_products: int = 200) -> Eigenpairs:
         """The k algebraically largest eigenpairs, each to an error of `tol` |lambda_1|."""
-        if not 1 <= k <= self.shape[0] or not tol > 0 or max_products < k:
+        if (
+            isinstance(k, bool)
+            or not isinstance(k, int)
+            or not 1 <= k <= self.shape[0]
+            or not tol > 0
+            or max_products < k
+        ):
             raise Refusal(
                 f"eigenpairs: k={k} tol={tol} max_products={max_products}; k from 1 to D = {self.shape[0]}, "
                 f"tol above 0, max_products at least k"
@@ -138,8 +145,11 @@ class CurvatureOperator:
     ) -> Trace:
         """Tr A by a random estimator, until 2 stderr, the half width of a 95 % interval, is 2 rtol |Tr A|;
         exact where D <= `max_products`."""
-        if not rtol > 0 or max_products < traces.MIN_SAMPLES:
-            raise Refusal(f"trace: rtol={rtol} max_products={max_products}; above 0, and at least 8 products")
+        if not rtol > 0 or max_products < traces.MIN_SAMPLES or method not in get_args(traces.Method):
+            raise Refusal(
+                f"trace: rtol={rtol} max_products={max_products} method={method}; rtol above 0, at least 8 "
+                f"products, one of {', '.join(get_args(traces.Method))}"
+            )
         rng = generator(self._seed, "trace", 0)
         return traces.estimate(method, self._rows, self._own.problem.w0, rng, rtol, max_products)
 
@@ -147,6 +157,8 @@ class CurvatureOperator:
     def density(self, *, probes: int = 4, steps: int = 80) -> Quadrature:
         """The density of the eigenvalues as nodes and weights, by stochastic Lanczos quadrature; its `curve`
         smooths them."""
+        if probes < 1 or steps < 1:
+            raise Refusal(f"density: probes={probes} steps={steps}; at least 1 of each")
         with self._own.untouched():
             return self._curvature.quadrature(self._kind, probes, min(steps, self.shape[0]))[0]
 

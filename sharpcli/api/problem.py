@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import inspect
+import math
 import random
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -13,16 +17,24 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from sharpcli.api.data import read
 from sharpcli.errors import Refusal
-from sharpcli.landscape.batches import Batch, Examples, mapped, tree_of
+from sharpcli.landscape.batches import Batch, Examples, head, mapped, tree_of
 from sharpcli.landscape.compiled_products import CompiledProducts
 from sharpcli.landscape.surface import LossSurface, examples_in
 from sharpcli.problems.network import Arguments, batch_norms, flat
 from sharpcli.problems.network_norms import structural_norms
 from sharpcli.problems.problem import Problem
-from sharpcli.problems.user_parts import check_loss, check_model, check_parts, check_precision, check_tensors
+from sharpcli.problems.user_parts import (
+    EXAMPLES,
+    check_loss,
+    check_model,
+    check_parts,
+    check_precision,
+    check_tensors,
+)
 
 MODELS = ("model", "net", "network", "module")  # names of a loss's first parameter that is the model
 HALF = 2  # bytes of a number in half precision
@@ -33,17 +45,17 @@ Weight = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Own:
-    """A user's problem, the `module` it is made of, whether it is measured in eval mode, and the `population`
+    """A user's problem, the `module` it is made of, the `modes` in which it is measured, and the `population`
     of examples of which the measured ones are a part, where it is known."""
 
     problem: Problem
     module: nn.Module
-    eval_mode: bool = False
+    modes: Mapping[nn.Module, bool]
     population: int | None = None
 
     def untouched(self) -> AbstractContextManager[None]:
-        """Within it the model is called; after it, it is as before."""
-        return untouched(self.module, self.eval_mode)
+        """Within it the model is called, in the modes of when this was made; after it, it is as before."""
+        return untouched(self.module, self.modes)
 
     def w(self) -> Tensor:
         """The module's weights of now [D], in the problem's dtype."""
@@ -99,8 +111,13 @@ def own(
     """
     if not isinstance(model, nn.Module):
         raise Refusal(f"model: a {type(model).__name__}; give a torch.nn.Module")
-    if not callable(loss):
-        raise Refusal(f"loss: a {type(loss).__name__}; give a function (outputs, targets) -> mean")
+    if not callable(loss) or isinstance(loss, type):
+        kind = loss.__name__ if isinstance(loss, type) else type(loss).__name__
+        raise Refusal(
+            f"loss: a {kind}; give a function (outputs, targets) -> mean, or such a module's object"
+        )
+    if weight is not None and not callable(weight):
+        raise Refusal(f"weight={weight}: give a function of a batch")
     module = unwrapped(model)
     chosen = [name for name, p in module.named_parameters() if p.requires_grad]
     if not chosen:
@@ -112,11 +129,12 @@ def own(
     real = {p.dtype for p in parts.values() if p.is_floating_point() and p.dtype.itemsize > HALF}
     dtype = torch.float64 if torch.float64 in real else torch.float32
     check_tensors(module, dtype)
-    w0 = torch.cat([parts[name].detach().flatten().to(dtype) for name in chosen])
-    with untouched(module, eval_mode):
+    modes = {m: m.training and not eval_mode for m in module.modules()}
+    with untouched(module, modes):
+        w0 = torch.cat([parts[name].detach().flatten().to(dtype) for name in chosen])
         batches, population = read(data, chunk, examples)
         problem = _problem_of(module, loss, batches, chosen, w0, weight, graph_budget)
-    return Own(problem, module, eval_mode, population)
+    return Own(problem, module, modes, population)
 
 
 def _problem_of(
@@ -132,7 +150,7 @@ def _problem_of(
         try:
             return _problem(module, loss, batches, names, w0, weight, graph_budget, whole=False)
         except TypeError as problem:  # a loss that takes the model calls the outputs
-            if "object is not callable" not in str(problem):
+            if not str(problem).startswith("'Tensor' object is not callable"):
                 raise
     return _problem(module, loss, batches, names, w0, weight, graph_budget, whole=True)
 
@@ -140,11 +158,11 @@ def _problem_of(
 def matching(names: Sequence[str], params: str | Sequence[str]) -> list[str]:
     """The names that match a pattern. Refuses patterns that match none."""
     patterns = [params] if isinstance(params, str) else list(params)
-    chosen = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
-    if not chosen:
-        raise Refusal(
-            f"params={params}: no trainable parameter is called so; possible: {', '.join(names[:8])}"
-        )
+    matches = {p: [name for name in names if name == p or fnmatch.fnmatchcase(name, p)] for p in patterns}
+    if missing := [pattern for pattern, found in matches.items() if not found]:
+        some = ", ".join(names[:8])
+        raise Refusal(f"params={missing[0]}: no trainable parameter is called so; possible: {some}")
+    chosen = [name for name in names if any(name in found for found in matches.values())]
     return chosen
 
 
@@ -183,20 +201,22 @@ def _problem(
         def mean(outputs: Any, targets: Any) -> Tensor:
             return loss(outputs, moved(targets))
 
+    if weight is None:
+        _check_lengths(batches, whole)
     weigh = examples_in if weight is None else _weigher(weight, whole)
     batches = tuple(batch for batch in batches if weigh(batch) > 0)
     if not batches:
         raise Refusal("weight=: gives 0 for every batch; give what the loss averages over")
-    x, y = batches[0]
-    buffers = [name for name, _ in called.named_buffers()]
-    trial = flat(called, names, eager=True, given=given, changed=buffers)
-    tried = check_model(called, trial, w0, x)
+    x, y = head(batches[0], EXAMPLES)
+    trial = flat(called, names, eager=True, given=given, restored=True)
+    try:
+        tried = check_model(called, trial, w0, x)
+    except (RuntimeError, TypeError, ValueError) as problem:
+        _explain(problem, module, batches[0], whole)
+        raise
     if not whole:
         check_precision(tried.outputs, w0)
-    # what batch norm counts in training is no input of its outputs, but must not change in the user's model
-    predict = flat(
-        called, names, eager=tried.compiled, given=given, changed=buffers if module.training or joint else ()
-    )
+    predict = flat(called, names, eager=tried.compiled, given=given, restored=True)
     check_loss(predict, mean, w0, x, y, weigh)
     surface = LossSurface(
         predict,
@@ -208,6 +228,8 @@ def _problem(
         weigh=weigh,
     )
     check_parts(surface, w0)
+    if not bool(torch.isfinite(surface.value(w0))):
+        _find_not_finite(surface, w0)
     parts = dict(module.named_parameters())
     frozen = {name: p.detach() for name, p in parts.items() if name not in dict(layout)}
     return Problem(
@@ -224,6 +246,52 @@ def _problem(
     )
 
 
+def _check_lengths(batches: tuple[Batch, ...], whole: bool) -> None:
+    """Refuses classes [n, T] whose T differs between batches: nobody but the user knows whether their loss is
+    a mean over examples or over classes, and no batch holds both to try it."""
+    lengths = set()
+    for _, y in batches:
+        tree = tree_of(y)
+        labels = tree.get("labels") if whole and isinstance(tree, dict) else tree
+        if isinstance(labels, Tensor) and labels.ndim > 1 and not labels.is_floating_point():
+            lengths.add(labels[0].numel())
+    if len(lengths) > 1:
+        raise Refusal(
+            f"the batches have {min(lengths)} to {max(lengths)} targets an example; say what a batch's loss "
+            f"is the mean over: weight=lambda batch: its number of examples, or of targets that count"
+        )
+
+
+def _explain(problem: Exception, module: nn.Module, batch: Batch, whole: bool) -> None:
+    """Refuses what a first pass says of dtypes, and of batches that are no pair, in one line; returns where
+    the problem is another."""
+    text = str(problem)
+    if re.search(r"same dtype|expected scalar type|should be the same|dtypes? do(es)? not match", text):
+        of_data = {str(leaf.dtype) for leaf in tree_leaves(tree_of(batch[0])) if isinstance(leaf, Tensor)}
+        of_model = {str(p.dtype) for p in module.parameters()}
+        raise Refusal(
+            f"the model's weights are {', '.join(sorted(of_model))} and the inputs "
+            f"{', '.join(sorted(of_data))}, which do not fit ({text.splitlines()[0][:120]}); give inputs of "
+            f"the weights' dtype, and leave casts out of the model"
+        ) from None
+    if whole and isinstance(problem, TypeError) and not isinstance(tree_of(batch[0]), dict):
+        raise Refusal(
+            f"the batches are no pairs (inputs, targets), so that the loss is called as loss(model, batch): "
+            f"{text.splitlines()[0][:160]}; give pairs, or such a loss"
+        ) from None
+
+
+def _find_not_finite(surface: LossSurface, w: Tensor) -> None:
+    """Refuses a loss that is no number on a batch."""
+    for number, batch in enumerate(surface.batches):
+        value = float(surface.single(batch).value(w))
+        if math.isnan(value):
+            raise Refusal(
+                f"the loss of batch {number} is NaN: a mean over nothing, where no target counts (give "
+                f"weight=, 0 for such a batch), or weights that are no numbers"
+            )
+
+
 class _Whole(nn.Module):
     """A model with its loss: batch -> the mean loss of the batch."""
 
@@ -232,7 +300,10 @@ class _Whole(nn.Module):
         self.net, self.loss = net, loss
 
     def forward(self, batch: Any) -> Tensor:
-        return self.loss(self.net, batch)
+        is_taken = torch.is_grad_enabled()
+        with torch.enable_grad():  # a loss may take gradients itself, in its inputs
+            value = self.loss(self.net, batch)
+        return value if is_taken or not isinstance(value, Tensor) else value.detach()
 
 
 def _form(loss: Loss, batch: Batch) -> str:
@@ -259,8 +330,13 @@ def _undivided(batch: Batch) -> Batch:
 def _weigher(weight: Weight, whole: bool) -> Callable[[Batch], float]:
     def weigh(batch: Batch) -> float:
         x, y = batch
-        value = float(weight(tree_of(x) if whole else (tree_of(x), tree_of(y))))
-        if not value >= 0:
+        given = weight(tree_of(x) if whole else (tree_of(x), tree_of(y)))
+        try:
+            value = float(given)
+        except (TypeError, ValueError, RuntimeError):
+            kind = f"{type(given).__name__} of {len(given)}" if hasattr(given, "__len__") else given
+            raise Refusal(f"weight=: gives {kind} for a batch; give a number of at least 0") from None
+        if not 0 <= value < math.inf:
             raise Refusal(f"weight=: gives {value} for a batch; give a number of at least 0")
         return value
 
@@ -278,34 +354,42 @@ def _moved(w: Tensor) -> Callable[[Any], Any]:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile` or `DistributedDataParallel`, whose parameters it shares."""
-    for inside in ("_orig_mod", "module"):
-        inner = model._modules.get(inside)
-        if isinstance(inner, nn.Module) and len(list(model.children())) == 1 and not model._parameters:
-            return unwrapped(inner)
+    """The module inside `torch.compile`, `DataParallel` or `DistributedDataParallel`."""
+    dynamo = sys.modules.get("torch._dynamo")  # importing it takes a second: without it nothing is compiled
+    if dynamo is not None and isinstance(model, dynamo.OptimizedModule):
+        return unwrapped(model._orig_mod)
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrapped(model.module)
     return model
 
 
 @contextmanager
-def untouched(module: nn.Module, eval_mode: bool = False) -> Iterator[None]:
-    """Within it the model may be called, with `eval_mode` in eval mode; after it, its attributes and all
-    random generators are as before. Parameters and buffers are never written to."""
+def untouched(module: nn.Module, modes: Mapping[nn.Module, bool] | None = None) -> Iterator[None]:
+    """Within it the model may be called, in the given `modes` (True: training); after it, its attributes and
+    all random generators are as before. Parameters and buffers are never written to. Gradients are taken and
+    nothing is cast, whatever context the caller is in."""
     before = [(m, dict(vars(m))) for m in module.modules()]
     tensors = [(t, t.detach().clone()) for _, held in before for t in held.values() if isinstance(t, Tensor)]
     of_python, of_numpy = random.getstate(), np.random.get_state()
-    devices = sorted({p.device for p in module.parameters() if p.device.type == "cuda"}, key=str)
-    try:
-        with torch.random.fork_rng(devices=devices):
-            if eval_mode:
-                module.eval()
+    kinds = {p.device for p in module.parameters()}
+    devices = sorted({device for device in kinds if device.type == "cuda"}, key=str)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in sorted({"cpu", *(device.type for device in kinds)} - {"meta"}):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        try:
+            for m, training in (modes or {}).items():
+                m.training = training
             yield
-    finally:
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)
-        for m, held in before:
-            vars(m).clear()
-            vars(m).update(held)
-        with torch.no_grad():
-            for t, was in tensors:
-                if not torch.equal(t, was):
-                    t.copy_(was)
+        finally:
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)
+            for m, held in before:
+                vars(m).clear()
+                vars(m).update(held)
+            with torch.no_grad():
+                for t, was in tensors:
+                    if not torch.equal(t, was):
+                        t.copy_(was)

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from sharpcli.errors import Refusal
+from sharpcli.errors import NotFinite, Refusal
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,7 +25,7 @@ def python(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
-        except Refusal as refusal:
+        except (Refusal, NotFinite) as refusal:
             message = str(refusal)
         raise Refused(message)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -42,7 +43,8 @@ class Watch:
     The arguments up to `measures` and the settings after `sinks` are those of `sharp.measure`. The data are
     read once. The model is measured where it stands when the watch is made (step 0) and then after every
     `every` steps, each solve started from the vectors of the measurement before. `edge` and `lr` are numbers
-    or functions without arguments, for schedules, that are written beside what was measured.
+    or functions without arguments, for schedules, that are written beside what was measured. What is trained
+    is what requires gradients when the watch is made, and its modes then are those it is measured in.
 
     With `runs_dir` the rows are written to a new run directory in it as they come, which `sharp ls`, `sharp
     plot` and `sharp show` know; with `checkpoints` the model's state dict is kept there at every measured
@@ -68,7 +70,7 @@ class Watch:
         runs_dir: str | Path | None = None,
         name: str = "watch",
         checkpoints: bool = False,
-        sinks: Sequence[str | Tracker] = (),
+        sinks: str | Sequence[str | Tracker] = (),
         params: str | Sequence[str] | None = None,
         weight: Weight | None = None,
         eval_mode: bool = False,
@@ -79,10 +81,12 @@ class Watch:
         basis_gb: float = BASIS_GB,
         **settings: Any,
     ) -> None:
-        if not isinstance(every, int) or every < 1:
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise Refusal(f"every={every}: a number of steps, at least 1")
         if checkpoints and runs_dir is None:
             raise Refusal("checkpoints=True: needs runs_dir=, the folder of the run directory")
+        if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
+            raise Refusal(f"name={name}: letters, digits, and the characters _ . + - are possible")
         self.model, self.every, self.edge, self.lr = model, every, edge, lr
         self.steps, self.rows, self.last = 0, list[Row](), None
         self._checkpoints, self._warm, self._seconds = checkpoints, Warm(), 0.0
@@ -100,16 +104,24 @@ class Watch:
         )
         self._experiment = experiment_of(self._own, parts, 0.0, seed, basis_gb)
         config = self._config(measures, settings)
-        self._run = None if runs_dir is None else self._new_run(Path(runs_dir), name, config)
-        title = f"{name}-{config['started']}" if self._run is None else self._run.name
-        self.sinks = [tracker(s, title, config, None) if isinstance(s, str) else s for s in sinks]
-        self._measure()
+        self._run, self._closed = None, False
+        self.sinks = list[Tracker]()
+        title = f"{name}-{hash_of(config, {})}"
+        self._measure()  # before anything is written
+        if runs_dir is not None:
+            self._run = self._new_run(Path(runs_dir).absolute() / title, config)
+        given = [sinks] if isinstance(sinks, str) else sinks
+        self.sinks = [tracker(sink, title, config, None) if isinstance(sink, str) else sink for sink in given]
+        self._write(self.rows[-1])
 
     last: Measured | None
 
     @python
     def step(self) -> Measured | None:
-        """Counts a step; at every `every`-th measures and returns what was measured."""
+        """Counts a step; at every `every`-th measures and returns what was measured. Refuses a watch that was
+        closed."""
+        if self._closed:
+            raise Refusal("the watch was closed; make a new one")
         self.steps += 1
         return self._measure() if self.steps % self.every == 0 else None
 
@@ -121,7 +133,9 @@ class Watch:
         return self._measure()
 
     def _measure(self) -> Measured:
-        began, w = time.perf_counter(), self._own.w()
+        began = time.perf_counter()
+        with self._own.untouched():
+            w = self._own.w()
         row: Row = {"step": self.steps}
         row |= {} if self.lr is None else {"lr": _value(self.lr, "lr")}
         row |= {} if self.edge is None else {"edge": _value(self.edge, "edge")}
@@ -134,6 +148,10 @@ class Watch:
         row |= {**found.row, "seconds": round(self._seconds, 3)}
         self.last = found
         self.rows.append(row)
+        self._write(row)
+        return found
+
+    def _write(self, row: Row) -> None:
         if self._run is not None:
             if self._checkpoints:
                 state = {name: t.detach().cpu() for name, t in self._own.module.state_dict().items()}
@@ -141,7 +159,6 @@ class Watch:
             self._run.log(row)
         for sink in self.sinks:
             sink.row(row)
-        return found
 
     def frame(self) -> pd.DataFrame:
         """All rows, one a measured step."""
@@ -154,8 +171,12 @@ class Watch:
         """The run directory, where `runs_dir` was given."""
         return None if self._run is None else self._run.path
 
+    @python
     def close(self) -> None:
         """Ends the run directory, which is then complete, and the sinks."""
+        if self._closed:
+            return
+        self._closed = True
         if self._run is not None:
             self._run.end(self.rows[-1]["step"])
         for sink in self.sinks:
@@ -183,16 +204,25 @@ class Watch:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Carries on from `state_dict()`, in its run directory: rows written after it was taken are dropped,
         and the directory that this watch made is removed. Refuses a directory with fewer rows."""
-        if state["path"] and self._run is not None and Path(state["path"]) != self._run.path.absolute():
+        if missing := [
+            key for key in ("steps", "rows", "warm", "seconds", "path", "offset") if key not in state
+        ]:
+            raise Refusal(f"the state of a watch has no {missing[0]}; give what state_dict() returned")
+        if state["path"] and self._run is not None:
             made, run = self._run, Run(Path(state["path"]))
             try:
                 run.cut(state["offset"])
             except ValueError as problem:
                 raise Refusal(f"{problem}; the rows of the watch are lost, start a new one") from None
+            for step in run.checkpoints():
+                if step > state["steps"]:
+                    run.drop(step)
             run.provenance["open"] = True
             run.resumed(step=state["steps"])
-            made.remove()
+            if made.path != run.path:
+                made.remove()
             self._run = run
+        self.last, self._closed = None, False
         self.steps, self.rows, self._seconds = state["steps"], list(state["rows"]), state["seconds"]
         self._warm = {name: vectors.to(self._own.problem.w0) for name, vectors in state["warm"].items()}
 
@@ -209,7 +239,7 @@ class Watch:
             "started": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
 
-    def _new_run(self, runs_dir: Path, name: str, config: dict[str, Any]) -> Run:
+    def _new_run(self, path: Path, config: dict[str, Any]) -> Run:
         problem, digits = self._own.problem, hash_of(config, {})
         facts = {
             "hash": digits,
@@ -223,11 +253,12 @@ class Watch:
             "scores": {"train_loss": "lower"},
         }
         source = provenance(problem.w0.device, ["python"])
-        return Run.create(runs_dir / f"{name}-{digits}", config, facts | source)
+        return Run.create(path, config, facts | source)
 
 
 # what the config of a watched run has in the place of a problem: there is no part to build it from
 WATCHED = "sharpcli.api.watch.Watch"
+STATE = ("steps", "rows", "warm", "seconds", "path", "offset")
 
 
 def _listed(measures: Measures) -> list[Any]:
@@ -239,7 +270,11 @@ def _is_plain(value: Any) -> bool:
 
 
 def _value(given: Number, name: str) -> float:
-    value = float(given() if callable(given) else given)
+    came = given() if callable(given) else given
+    try:
+        value = float(came)
+    except (TypeError, ValueError):
+        raise Refusal(f"{name}={came}: give a number, or a function that returns one") from None
     if not math.isfinite(value):
         raise Refusal(f"{name}={value}: give a finite number, or a function that returns one")
     return value

@@ -3,49 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from sharpcli.errors import Refusal
+
 
 @dataclass(frozen=True)
 class Examples:
     """n examples in a structure of tuples, lists and dicts, with the interface that a tensor [n, ...] has:
-    length, slices and a dtype. Tensors of another length than n, and what is no tensor, belong to all
-    examples."""
+    length, rows, bytes. Tensors of another length than n, and what is no tensor, belong to all examples.
+    `whole`: the examples belong together, as the nodes of a graph."""
 
     tree: Any
     n: int
+    whole: bool = False
 
     @property
     def can_be_cut(self) -> bool:
         """Whether tensors of n rows, and what has no rows at all, are all that there is: only then are the
         rows of a slice known to belong together."""
-        return all(_has_rows(leaf, self.n) or _has_no_rows(leaf) for leaf in tree_leaves(self.tree))
+        leaves = tree_leaves(self.tree)
+        return not self.whole and all(_has_rows(leaf, self.n) or _has_no_rows(leaf) for leaf in leaves)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(leaf.nbytes for leaf in tree_leaves(self.tree) if isinstance(leaf, Tensor))
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the first tensor."""
+        return next(leaf.device for leaf in tree_leaves(self.tree) if isinstance(leaf, Tensor))
+
     def __len__(self) -> int:
         return self.n
 
-    def __getitem__(self, rows: slice) -> Examples:
-        """The examples of a slice; all of them where they cannot be cut."""
+    def __getitem__(self, rows: slice | Tensor) -> Examples:
+        """The examples of a slice, or of a tensor of their numbers. Refuses where they cannot be cut."""
         if not self.can_be_cut:
-            return self
-        kept = len(range(*rows.indices(self.n)))
+            raise Refusal("these examples belong together, and this measure takes them apart; leave it out")
+        kept = len(range(*rows.indices(self.n))) if isinstance(rows, slice) else len(rows)
         return Examples(
             tree_map(lambda leaf: leaf[rows] if _has_rows(leaf, self.n) else leaf, self.tree), kept
         )
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Examples:
         """The same structure with every tensor changed."""
-        return Examples(mapped(change, self.tree), self.n)
+        return replace(self, tree=mapped(change, self.tree))
 
 
 Rows: TypeAlias = Tensor | Examples
@@ -67,6 +76,11 @@ def tree_of(rows: Any) -> Any:
 def can_be_cut(batch: Batch) -> bool:
     """Whether slices of the inputs and of the targets are the same examples."""
     return all(rows.can_be_cut for rows in batch if isinstance(rows, Examples))
+
+
+def head(batch: Batch, m: int) -> Batch:
+    """The first m examples of a batch; all where they cannot be cut."""
+    return (batch[0][:m], batch[1][:m]) if can_be_cut(batch) else batch
 
 
 def each_bytes(rows: Rows) -> int:

@@ -194,6 +194,11 @@ def _one_tensor(
         return outputs, lambda f: f
     leaves, form = tree_flatten(outputs)
     real = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    if not real:
+        raise Refusal(
+            f"the outputs are a {type(outputs).__name__}, whose tensors are not known, and the Gauss-Newton "
+            f"matrix and the gradients of single examples need them; return a tensor, a tuple or a dict"
+        )
     apart = [leaf.detach().requires_grad_() if i in real else leaf for i, leaf in enumerate(leaves)]
     value = loss(tree_unflatten(apart, form))
     slopes = torch.autograd.grad(value, [apart[i] for i in real], allow_unused=True)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from sharpcli.errors import NotFinite
-from sharpcli.landscape.batches import mapped
+from sharpcli.landscape.batches import head, mapped
 from sharpcli.landscape.surface import Grad, LossSurface
 
 EXAMPLES = 16  # on which the products are compared: a layer's derivative is right or wrong on any
@@ -52,9 +52,8 @@ def agreement(surface: LossSurface, w: Float[Tensor, " D"], rng: Generator) -> A
     """
     if w.dtype not in SYMMETRY:
         return None
-    x, y = surface.batches[0]
     # not by compiled products: compiling for so few examples would cost more than all that follows
-    surface = replace(surface.single((x[:EXAMPLES], y[:EXAMPLES])), compiled=None)
+    surface = replace(surface.single(head(surface.batches[0], EXAMPLES)), compiled=None)
     compared = None
     for _ in range(TRIES):
         try:

@@ -24,6 +24,7 @@ Penalty = Callable[[Float[Tensor, " D"]], Float[Tensor, ""]]
 # `graph_bytes` builds the graphs of this many examples; the difference gives the bytes that each example
 # adds.
 PROBE_EXAMPLES = (4, 8)
+UNKNOWN_BYTES = 2**62
 
 
 def examples_in(batch: Batch) -> float:
@@ -155,23 +156,29 @@ class LossSurface:
             return n * self.single(self.batches[0])._graph_bytes(w) // len(y)
         if len(y) < large:
             return n * each_bytes(x)
-        small_bytes, large_bytes = (self.single((x[:m], y[:m]))._graph_bytes(w) for m in PROBE_EXAMPLES)
+        try:
+            small_bytes, large_bytes = (self.single((x[:m], y[:m]))._graph_bytes(w) for m in PROBE_EXAMPLES)
+        except RuntimeError as problem:
+            if "saved tensor hooks" not in str(problem):
+                raise
+            return UNKNOWN_BYTES  # torch.func inside of the loss: its graph cannot be looked into
         return small_bytes + (large_bytes - small_bytes) * (n - small) // (large - small)
 
     def _graph_bytes(self, w: Tensor) -> int:
         """The size in bytes of all tensors that the gradient's graph saves, each storage counted once."""
-        bytes_of: dict[int, int] = {}
+        saved: list[Tensor] = []  # not in the graph itself, which would then hold itself and never be freed
 
-        def record(t: Tensor) -> Tensor:
-            storage = t.untyped_storage()
-            bytes_of[storage.data_ptr()] = storage.nbytes()
-            return t
+        def record(t: Tensor) -> int:
+            saved.append(t)
+            return len(saved) - 1
 
-        with torch.autograd.graph.saved_tensors_hooks(record, lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(record, saved.__getitem__):
             w = w.detach().requires_grad_()
             graph = self.gradient_graph(w)
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in saved}
         del graph
-        return sum(bytes_of.values())
+        saved.clear()
+        return sum(storages.values())
 
     def gradient_graph(self, w: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
         """The gradient in w of this process's share of L, with its graph."""
@@ -185,7 +192,8 @@ class LossSurface:
     def weighted_batches(self) -> Iterator[tuple[float, Batch]]:
         """This process's batches, each with its weight n_b / n in the mean."""
         n = sum(self.weigh(batch) for batch in self.batches)
-        return ((self.weigh(batch) / n, batch) for batch in self.own_batches)
+        weighted = ((self.weigh(batch), batch) for batch in self.own_batches)
+        return ((weight / n, batch) for weight, batch in weighted if weight > 0)
 
     def _batch_terms(self, w: Tensor) -> Iterator[Tensor]:
         """The summands (n_b / n) (loss + penalty) of L(w), one for each batch of this process, computed one

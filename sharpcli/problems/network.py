@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from sharpcli.problems.minibatches import chunks
 from sharpcli.problems.network_norms import structural_norms
 from sharpcli.problems.problem import Better, Problem
 from sharpcli.problems.user_parts import (
+    EXAMPLES,
     check_loss,
     check_model,
     check_outputs,
@@ -100,7 +101,7 @@ def network(
             norm.track_running_stats = False
             norm.running_mean = norm.running_var = norm.num_batches_tracked = None
     w0 = torch.cat([p.detach().flatten() for p in trainable.values()])
-    tried = check_model(module, flat(module, list(trainable), eager=True), w0, x_train)
+    tried = check_model(module, flat(module, list(trainable), eager=True), w0, x_train[:EXAMPLES])
     check_outputs(tried.outputs, w0, y_train)
     calls_compiled = tried.compiled
     predict = flat(module, list(trainable), eager=calls_compiled)
@@ -190,30 +191,45 @@ def flat(
     *,
     eager: bool,
     given: Callable[[Any], Arguments] = one_input,
-    changed: Sequence[str] = (),
+    restored: bool = False,
 ) -> Predict:
     """The module as a function (w [D], x [n, ...]) -> outputs [n, C] of the parameters of these names, flat;
     the others are the module's own, in the precision of w. With `eager`, functions of torch.compile that the
     module calls run as they were written: the compiled ones cannot be differentiated twice. `given` makes of
-    x the arguments of the module's forward; of the buffers that it has `changed` each call has copies."""
+    x the arguments of the module's forward. `restored`: each call has copies of the buffers, and leaves the
+    attributes of the modules as they were."""
     shapes = [module.get_parameter(name).shape for name in names]
     sizes = [shape.numel() for shape in shapes]
     convolves = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in module.modules())
 
+    aliases = _aliases(module)
+    # of a module that nobody else changes, whose tensors need not be asked for at each call
+    own = None if restored else [*module.named_parameters(), *module.named_buffers()]
+    dtypes = {t.dtype for _, t in own or () if t.is_floating_point()}
+
     def held(dtype: torch.dtype) -> dict[str, Tensor]:
         """What is no part of w, where it must not be the module's own tensors: in another precision, which a
-        comparison or a network in half precision asks for, or about to be changed."""
-        parts = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        cast = {k: t.to(dtype) for k, t in parts.items() if t.is_floating_point() and t.dtype != dtype}
-        return {name: parts[name].clone() for name in changed if name not in cast} | cast
+        comparison or a network in half precision asks for, or buffers that may be changed."""
+        if own is not None and dtypes <= {dtype}:
+            return {}
+        tensors = own or [*module.named_parameters(), *module.named_buffers()]
+        cast = {k: t.to(dtype) for k, t in tensors if t.is_floating_point() and t.dtype != dtype}
+        copies = {k: t.clone() for k, t in module.named_buffers() if k not in cast} if restored else {}
+        return copies | cast
 
     def predict(w: Tensor, x: Any) -> Any:
         pieces = (piece.view(shape) for piece, shape in zip(w.split(sizes), shapes, strict=True))
         parts = held(w.dtype) | dict(zip(names, pieces, strict=True))
+        parts = {alias: t for name, t in parts.items() for alias in aliases.get(name, (name,))}
         args, kwargs = given(x)
         # PyTorch's fast kernels of attention cannot be differentiated twice; its convolutions can, but slowly
-        with sdpa_kernel(SDPBackend.MATH), Convolutions() if convolves else nullcontext(), as_written():
-            return torch.func.functional_call(module, parts, args, kwargs)
+        with (
+            sdpa_kernel(SDPBackend.MATH),
+            Convolutions() if convolves else nullcontext(),
+            as_written(),
+            _attributes_restored(module) if restored else nullcontext(),
+        ):
+            return torch.func.functional_call(module, parts, args, kwargs, tie_weights=False)
 
     def as_written() -> AbstractContextManager[Any]:
         # importing dynamo takes a second: where nobody has, nothing is compiled
@@ -231,6 +247,31 @@ def _are_classes(y: Tensor) -> bool:
 def counted_targets(batch: Batch) -> float:
     """The targets [n, T] of a batch that count, its weight in a mean over targets."""
     return float((batch[1] != IGNORED).sum())
+
+
+def _aliases(module: nn.Module) -> dict[str, list[str]]:
+    """The places of each parameter and buffer by its first name: a tensor may be in several modules (tied
+    weights), and a module in several places, of which only one may be named to `functional_call`, since it
+    would take its own replacement for the original in the next."""
+    places: dict[int, list[str]] = {}
+    for name, m in module.named_modules():  # each module once
+        for key, t in [*m._parameters.items(), *m._buffers.items()]:
+            if t is not None:
+                places.setdefault(id(t), []).append(f"{name}.{key}" if name else key)
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return {name: places[id(t)] for name, t in tensors}
+
+
+@contextmanager
+def _attributes_restored(module: nn.Module) -> Iterator[None]:
+    """What a forward sets on its modules is unset: activations that it stores, numbers that it counts."""
+    before = [(m, dict(vars(m))) for m in module.modules()]
+    try:
+        yield
+    finally:
+        for m, held in before:
+            vars(m).clear()
+            vars(m).update(held)
 
 
 def evaluate(surface: LossSurface, w: Tensor) -> tuple[float, float]:

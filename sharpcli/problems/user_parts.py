@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from sharpcli.errors import Refusal
-from sharpcli.landscape.batches import Batch, Examples, Rows, can_be_cut, joined, mapped, tree_of
+from sharpcli.landscape.batches import Batch, Examples, Rows, can_be_cut, head, joined, mapped, tree_of
 from sharpcli.landscape.surface import LossSurface, examples_in
 
 Predict = Callable[[Tensor, Any], Any]
@@ -28,6 +28,10 @@ Loss = Callable[[Any, Any], Tensor]
 Weigh = Callable[[Batch], float]
 
 EXAMPLES = 8  # examples on which a model and a loss are tried
+UNIONS = 8  # batches whose union with the first is tried
+CHANGES_ITSELF = (
+    "the model's forward changes its own parameters (an embedding's max_norm?); its loss is no function of w"
+)
 CHECKPOINT = inspect.unwrap(checkpoint).__code__
 # the file and the names of the functions in which a call of a compiled function begins, since torch 2.6
 COMPILED, WRAPPERS = str(Path("torch", "_dynamo", "eval_frame.py")), ("compile_wrapper", "_fn")
@@ -103,23 +107,21 @@ def check_model(module: nn.Module, predict: Predict, w: Tensor, x: Rows) -> Trie
     """Refuses a model whose outputs differ between two passes; one whose forward changes its own parameters,
     buffers or numbers; and one that calls `torch.utils.checkpoint`, whose second pass would see other
     weights."""
-    x = x[:EXAMPLES]
-    before, at = _state(module), w.clone()
-    with torch.no_grad(), torch.random.fork_rng():
-        with _called() as calls:
-            first = predict(at, x)
+    before, at = _state(module), w.clone().requires_grad_()
+    with torch.random.fork_rng():
+        # with gradients, without which Hugging Face's models would set no checkpoints
+        with _called() as calls, torch.enable_grad(), _refusing_in_place():
+            first = mapped(Tensor.detach, predict(at, x))
         middle = _state(module)
-        second = predict(at, x)
+        with torch.enable_grad(), _refusing_in_place():
+            second = mapped(Tensor.detach, predict(at, x))
     if calls.checkpoint:
         raise Refusal(
             f"the model calls torch.utils.checkpoint ({calls.checkpoint}), which would recompute activations "
             f"with other weights; turn checkpointing off, as in set_grad_checkpointing(False)"
         )
     if not torch.equal(at, w):
-        raise Refusal(
-            "the model's forward changes its own parameters (an embedding's max_norm?); its loss is no "
-            "function of w"
-        )
+        raise Refusal(CHANGES_ITSELF)
     if not _same_tensors(first, second):
         raise Refusal(
             "the model's outputs differ between two passes over the same examples (dropout?); its loss is "
@@ -134,6 +136,17 @@ def check_model(module: nn.Module, predict: Predict, w: Tensor, x: Rows) -> Trie
                 f"function of w: remove what is counted or stored in forward"
             )
     return Tried(first, calls.compiled)
+
+
+@contextmanager
+def _refusing_in_place() -> Iterator[None]:
+    """Turns PyTorch's refusal to write into parameters that are differentiated into one line."""
+    try:
+        yield
+    except RuntimeError as problem:
+        if "modified in" not in str(problem):
+            raise
+        raise Refusal(CHANGES_ITSELF) from None
 
 
 def check_outputs(outputs: Any, w: Tensor, y: Tensor) -> None:
@@ -256,7 +269,7 @@ def fewest_examples(predict: Predict, w: Tensor, x: Tensor) -> int:
 def check_loss(predict: Predict, loss: Loss, w: Tensor, x: Rows, y: Rows, weigh: Weigh = examples_in) -> None:
     """Refuses a loss that gives no real scalar, has no gradient, is no mean over what `weigh` counts (the
     examples), or does not depend on the outputs at all (cross-entropy of a single output)."""
-    x, y = x[:EXAMPLES], y[:EXAMPLES]
+    x, y = head((x, y), EXAMPLES)
     at = w.detach().requires_grad_()
     outputs = predict(at, x)
     value = loss(outputs, y)
@@ -280,27 +293,32 @@ def check_loss(predict: Predict, loss: Loss, w: Tensor, x: Rows, y: Rows, weigh:
 def check_parts(surface: LossSurface, w: Tensor) -> None:
     """Refuses a loss whose value on a batch is not the mean of its values on two parts of it, weighted as the
     surface weighs them: what a loss of outputs alone cannot show, such as a model that computes its own loss.
+
     Tried are the batch with the most negative integers, which mark targets that do not count, and the first
-    batch with the last."""
-    if surface.joint:
+    examples of the first batch together with those of some others.
+    """
+    if surface.joint or not all(map(can_be_cut, surface.batches)):
         return
-    marked = max(surface.batches, key=lambda batch: sum(int((leaf < 0).sum()) for leaf in _integers(batch)))
-    batches, ends = [marked], (surface.batches[0], surface.batches[-1])
-    with contextlib.suppress(RuntimeError, ValueError):  # rows of other lengths: no batch has both
-        x, y = ([batch[i][:EXAMPLES] for batch in ends] for i in (0, 1))
-        batches += [(joined(x), joined(y))] if ends[0] is not ends[1] else []
-    for x, y in batches:
-        n = len(y)
-        if n < 2 or not can_be_cut((x, y)):
+    n = len(surface.batches)
+    marks = [sum(int((leaf < 0).sum()) for leaf in _integers(batch)) for batch in surface.batches]
+    marked = marks.index(max(marks))
+    others = sorted({*(n * i // UNIONS for i in range(1, UNIONS)), n - 1, marked} - {0})
+    batches, (x0, y0) = [surface.batches[marked]], head(surface.batches[0], EXAMPLES)
+    for i in others:
+        x, y = head(surface.batches[i], EXAMPLES)
+        with contextlib.suppress(RuntimeError, ValueError):  # rows of other lengths: no batch has both
+            batches.append((joined([x0, x]), joined([y0, y])))
+    for number, (x, y) in enumerate(batches):
+        if len(y) < 2:
             continue
-        cut = max(1, n // 3)
+        cut = max(1, len(y) // 3) if number == 0 else len(y0)
         parts = [(x, y), (x[:cut], y[:cut]), (x[cut:], y[cut:])]
         weights = [surface.weigh(part) for part in parts]
-        if min(weights) <= 0:
+        if min(weights) <= 0 or not len(parts[2][1]):
             continue
         with torch.no_grad():
-            whole, first_part, second = (float(surface.loss(surface.predict(w, x), y)) for x, y in parts)
-        _compare(whole, (first_part, second), (weights[1], weights[2]), n, w.dtype)
+            whole, first, second = (float(surface.loss(surface.predict(w, x), y)) for x, y in parts)
+        _compare(whole, (first, second), (weights[1], weights[2]), len(y), w.dtype)
 
 
 def _integers(batch: Batch) -> list[Tensor]:
