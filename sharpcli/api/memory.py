@@ -66,9 +66,7 @@ def memory(
     surface, w = mine.problem.surface, mine.problem.w0
     with mine.untouched():
         graph = surface.graph_bytes(w)
-        if (
-            graph > surface.graph_budget
-        ):  # then that of the largest batch, which is built anew for each product
+        if graph > surface.graph_budget:  # then that of a batch, built anew for each product
             graph = max(surface.single(batch).graph_bytes(w) for batch in surface.batches)
     room = max(2 * KEPT_VECTORS, int(basis_gb * 1e9) // w.nbytes)
     basis = min(room, FIRST_SOLVE + 4 * (k - 1), len(w))
