@@ -51,6 +51,8 @@ MEASURES = (
     "adaptive_sharpness",
     "pac_bayes_sharpness",
     "batch_sharpness",
+    "directional_sharpness",
+    "critical_sharpness",
 )
 MANY = 1000  # samples behind a truth that no dense matrix gives
 
@@ -107,6 +109,7 @@ def truths(e: Experiment, w: Tensor, state: tuple[Tensor, ...], rng: torch.Gener
     out |= {f"preconditioned_lambda_{i}": nu[-i] for i in (1, 2)}
     scaled = w.abs()[:, None] * H * w.abs()
     out |= {"adaptive_lambda_1": torch.linalg.eigvalsh(scaled)[-1], "adaptive_trace": scaled.trace()}
+    out |= _along(e, w, state, H)
     out |= _of_last_matrix(e, w, H) | _of_examples(e, w, H)
     # L(w + v) - L(w) - g.v - v.Hv / 2 has little variance, and the means of g.v and v.Hv are known
     loss, g = float(surface.value(w)), surface.grad(w)
@@ -128,6 +131,25 @@ def truths(e: Experiment, w: Tensor, state: tuple[Tensor, ...], rng: torch.Gener
     out |= {"pac_bayes_bound": min(map(bound, SIGMAS))}
     out |= {"adaptive_average": rise(0.05 * w.abs()), "pac_bayes_sharpness": rise(0.01)}
     return {name: float(value) for name, value in out.items()}
+
+
+def _along(e: Experiment, w: Tensor, state: tuple[Tensor, ...], H: Tensor) -> dict[str, Tensor]:
+    """The curvature along the gradient, and the critical step along the optimizer's update, by bisection."""
+    surface = e.problem.at(w)
+    g = surface.grad(w)
+    after, _ = e.optimizer.step(w, state, surface, e.lr)
+    d, start = (w - after) / e.lr, float(surface.value(w))
+    low, high = 0.0, 1e-6
+    while float(surface.value(w - high * d)) < start:
+        low, high = high, 1.1 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float(surface.value(w - middle * d)) < start else (low, middle)
+    return {
+        "directional_curvature": g @ H @ g,
+        "directional_sharpness": g @ H @ g / (g @ g),
+        "critical_sharpness": torch.tensor(2 / high, dtype=torch.float64),
+    }
 
 
 def _of_last_matrix(e: Experiment, w: Tensor, H: Tensor) -> dict[str, Tensor]:

@@ -15,10 +15,12 @@ NETWORK = (  # the measures of a network, with settings that make them cheap
     "eps_sharpness steps=3, adaptive_sharpness steps=3 samples=2, "
     "pac_bayes_sharpness pairs=4 samples=2 tested=true, batch_sharpness max_batches=8, alignment k=2, "
     "gradient_flow_distance rtol=1e-2 atol=1e-2, preconditioned_sharpness k=2, gradient_norm, "
+    "directional_sharpness, critical_sharpness, "
     "gradient_noise, sam_sharpness, relative_flatness, fisher_rao, hessian_rank, scores, norms"
 )
 RUNS = [  # the words of a run, and what it measures
     (f"{TINY} lr=0.05 model.activation=relu method=sam batch_size=16", NETWORK),
+    (f"{TINY} measure_examples=30", "sharpness k=2, trace, gauss_newton k=2"),
     (f"{TINY} model.activation=identity method=sgd optimizer=adam", "norms, preconditioned_sharpness"),
     (f"{TINY} method=central_flow", "scores, central_flow"),
     (

@@ -157,7 +157,7 @@ def test_a_data_file_counts_by_its_content_and_not_by_its_place(tmp_path):
         ("sede=1", "did you mean seed?"),
         ("model.width=[3]", "did you mean model.widths?"),
         ("model.widths=3", "model.widths=3: give a list, as in model.widths=[3]"),
-        ("+foo.bar=1", "foo: no such setting"),
+        ("+foo.bar=1", "+foo.bar=1: no such setting"),
         ("data=null", "data=null: "),
         ("lr=[1", "no viable alternative"),
         ("lr", "missing EQUAL"),

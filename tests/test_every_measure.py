@@ -122,6 +122,16 @@ def confirm(name, row, d, problem):
         near("fisher_rao", w @ d.G @ w, 1e-8)
     elif name == "gradient_norm":
         near("gradient_norm", g.norm(), 1e-9)
+    elif name == "directional_sharpness":
+        exact = g @ H @ g / (g @ g)
+        assert abs(row["directional_sharpness"] - float(exact)) <= row["directional_sharpness_error"] + 1e-12
+        near("directional_curvature", g @ H @ g, 1e-2)
+    elif name == "critical_sharpness":
+        if row["critical_lr"] is not None:
+            lr, error = row["critical_lr"], row["critical_sharpness_error"] / row["critical_sharpness"]
+            for side in (-1, 1):  # the loss is lower just before the critical step, and higher just after
+                rise = d.loss(w - lr * (1 + side * max(2 * error, 1e-4)) * g) - d.L
+                assert side * float(rise) > 0 or not row["critical_sharpness_converged"]
     elif name == "norms":
         near("l2_norm", w.norm(), 1e-12)
     elif name == "sam_sharpness":

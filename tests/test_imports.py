@@ -60,7 +60,7 @@ SHARED = {  # modules of a room of parts that are no part, but what several part
         "convolution",
     }
     | {"network_norms", "user_parts", "weights"},
-    "data": {"npz"},
+    "data": {"npz", "images", "convert"},
 }
 
 

@@ -68,8 +68,9 @@ def descend(
     in_a_round = max(1, steps // ROUNDS)
     last = torch.inf
     for _ in range(ROUNDS):
-        residual = float(interpolators.residual(w).norm())
-        if float(interpolators.residual(w).abs().max()) <= NEWTON_RESIDUAL or not residual < STALLED * last:
+        r = interpolators.residual(w)
+        residual = float(r.norm())
+        if float(r.abs().max()) <= NEWTON_RESIDUAL or not residual < STALLED * last:
             break
         taken, last = taken + in_a_round, residual
         if toy is not None:

@@ -20,7 +20,8 @@ from sharpcli.errors import Refusal
 PERCENT = float(os.environ.get("SHARP_TORTURE", "2"))
 SEED = int(os.environ.get("SHARP_TORTURE_SEED", "1"))
 ONLY = os.environ.get("SHARP_TORTURE_CASE")  # the number of a single case, to look at a failure
-SHARDS = 8  # tests that share the cases of a kind, so that two processes end at about the same time
+# tests that share the cases of a kind, so that two processes end at about the same time; each prepares itself
+SHARDS = 2 if PERCENT < 20 else 8
 
 
 def amount(full: int) -> int:

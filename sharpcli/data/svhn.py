@@ -1,0 +1,13 @@
+"""Street View House Numbers (Netzer et al. 2011) through torchvision, in memory as tensors."""
+
+from pathlib import Path
+
+from sharpcli.data import Dataset, Standardize
+from sharpcli.data.images import torchvision_images
+
+
+def svhn(
+    folder: Path, *, train_examples: int | None, test_examples: int | None, standardized: Standardize
+) -> Dataset:
+    """The first `train_examples` training and `test_examples` test images, as in `torchvision_images`."""
+    return torchvision_images(folder, "SVHN", train_examples, test_examples, standardized)
