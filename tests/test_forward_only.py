@@ -63,7 +63,7 @@ def test_a_direction_from_a_file_is_that_of_its_tensors(folder):
         with pytest.raises(sharp.Refused, match=said):
             settings["file"] = str(folder / f"{file}.safetensors")
             sharp.measure(net, CE, (x, y), "directional_sharpness", **settings)
-    with pytest.raises(sharp.Refused, match="possible: gradient, update, random"):
+    with pytest.raises(sharp.Refused, match="possible: file, gradient, random, update"):
         sharp.measure(net, CE, (x, y), "directional_sharpness", direction="upwards")
 
 

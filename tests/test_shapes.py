@@ -107,6 +107,7 @@ def solve():
         krylov = krylov_module.Krylov(matvec, start, 12)  # too few vectors: restarts
         ritz = lanczos.extremes(krylov, 2, tol, 400, least=True, tell=lambda products, error: None)
         assert krylov.restarted and ritz.converged and len(ritz.columns("lambda")) == 10
+        assert list(ritz.named("lambda")) == ["lambda_1", "lambda_2", "lambda_min"]
         assert lanczos.largest(matvec, ritz.vectors, 2, tol, 400, slack=3.0).converged
         assert krylov_module.norm(start) > 0
         rules = []
@@ -183,6 +184,7 @@ def surfaces():
     normed.curvature_grad(w, V)
     assert part.hvp(w[:5], normal(2, 5)).shape == (2, 5)
     assert len(plain.on(plain.batches[:1]).joined[0]) == 9 and whole_loss(plain, "sgd") is plain
+    share_structures(plain, w, V)
     torch.compile = lambda function: function  # the compiler itself is tested elsewhere
     compiled = CompiledProducts("true", network, cross_entropy)
     assert surface(compiled=compiled).hvp(w, V).shape == (3, 22)
@@ -191,6 +193,36 @@ def surfaces():
         assert alone.first and alone.sum(w) is w
     for joint in (True, False):
         assert sum(len(y) for rank in (0, 1) for _, y in Processes(rank, 2).share(plain.batches, joint)) == 13
+
+
+def share_structures(plain, w, V):
+    """Examples in nested structures, and outputs of which the loss takes one."""
+    import torch
+
+    from sharpcli.landscape.batches import Examples, can_be_cut, each_bytes, head, mapped, tree_of
+    from sharpcli.landscape.surface import LossSurface
+    from sharpcli.losses.half_squared import half_squared
+
+    batches = tuple((Examples({"x": x, "scale": 2.0}, len(y)), y) for x, y in plain.batches)
+
+    def predict(w, rows):
+        f = network(w, tree_of(rows)["x"])
+        return {"f": f, "other": f.square()}
+
+    nested = LossSurface(predict, lambda outputs, y: half_squared(outputs["f"], y), batches)
+    assert torch.allclose(nested.linearize(w).ggn(V), plain_of(plain, half_squared).linearize(w).ggn(V))
+    x, y = nested.joined
+    assert len(x) == 13 and x.device == w.device and x.nbytes == each_bytes(x) * 13
+    assert len(head((x, y), 4)[0]) == 4 and can_be_cut((x, y)) and len(x[torch.tensor([2, 0])]) == 2
+    assert mapped(torch.Tensor.float, x).tree["x"].dtype == torch.float32
+    assert not can_be_cut((Examples({"x": x.tree["x"], "shared": torch.ones(3)}, 13), y))
+
+
+def plain_of(surface, loss):
+    """The same surface with another loss."""
+    from dataclasses import replace
+
+    return replace(surface, loss=loss)
 
 
 def share_curvature():

@@ -19,7 +19,6 @@ from torch.utils.checkpoint import checkpoint
 
 from sharpcli.data import Dataset
 from sharpcli.errors import NotFinite, Refusal
-from sharpcli.landscape import flows
 from sharpcli.landscape.distributed import ALONE
 from sharpcli.landscape.flows import integrate
 from sharpcli.landscape.second_derivatives import agreement
@@ -491,8 +490,7 @@ def test_a_flow_without_a_finite_velocity_ends(solver):
 
 
 @pytest.mark.parametrize("solver", ["RK45", "DOP853", "LSODA", "Radau"])
-def test_a_flow_whose_velocity_jumps_at_every_step_is_given_up_by_its_count(solver, monkeypatch):
-    monkeypatch.setattr(flows, "MAX_VELOCITIES", 500)
+def test_a_flow_whose_velocity_jumps_at_every_step_is_given_up_by_its_count(solver):
     calls = []
 
     def jumps(at):
@@ -500,7 +498,7 @@ def test_a_flow_whose_velocity_jumps_at_every_step_is_given_up_by_its_count(solv
         return torch.sign(torch.sin(1e9 * at)) + 2
 
     with pytest.raises(Refusal, match="more than 500 velocities"):
-        integrate(jumps, torch.ones(2, dtype=torch.float64), 50.0, solver, 1e-8, 1e-10)
+        integrate(jumps, torch.ones(2, dtype=torch.float64), 50.0, solver, 1e-8, 1e-10, most=500)
     assert len(calls) == 500
 
 

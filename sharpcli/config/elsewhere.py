@@ -25,7 +25,7 @@ def suggest(came: str, possible: Sequence[str]) -> str:
     fit on a line."""
     close = difflib.get_close_matches(came, possible, n=1)
     meant = f"did you mean {close[0]}? " if close else ""
-    listed = textwrap.shorten(", ".join(sorted(possible)) or "nothing", 250, placeholder=" ...")
+    listed = textwrap.shorten(", ".join(sorted(possible)) or "nothing", 200, placeholder=" ...")
     return f"{meant}possible: {listed}"
 
 

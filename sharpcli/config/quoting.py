@@ -18,7 +18,12 @@ from sharpcli.config.paths import exists, text_of, unquoted
 from sharpcli.config.settings import GROUPS, METHODS, NAMES, Plain
 
 PLAIN = tuple(f.name for f in fields(Plain) if f.type in ("str", "str | None"))
-TEXTS = (*PLAIN, "data.file", "model.name")  # settings whose value is a text, whatever it looks like
+TEXTS = (
+    *PLAIN,
+    "data.file",
+    "model.name",
+    "measure.directional_sharpness.file",
+)  # settings whose value is a text, whatever it looks like
 FOLDERS = ("runs_dir", "data_dir")  # texts that no sweep varies, since they change no number
 OVERRIDE = re.compile(r"(?P<key>\+{0,2}(?P<name>[\w.-]+))=(?P<value>.*)", re.S)
 FUNCTION = re.compile(rf"\s*({'|'.join(create_functions().definitions)})\s*\(.*\)\s*", re.S)

@@ -101,7 +101,8 @@ def each(
                 raise NotFinite("weights")
             with experiment.enough_memory():
                 estimates = experiment.measures[name](point)
-        except (FloatingPointError, OverflowError):  # a product, or what a solver computed of it
+        # a product, or what a solver computed of it, LAPACK too
+        except (FloatingPointError, OverflowError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
             estimates = Estimates({f"{name}_not_finite": True})
         seconds = time.perf_counter() - began
         if isinstance(estimates, Estimates) and estimates.products:
@@ -164,6 +165,8 @@ def restore(saved: Mapping[str, Any], experiment: Experiment) -> tuple[Tensor, W
     """The weights, the warm vectors and the optimizer's state of a checkpoint, on the experiment's device.
     Raises ValueError where the weights are of another shape, or not real."""
     w0 = experiment.problem.w0
+    if saved["w"].layout != torch.strided:
+        raise ValueError(f"holds weights that are sparse ({saved['w'].layout})")
     if not saved["w"].is_floating_point():
         raise ValueError(f"holds weights that are {saved['w'].dtype}")
     if saved["w"].shape != w0.shape:

@@ -14,6 +14,8 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
 
+from sharpcli.landscape.batches import Batch
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -27,9 +29,7 @@ class Processes:
     rank: int = 0
     size: int = 1
 
-    def share(
-        self, batches: tuple[tuple[Shaped[Tensor, "_ ..."], Shaped[Tensor, "_ ..."]], ...], joint: bool
-    ) -> tuple[tuple[Shaped[Tensor, "_ ..."], Shaped[Tensor, "_ ..."]], ...]:
+    def share(self, batches: tuple[Batch, ...], joint: bool) -> tuple[Batch, ...]:
         """The examples (x, y) that this process evaluates: its part of each batch. If the outputs of a batch
         are `joint`, as under batch norm, a batch cannot be split, and the process gets every `size`-th batch
         whole."""

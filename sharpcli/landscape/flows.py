@@ -30,6 +30,7 @@ MAX_FLOW_TIME = 1e5  # gradient flow runs over times 1, 2, 4, ... below this one
 # at most 10,000. A flow whose velocity jumps, as at the kinks of ReLU, may ask for any number of them.
 MAX_VELOCITIES = 50_000
 MAX_LIMIT_GRADIENTS = 20_000
+MAX_SLOPES = 5_000  # of a flow along the interpolators, each of which takes a Jacobian
 # Tolerances in units of the rounding of w's dtype: below it an adaptive solver sees errors that no shorter
 # step makes smaller.
 MIN_TOLERANCE = 10
@@ -43,13 +44,14 @@ def integrate(
     rtol: float,
     atol: float,
     tol: float = 0.0,
+    most: int = MAX_VELOCITIES,
 ) -> Float[Tensor, " D"]:
     """The solution w(time) of dw/dt = field(w), w(0) = w, with local errors below atol + rtol |w|, and not
     below 10 eps (max |w| + |w|), with eps the rounding of w's dtype. For `tol` > 0 the flow ends earlier
     where |field| has fallen to `tol`.
 
     Weights that are not finite are returned unchanged. Raises Refusal if the solver does not reach the
-    tolerances or needs more than `MAX_VELOCITIES`, and NotFinite where the field is not finite: at the start
+    tolerances or needs more than `most` velocities, and NotFinite where the field is not finite: at the start
     for every solver, since the length of the first step would be NaN.
     """
     velocities = 0
@@ -57,9 +59,9 @@ def integrate(
     def right_side(_: float, at: NDArray[np.float64]) -> NDArray[np.float64]:
         nonlocal velocities
         velocities += 1
-        if velocities > MAX_VELOCITIES:
+        if velocities > most:
             raise Refusal(
-                f"the flow over a time of {time:g} needs more than {MAX_VELOCITIES:,} velocities at "
+                f"the flow over a time of {time:g} needs more than {most:,} velocities at "
                 f"rtol={rtol:g} atol={atol:g} by {solver}; relax them, or take a smaller lr, which is the "
                 f"time of a step"
             )

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from sharpcli.errors import NotFinite, Refusal
+from sharpcli.landscape.batches import Batch
 from sharpcli.landscape.compiled_products import CompiledProducts
 from sharpcli.landscape.distributed import Processes
 
 # in what PyTorch says of a layer that it cannot differentiate again
 NO_DERIVATIVE = ("is not implemented", "order derivatives", "support automatic differentiation")
 KEEP_GRAPH = {"retain_graph": True, "materialize_grads": True}
-Batch = tuple[Tensor, Tensor]
 
 
 @runtime_checkable

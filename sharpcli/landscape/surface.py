@@ -29,7 +29,7 @@ UNKNOWN_BYTES = 2**62
 
 def examples_in(batch: Batch) -> float:
     """The number of examples of a batch, its weight in a mean over examples."""
-    return len(batch[1])
+    return float(len(batch[1]))
 
 
 @dataclass(frozen=True)

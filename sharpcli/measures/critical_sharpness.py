@@ -39,7 +39,8 @@ def critical_sharpness(at: Point, *, tol: float, max_forwards: int) -> Estimates
     if not slope > 0:
         none = {"critical_sharpness": None, "critical_lr": None, "critical_forwards": 0}
         return Estimates(none | {"critical_sharpness_converged": False}, gradients=gradients)
-    first = float(at.warm[0, 0]) if at.warm is not None and float(at.warm[0, 0]) > 0 else _guess(at, d)
+    last = 0.0 if at.warm is None else float(at.warm[0, 0])
+    first = last if 0 < last < math.inf else _guess(at, d)
     search = _Search(at, d, slope)
     lr, error = search.root(first, tol, max_forwards)
     row: dict[str, object] = {"critical_forwards": search.forwards}
@@ -48,7 +49,7 @@ def critical_sharpness(at: Point, *, tol: float, max_forwards: int) -> Estimates
     if sharpness is not None:
         row["critical_sharpness_error"] = sharpness * relative
     row["critical_sharpness_converged"] = relative <= tol
-    warm = torch.full((1, len(d)), lr).to(at.w)
+    warm = torch.full((1, len(d)), lr, dtype=torch.float64).to(at.w)
     return Estimates(row, gradients=gradients + search.forwards / 3, warm=warm)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,20 +15,20 @@ from sharpcli.measures import Estimates, Point, update
 
 # |h u| of the first difference, as a share of |w|, and how often another length is tried: the errors of
 # rounding and of higher derivatives cross at a length that two differences tell.
+Direction = Literal["gradient", "update", "random", "file"]
 FIRST_LENGTH = {torch.float64: 1e-3, torch.float32: 2e-2}
 MOST_LENGTHS = 5
 SUM_ROUNDING = 4.0  # roundings of a loss, in units of its dtype's: of the sums of a forward pass
 
 
-def directional_sharpness(at: Point, *, direction: str, file: Path | None) -> Estimates:
+def directional_sharpness(at: Point, *, direction: Direction, file: Path | None) -> Estimates:
     """u.Hu for a direction u, and u.Hu / |u|^2, by (L(w + h u) - 2 L(w) + L(w - h u)) / h^2: two forward
     passes for a length h, and no graph.
 
     `direction` is `gradient` (u = grad L), `update` (u = what the optimizer would subtract from w, divided by
     lr), `random` (N(0, 1) [D] from the measure's generator) or `file`: tensors named as the parameters, as
     `sharp measure --vectors` writes them (of several vectors lambda_1's). Two to six lengths are tried, and
-    the one of least error is given. Refuses another direction, and a file whose tensors are not the
-    parameters'.
+    the one of least error is given. Refuses a file whose tensors are not the parameters'.
 
     Columns:
         directional_curvature [loss, error _error]: u.Hu; error: of rounding, and of the fourth derivative by
@@ -89,7 +90,7 @@ def _loss(at: Point, w: Tensor) -> float:
     return value
 
 
-def _direction(at: Point, direction: str, file: Path | None) -> tuple[Tensor, float]:
+def _direction(at: Point, direction: Direction, file: Path | None) -> tuple[Tensor, float]:
     """The direction, and the gradients that it cost."""
     if file is not None and direction != "file":
         raise Refusal(
@@ -102,12 +103,9 @@ def _direction(at: Point, direction: str, file: Path | None) -> tuple[Tensor, fl
         return d, gradients
     if direction == "random":
         return at.normal(), 0
-    if direction == "file" and file is not None:
-        return _from_file(at, file), 0
-    raise Refusal(
-        f"measure.directional_sharpness.direction={direction}: possible: gradient, update, random, and file "
-        f"with measure.directional_sharpness.file="
-    )
+    if file is None:
+        raise Refusal("measure.directional_sharpness.file is missing: direction=file takes one; give file=")
+    return _from_file(at, file), 0
 
 
 def _from_file(at: Point, file: Path) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
-from sharpcli.landscape.flows import Solver, integrate, limit
+from sharpcli.landscape.flows import MAX_SLOPES, Solver, integrate, limit
 from sharpcli.landscape.interpolators import Interpolators
 from sharpcli.landscape.surface import Grad, whole_loss
 from sharpcli.optimizers import State
@@ -72,6 +72,6 @@ class LimitingFlow:
                 )
             return -self.rate * tangent
 
-        w = integrate(velocity, w, lr, self.solver, self.rtol, self.atol)
+        w = integrate(velocity, w, lr, self.solver, self.rtol, self.atol, most=MAX_SLOPES)
         w, _ = interpolators.project(w, MANIFOLD_TOL)
         return w, (torch.tensor([tau + lr], dtype=torch.float64),)
