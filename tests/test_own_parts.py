@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
 from sharpcli.config.check import check
+from sharpcli.config.sweep import sweep
 from sharpcli.config.words import compose
 from sharpcli.data.convert import as_dataset
 from sharpcli.data.images import torchvision_images
@@ -127,9 +128,11 @@ def test_every_kind_of_part_is_chosen_by_one_word(sharp, package):
 
 
 def test_a_sweep_over_ones_own_model_and_another(sharp, package):
+    assert sharp("train", "loss=mine_all.absolute", "model.widths=[4]", *TINY).code == 0
     said = sharp("train", "model=mine_all.Net,mlp", *TINY, "-m")
     assert said.code == 0, said.err
-    assert len(list((package / "runs").iterdir())) == 2
+    assert len(list((package / "runs").iterdir())) == 3
+    assert len(sweep(["loss=glob(*)"])) == 2  # what an earlier command chose is no option of a later one
 
 
 def test_ones_own_data_set_is_taken_as_training_data(sharp, package):

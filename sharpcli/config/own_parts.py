@@ -37,6 +37,14 @@ def store_own_parts(overrides: Sequence[str]) -> None:
                 )
 
 
+def forget_own_parts() -> None:
+    """Removes the options that earlier commands of this process made, which a sweep by glob(*) would find."""
+    for group in GROUPS:
+        named = ConfigStore.instance().repo.get(group, {})
+        for file in [file for file in named if PATH.fullmatch(file.removesuffix(".yaml"))]:
+            del named[file]
+
+
 def values_of(path: str, where: str, trust: Sequence[str]) -> dict[str, Any]:
     """The part that `path` names, as yaml states it: its settings with their defaults, `???` where a setting
     has none."""

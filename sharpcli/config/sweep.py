@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from sharpcli.config.own_parts import forget_own_parts
 from sharpcli.config.quoting import quoted
 from sharpcli.config.words import loading, refuse_at_once, refusing
 from sharpcli.errors import Refusal
@@ -29,6 +30,7 @@ def is_sweep(overrides: Sequence[str], config_dir: str | None = None, name: str 
 def sweep(overrides: Sequence[str], config_dir: str | None = None, name: str = "config") -> list[list[str]]:
     """The overrides of each job of a sweep; another sweeper chooses its jobs as it goes, and then only those
     that all have in common are known."""
+    forget_own_parts()
     refuse_at_once(overrides)
     with refusing(overrides), loading(config_dir) as loader:
         parser = OverridesParser.create(loader)
