@@ -22,6 +22,7 @@ Binary = Callable[[Tensor, Tensor], Tensor]
 
 # Products on a GPU after which compiling has paid: an mlp's compilation took 9 s on an H100 and saved 0.7 ms
 # a product (docs/benchmarks.md).
+WRONG = 1e-2  # of the norm of a product: a difference that is no rounding
 BREAK_EVEN_PRODUCTS = 14_000
 
 
@@ -59,19 +60,32 @@ class CompiledProducts:
         if self.when == "auto" and (device.type != "cuda" or self.spent <= BREAK_EVEN_PRODUCTS):
             return None
         if self._compiled is None:
-            self._compiled = _refusing(torch.compile(self._product))
+            self._compiled = _refusing(torch.compile(self._product), self._product)
         return self._compiled
 
 
-def _refusing(compiled: Product) -> Product:
-    """The product `compiled`, with a failure of the compiler raised as a Refusal. Running out of memory is no
-    failure of the compiler and passes through."""
+def _refusing(compiled: Product, plain: Product) -> Product:
+    """The product `compiled`, with a failure of the compiler raised as a Refusal, and a first product that is
+    not that of the `plain` function, as in torch 2.6, whose compiled products are 0. Running out of memory is
+    no failure of the compiler and passes through."""
     # Imported here because the import takes a second, and most runs compile nothing.
     from torch._dynamo.exc import TorchDynamoException
 
+    is_checked = False
+
     def product(w: Weights, v: Weights, x: Tensor, y: Tensor) -> Weights:
+        nonlocal is_checked
         try:
-            return compiled(w, v, x, y)
+            Hv = compiled(w, v, x, y)
+            if not is_checked:
+                exact = plain(w, v, x, y)
+                if float((Hv - exact).norm()) > WRONG * float(exact.norm()):
+                    raise Refusal(
+                        f"torch.compile gives wrong Hessian products in torch {torch.__version__}; take "
+                        f"compile_products=false"
+                    )
+                is_checked = True
+            return Hv
         except (RuntimeError, TorchDynamoException) as error:
             if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
                 raise
