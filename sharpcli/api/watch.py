@@ -127,7 +127,10 @@ class Watch:
 
     @python
     def now(self) -> Measured:
-        """Measures at this step, whatever `every` says; a step that is measured already is not again."""
+        """Measures at this step, whatever `every` says; a step that is measured already is not again, and
+        after `load_state_dict` it has its row already. Refuses a watch that was closed."""
+        if self._closed:
+            raise Refusal("the watch was closed; make a new one")
         if self.last is not None and self.rows[-1]["step"] == self.steps:
             return self.last
         return self._measure()
@@ -147,8 +150,9 @@ class Watch:
         self._seconds += time.perf_counter() - began
         row |= {**found.row, "seconds": round(self._seconds, 3)}
         self.last = found
-        self.rows.append(row)
-        self._write(row)
+        if not self.rows or self.rows[-1]["step"] < self.steps:
+            self.rows.append(row)
+            self._write(row)
         return found
 
     def _write(self, row: Row) -> None:
@@ -204,9 +208,7 @@ class Watch:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Carries on from `state_dict()`, in its run directory: rows written after it was taken are dropped,
         and the directory that this watch made is removed. Refuses a directory with fewer rows."""
-        if missing := [
-            key for key in ("steps", "rows", "warm", "seconds", "path", "offset") if key not in state
-        ]:
+        if missing := [key for key in STATE if key not in state]:
             raise Refusal(f"the state of a watch has no {missing[0]}; give what state_dict() returned")
         if state["path"] and self._run is not None:
             made, run = self._run, Run(Path(state["path"]))
