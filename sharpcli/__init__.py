@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sharpcli.api.measure import Measured, measure
-    from sharpcli.api.memory import Memory, memory
     from sharpcli.api.operators import gauss_newton, hessian
     from sharpcli.api.refused import Refused
     from sharpcli.api.watch import Watch
@@ -30,11 +29,9 @@ _OFFERED = {
     "Watch": "watch",
     "gauss_newton": "operators",
     "hessian": "operators",
-    "Memory": "memory",
     "measure": "measure",
-    "memory": "memory",
 }
-__all__ = ["Measured", "Memory", "Refused", "Watch", "gauss_newton", "hessian", "measure", "memory"]
+__all__ = ["Measured", "Refused", "Watch", "gauss_newton", "hessian", "measure"]
 
 
 def __getattr__(name: str) -> Any:

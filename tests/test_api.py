@@ -751,8 +751,3 @@ def test_a_refused_watch_leaves_no_run_directory(folder):
         with pytest.raises(sharp.Refused, match=said):
             sharp.Watch(mlp(), CE, (X, LABELS), runs_dir=folder / "runs", **settings)
     assert not (folder / "runs").exists() or len(list((folder / "runs").iterdir())) <= 1
-
-
-def test_the_memory_is_stated_beforehand():
-    said = sharp.memory(mlp(), CE, (X, LABELS))
-    assert said.total == said.vectors + said.graph > 0 and "GB" in str(said)
