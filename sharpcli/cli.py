@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from sharpcli import __version__
+from sharpcli.config import folders
 from sharpcli.config.paths import exists, expanded, folder_of_runs, path_of
 from sharpcli.errors import OwnFault, Refusal, faults, printable, signals
 
@@ -24,6 +25,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 SETTING = re.compile(r"\+{0,2}[A-Za-z_][\w.@-]*=|~[A-Za-z_][\w.@-]*(=|$)")  # a word that sets or removes
+
+
+def _use_folder(folder: str | None) -> None:
+    folders.use(folder)
+
+
+# no command reads the value: the folder is added as the option is parsed, before words are completed
+ConfigDir = Annotated[
+    str | None,
+    typer.Option(
+        "--config-dir",
+        metavar="DIR",
+        callback=_use_folder,
+        is_eager=True,
+        help="A folder of yaml files of your own, with the groups of conf/; or SHARP_CONFIG_DIR.",
+    ),
+]
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -64,6 +82,7 @@ def train(
     words: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", autocompletion=complete_words)
     ] = None,
+    config_dir: ConfigDir = None,
 ) -> None:
     """Train one run, or with -m a sweep; the same command again resumes, and skips what is complete.
 
@@ -93,6 +112,7 @@ def measure(
         Path | None,
         typer.Option(help="Write the eigenvectors to this .safetensors, named as the parameters."),
     ] = None,
+    config_dir: ConfigDir = None,
 ) -> None:
     """Measure the checkpoints of runs, or a file of weights; a run's numbers are added to its measured.jsonl.
 
@@ -123,6 +143,7 @@ def plot(
         list[str], typer.Argument(metavar="RUN... [KEY=VALUE]...", autocompletion=complete_runs)
     ],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="PNG, PDF or SVG, by its ending.")] = None,
+    config_dir: ConfigDir = None,
 ) -> None:
     """Draw runs, or all runs of a directory.
 
@@ -153,6 +174,7 @@ def complete_claims(ctx: typer.Context, incomplete: str) -> list[str]:
 def claim_list(
     words: Annotated[list[str] | None, typer.Argument(metavar="[runs_dir=DIR]")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="As a table for a page.")] = False,
+    config_dir: ConfigDir = None,
 ) -> None:
     """List the claims, with the last verdict on each.
 
@@ -176,6 +198,7 @@ def claim_check(
     ] = None,
     tier: Annotated[str, typer.Option(help="All claims of a tier: quick (minutes), cpu (hours), gpu.")] = "",
     jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Runs at once.")] = 2,
+    config_dir: ConfigDir = None,
 ) -> None:
     """Run what is missing for claims, judge them, and write verdict.json and a figure; exit code 1 where one
     fails.
@@ -199,6 +222,7 @@ def claim_check(
 def claim_show(
     word: Annotated[str, typer.Argument(metavar="ID", autocompletion=complete_claims)],
     words: Annotated[list[str] | None, typer.Argument(metavar="[runs_dir=DIR]")] = None,
+    config_dir: ConfigDir = None,
 ) -> None:
     """Explain a claim: statement, source, convention, runs, what is checked and what must fail; and the last
     verdict.
@@ -224,6 +248,7 @@ def study(
         list[str] | None, typer.Argument(metavar="[ID] [runs_dir=DIR]", autocompletion=complete_studies)
     ] = None,
     jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Runs at once.")] = 2,
+    config_dir: ConfigDir = None,
 ) -> None:
     """Look into an open question: run what is missing, print the table and write it with a figure; without
     ID, list them.
@@ -248,6 +273,7 @@ def study(
 @app.command()
 def ls(
     words: Annotated[list[str] | None, typer.Argument(metavar="[DIR] [runs_dir=DIR]")] = None,
+    config_dir: ConfigDir = None,
 ) -> None:
     """List the runs of a directory: where each is and what it last saw.
 
@@ -278,6 +304,7 @@ def export(
     folder: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder; by default the tracker's own.")
     ] = None,
+    config_dir: ConfigDir = None,
 ) -> None:
     """Hand the rows of runs to a tracker: TensorBoard, Weights & Biases (WANDB_MODE=offline) or MLflow.
 
@@ -296,6 +323,7 @@ def export(
 def show(
     word: Annotated[str, typer.Argument(metavar="RUN|GROUP", autocompletion=complete_runs)],
     words: Annotated[list[str] | None, typer.Argument(metavar="[OPTION] [runs_dir=DIR]")] = None,
+    config_dir: ConfigDir = None,
 ) -> None:
     """Show a run (settings, provenance, last row, checkpoints), the options of a group such as optimizer, or
     an option with its settings.
@@ -354,7 +382,7 @@ def main(as_program: bool = False) -> int:
     """
     # a worker process would begin its path of modules with the working directory: a random.py there would run
     os.environ.setdefault("PYTHONSAFEPATH", "1")
-    with signals.at_once() if as_program else nullcontext():
+    with signals.at_once() if as_program else nullcontext(), folders.kept():
         try:
             code = _code_of_command()
             if sys.stdout is not None:  # closed by `sharp ls >&-`

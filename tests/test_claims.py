@@ -17,7 +17,8 @@ from sharpcli import CONF
 from sharpcli.claims import checks, evidence, verdicts
 from sharpcli.claims import claim as claims
 from sharpcli.config.check import check as checked_config
-from sharpcli.config.words import compose, options
+from sharpcli.config.folders import options
+from sharpcli.config.words import compose
 from sharpcli.errors import Refusal
 
 IDS = options("claim")

@@ -9,9 +9,10 @@ import time
 import matplotlib.image
 import numpy as np
 import pytest
+import yaml
 from conftest import TINY, needs_cifar, only_run
 
-from sharpcli import cli
+from sharpcli import CONF, cli
 from sharpcli.run import Run, in_directory
 
 SHORT = (*TINY, "steps=6", "measure_every=3")
@@ -135,6 +136,50 @@ def test_a_user_s_own_yaml_folder_is_found(sharp, folder):
     )
     assert sharp("train", "--config-dir", "mine", "experiment=short", *SHORT[:1]).code == 0
     assert Run(only_run(folder)).steps == 4
+
+
+DEEP = """# Three eigenvalues.
+sharpness:
+  _target_: sharpcli.measures.sharpness.sharpness
+  every: ${measure_every}
+  k: 3  # as the quadratic has
+  tol: 1e-3
+  max_products: 200
+  least: false
+"""
+DRAWN = """# Loss, once more.
+_target_: sharpcli.plots.loss.loss
+x: step
+"""
+
+
+def test_every_command_knows_a_folder_of_yaml_files(sharp, folder, monkeypatch):
+    for name, text in {"measure/deep": DEEP, "plot/drawn": DRAWN}.items():
+        (folder / f"mine/{name}.yaml").parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"mine/{name}.yaml").write_text(text)
+    claim = yaml.safe_load((CONF / "claim" / "sparse_recovery.yaml").read_text())
+    (folder / "mine/claim").mkdir()
+    (folder / "mine/claim/ours.yaml").write_text(yaml.safe_dump(claim | {"statement": "Ours."}))
+    mine = ("--config-dir", "mine")
+    assert sharp("train", "problem=quadratic", "steps=5", "measure=[scores,deep]", *mine).code == 0
+    run = only_run(folder)
+    assert "lambda_3" in Run(run).last()
+    assert "lambda_3" in sharp("measure", str(run), "measure=[deep]", *mine).out
+    assert "Three eigenvalues" in sharp("show", "measure", "deep", *mine).out
+    assert sharp("plot", "drawn", str(run), *mine).code == 0
+    assert (
+        "ours" in sharp("claim", "list", *mine).out and "Ours." in sharp("claim", "show", "ours", *mine).out
+    )
+    for words in (("ls",), ("study",), ("export", str(run), "--to", "tensorboard")):
+        assert sharp(*words, *mine).code == 0
+    # what one command was given is no option of the next, but the environment's is
+    assert "no such measure" in sharp("measure", str(run), "measure=[deep]").refusal
+    monkeypatch.setenv("SHARP_CONFIG_DIR", str(folder / "mine"))
+    assert "lambda_3" in sharp("measure", str(run), "measure=[deep]").out
+    assert sharp("train", "problem=quadratic", "steps=5", "seed=1", "measure=[deep]").code == 0
+    for words in (("train",), ("measure", str(run)), ("plot", "loss", str(run)), ("show", "measure")):
+        refusal = sharp(*words, "--config-dir", "nowhere").refusal
+        assert "--config-dir nowhere: no such directory" in refusal
 
 
 def test_a_user_s_own_measure_and_model_work_once_trusted(sharp, folder, monkeypatch):

@@ -8,9 +8,10 @@ import yaml
 from sharpcli import CONF
 from sharpcli.config.build import part
 from sharpcli.config.check import check, typed
+from sharpcli.config.folders import options
 from sharpcli.config.settings import GROUPS
 from sharpcli.config.targets import hyperparameters, resolve
-from sharpcli.config.words import compose, options
+from sharpcli.config.words import compose
 from sharpcli.errors import Refusal
 from sharpcli.problems.problem import Problem
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from sharpcli.config.words import options
+from sharpcli.config.folders import options
 from sharpcli.engine.measuring import measure
 from sharpcli.errors import Refusal
 

@@ -6,7 +6,8 @@ import pytest
 
 from sharpcli.claims import study as studies
 from sharpcli.config.check import check
-from sharpcli.config.words import compose, options
+from sharpcli.config.folders import options
+from sharpcli.config.words import compose
 
 IDS = options("study")
 

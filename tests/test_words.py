@@ -12,7 +12,7 @@ from sharpcli import CONF
 from sharpcli.commands.completion import complete
 from sharpcli.config import paths
 from sharpcli.config.check import check
-from sharpcli.config.elsewhere import options
+from sharpcli.config.folders import options
 from sharpcli.config.plain_yaml import dumped
 from sharpcli.config.quoting import TEXTS, marks, parsed, quoted
 from sharpcli.config.settings import GROUPS
@@ -242,12 +242,13 @@ def test_what_hydra_documents_of_sweeps_is_rehearsed(words, jobs):
         check(compose(job), job)
 
 
-def test_a_glob_sees_the_options_of_a_user_s_own_folder(tmp_path):
+def test_a_glob_sees_the_options_of_a_user_s_own_folder(tmp_path, monkeypatch):
     own = tmp_path / "a (b)#c" / "experiment"
     own.mkdir(parents=True)
     (own / "mine_1.yaml").write_text("# @package _global_\nlr: 0.5\n")
-    (job,) = sweep(["experiment=glob(mine*)"], str(own.parent))
-    assert compose(job, str(own.parent)).lr == 0.5
+    monkeypatch.setenv("SHARP_CONFIG_DIR", str(own.parent))
+    (job,) = sweep(["experiment=glob(mine*)"])
+    assert compose(job).lr == 0.5
 
 
 def test_the_mode_of_hydra_is_a_sweep_from_the_words_and_from_a_yaml(sharp, folder):

@@ -12,13 +12,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 from torch import Tensor, nn
 
-from sharpcli import CONF
 from sharpcli.api.problem import Loss, Own, Weight, own
 from sharpcli.api.refused import python
 from sharpcli.commands.report import table
 from sharpcli.config.build import Part, part
 from sharpcli.config.check import typed
 from sharpcli.config.elsewhere import suggest
+from sharpcli.config.folders import yaml_files
 from sharpcli.config.plain_yaml import plain_yaml
 from sharpcli.config.targets import hyperparameters, resolve
 from sharpcli.engine.experiment import Experiment, Measure
@@ -220,10 +220,10 @@ def built(measures: Measures, settings: Mapping[str, Any]) -> dict[str, Measure]
 def _defaults(measure: str) -> dict[str, dict[str, Any]]:
     """The measures that a yaml of conf/measure states, each with its settings; interpolations as where
     nothing else is set. Refuses a name without a yaml."""
-    file = CONF / "measure" / f"{measure}.yaml"
-    if not file.is_file():
-        raise Refusal(f"{measure}: " + suggest(measure, [path.stem for path in file.parent.glob("*.yaml")]))
-    stated = plain_yaml(file.read_bytes())
+    files = yaml_files("measure")
+    if measure not in files:
+        raise Refusal(f"{measure}: " + suggest(measure, list(files)))
+    stated = plain_yaml(files[measure].read_bytes())
     out: dict[str, dict[str, Any]] = {}
     for key, settings in stated.items():
         # what a run has and a measurement does not, such as ${batch_size}, is missing, and asked for

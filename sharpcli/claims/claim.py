@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from sharpcli import CONF
 from sharpcli.claims.evidence import Paths, Trial, about, drawn, finish, rows
 from sharpcli.config.build import part
 from sharpcli.config.check import typed
+from sharpcli.config.folders import options, yaml_files
 from sharpcli.config.targets import hyperparameters, resolve
-from sharpcli.config.words import options, suggest
+from sharpcli.config.words import suggest
 from sharpcli.errors import Refusal
 from sharpcli.jsonl import files, replace, writing
 
@@ -95,7 +95,7 @@ def read(name: str) -> Claim:
     """The claim of this name. Refuses an unknown name."""
     if name not in options("claim"):
         raise Refusal(f"{name}: no such claim; " + suggest(name, options("claim")))
-    return Claim(id=name, **yaml.safe_load((CONF / "claim" / f"{name}.yaml").read_text()))
+    return Claim(id=name, **yaml.safe_load(yaml_files("claim")[name].read_text()))
 
 
 def chosen(names: Sequence[str], tier: str) -> list[Claim]:

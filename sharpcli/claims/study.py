@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from sharpcli import CONF
 from sharpcli.claims.checks import Reduce, by_run
 from sharpcli.claims.evidence import Trial, about, drawn, finish, rows
 from sharpcli.config.build import part
 from sharpcli.config.check import typed
-from sharpcli.config.words import options, suggest
+from sharpcli.config.folders import options, yaml_files
+from sharpcli.config.words import suggest
 from sharpcli.errors import Refusal
 from sharpcli.jsonl import replace, writing
 from sharpcli.jsonl.files import no_link
@@ -45,7 +45,7 @@ def read(name: str) -> Study:
     """The study of this name. Refuses an unknown name."""
     if name not in options("study"):
         raise Refusal(f"{name}: no such study; " + suggest(name, options("study")))
-    return Study(id=name, **yaml.safe_load((CONF / "study" / f"{name}.yaml").read_text()))
+    return Study(id=name, **yaml.safe_load(yaml_files("study")[name].read_text()))
 
 
 def run(study: Study, runs_dir: Path, jobs: int, tell: Callable[[str], Any]) -> list[str]:

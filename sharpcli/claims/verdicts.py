@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpcli.claims.claim import TIERS, Claim, Verdict, last, read
-from sharpcli.config.words import options
+from sharpcli.config.folders import options
 from sharpcli.errors import Refusal, printable
 
 

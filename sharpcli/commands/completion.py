@@ -6,12 +6,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from sharpcli import CONF
+from sharpcli.config.folders import options
 
 
 def options_of(group: str, incomplete: str) -> list[str]:
-    """The options of conf/<group>/ that begin so; imports no Hydra."""
-    return [file.stem for file in sorted((CONF / group).glob("*.yaml")) if file.stem.startswith(incomplete)]
+    """The options of a group that begin so; imports no Hydra."""
+    return [option for option in options(group) if option.startswith(incomplete)]
 
 
 def overrides(incomplete: str) -> list[str]:
@@ -41,16 +41,14 @@ def _before_equals(typed: Sequence[str], incomplete: str) -> str:
 
 def complete(override: str, others: Sequence[str]) -> list[str]:
     """Completions of an override, given those before it; none after an override that Hydra cannot read."""
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from hydra.plugins.completion_plugin import DefaultCompletionPlugin
 
     from sharpcli.config import settings
+    from sharpcli.config.words import loading
 
     settings.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
+    with loading() as loader:
         choices = (
             *settings.GROUPS,
             *settings.METHODS,

@@ -10,12 +10,12 @@ from typing import Any
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
-from sharpcli import CONF
 from sharpcli.commands.report import complain
 from sharpcli.config.build import part
 from sharpcli.config.check import typed
+from sharpcli.config.folders import options, yaml_files
 from sharpcli.config.own_parts import trusted, values_of
-from sharpcli.config.words import options, refusing, suggest, with_overrides
+from sharpcli.config.words import refusing, suggest, with_overrides
 from sharpcli.errors import Refusal
 from sharpcli.jsonl import replace, writing
 from sharpcli.run import find_all, frame_of
@@ -63,6 +63,6 @@ def draw(name: str, names: Sequence[str], overrides: Sequence[str], out: Path | 
 
 
 def _settings(name: str) -> DictConfig:
-    settings = OmegaConf.load(CONF / "plot" / f"{name}.yaml")
+    settings = OmegaConf.load(yaml_files("plot")[name])
     assert isinstance(settings, DictConfig)
     return settings

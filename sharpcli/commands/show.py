@@ -15,6 +15,7 @@ import yaml
 
 from sharpcli import CONF
 from sharpcli.commands.report import aligned, complain
+from sharpcli.config.folders import yaml_files
 from sharpcli.config.plain_yaml import dumped
 from sharpcli.errors import Refusal, printable
 from sharpcli.run import Run, find
@@ -43,7 +44,7 @@ class Setting:
 def show(word: str, option: str | None, runs_dir: Path) -> str:
     """What `sharp show WORD [OPTION]` prints. Refuses what is neither a group nor a run, and an option that a
     group has not."""
-    groups = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+    groups = [folder.name for folder in sorted(CONF.iterdir()) if folder.is_dir()]
     if option is None and word.partition("=")[0] in groups and "=" in word:  # as it is chosen: optimizer=sam
         word, _, option = word.partition("=")
         option = option.strip("[]")
@@ -59,8 +60,7 @@ def show(word: str, option: str | None, runs_dir: Path) -> str:
 def about_group(group: str) -> str:
     """The options of a config group, each with a sentence: the comment at the head of its yaml, or the first
     sentence of its module, or of its function where several options share a module."""
-    files = sorted((CONF / group).glob("*.yaml"))
-    texts = {file.stem: file.read_text() for file in files}
+    texts = {option: file.read_text() for option, file in yaml_files(group).items()}
     modules = [target(text, group).rpartition(".")[0] for text in texts.values()]
     rows = []
     for option, text in texts.items():
@@ -79,13 +79,12 @@ def about_group(group: str) -> str:
 
 def about_option(group: str, option: str) -> str:
     """An option of a group: what it is, then each setting with its default and meaning."""
-    file = CONF / group / f"{option}.yaml"
-    possible = sorted(f.stem for f in (CONF / group).glob("*.yaml"))
+    possible = yaml_files(group)
     if option not in possible:
         close = get_close_matches(option, possible, n=1)
         meant = f"did you mean {close[0]}? " if close else ""
         raise Refusal(f"{group}={option}: no such {group}; {meant}possible: {', '.join(possible)}")
-    text = file.read_text()
+    text = possible[option].read_text()
     if pointer := POINTERS.get(group):
         return f"{group} {option}\n{statement(text)}\n\n{pointer.format(option)}"
     path = target(text, group)

@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from multiprocessing import parent_process
-from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -19,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from sharpcli import CONF
 from sharpcli.commands.report import complain, note, say, settled
+from sharpcli.config import folders
 from sharpcli.config.check import check
-from sharpcli.config.paths import expanded
 from sharpcli.config.quoting import quoted
 from sharpcli.config.sweep import is_sweep, sweep
 from sharpcli.config.words import compose, refusing
@@ -38,17 +37,12 @@ def main(words: Sequence[str]) -> None:
     reports."""
     arguments, flags = parse(words)
     overrides, name = list(arguments.overrides), arguments.config_name or "config"
-    if arguments.config_dir and not Path(arguments.config_dir).is_dir():
-        raise Refusal(
-            f"--config-dir {arguments.config_dir}: no such directory; name one that holds groups, as conf/ "
-            f"does"
-        )
     shows = arguments.help or arguments.hydra_help or arguments.shell_completion or arguments.info
-    of_sweep = arguments.multirun or is_sweep(overrides, arguments.config_dir, name)
+    of_sweep = arguments.multirun or is_sweep(overrides, name)
     if of_sweep and not shows and not arguments.cfg:
-        rehearse(overrides, arguments.config_dir, name)
+        rehearse(overrides, name)
     elif not shows and not of_sweep:  # says what is wrong with an override before Hydra does
-        config = compose(overrides, arguments.config_dir, name)
+        config = compose(overrides, name)
         if not arguments.cfg:
             check(config, overrides)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, instead of printing and exiting with 1
@@ -71,8 +65,8 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             raise Refusal(
                 f"--{flag.replace('_', '-')} {value}: not taken; --config-dir adds a folder of your own"
             )
-    if arguments.config_dir:
-        arguments.config_dir = str(expanded(arguments.config_dir))
+    folders.use(arguments.config_dir)
+    arguments.config_dir = folders.own_folder()
     flags: list[str] = []
     for action in parser._actions:
         value = getattr(arguments, action.dest, None)
@@ -84,7 +78,7 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return arguments, flags
 
 
-def rehearse(overrides: Sequence[str], config_dir: str | None, name: str = "config") -> None:
+def rehearse(overrides: Sequence[str], name: str = "config") -> None:
     """Checks and builds every job of a sweep, so that one bad job stops it before the first has started.
 
     The jobs of Hydra's basic sweeper are known beforehand; another sweeper chooses its own as it goes, and
@@ -95,10 +89,10 @@ def rehearse(overrides: Sequence[str], config_dir: str | None, name: str = "conf
     from sharpcli.engine.replicas import experiments
 
     forget_data()
-    jobs = sweep(overrides, config_dir, name)
+    jobs = sweep(overrides, name)
     for number, of_job in enumerate(jobs, 1):
         try:
-            checked = checked_with_source(check(compose(of_job, config_dir, name), of_job))
+            checked = checked_with_source(check(compose(of_job, name), of_job))
             if checked.config["replicas"] == 1:
                 build(checked)
             else:

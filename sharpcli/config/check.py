@@ -19,11 +19,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sharpcli import CONF
 from sharpcli.config import former
+from sharpcli.config.folders import options
 from sharpcli.config.identity import DIGITS, hash_of
 from sharpcli.config.paths import expanded, path_given, text_of
 from sharpcli.config.settings import GROUPS, LOCAL, NAMES, Plain, Settings
 from sharpcli.config.targets import hyperparameters, is_of_part, is_path, is_text, parts, resolve
-from sharpcli.config.words import explain, of_setting, options, places, refusing, suggest
+from sharpcli.config.words import explain, of_setting, places, refusing, suggest
 from sharpcli.due import is_count, length, spelled
 from sharpcli.errors import Refusal
 

@@ -10,11 +10,12 @@ import functools
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sharpcli import CONF
+from sharpcli.config.folders import options, own_folder, yaml_files
 from sharpcli.config.settings import GROUPS, METHODS, NAMES, Plain
 
 SHOWN = 3  # places that a message names at most
@@ -29,24 +30,24 @@ def suggest(came: str, possible: Sequence[str]) -> str:
     return f"{meant}possible: {listed}"
 
 
-def options(group: str) -> list[str]:
-    """The names of the options in conf/<group>/."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
 def choice(group: str, option: str) -> str:
     """How an option is chosen: `optimizer=sam`, `objective=[weight_decay]`."""
     return f"{group}=[{option}]" if group in GROUPS and GROUPS[group].several else f"{group}={option}"
 
 
-@functools.cache
 def places() -> dict[str, list[str]]:
     """Of each setting of a part, by its dotted name, the choices under which it is there: {`optimizer.rho`:
     [`optimizer=sam`]}."""
+    return _places(own_folder())
+
+
+@functools.cache
+def _places(_own: Path | None) -> dict[str, list[str]]:
+    """The same, read once for each folder of a user's own."""
     out: dict[str, list[str]] = {}
     for group, kind in GROUPS.items():
-        for option in options(group):
-            text = (CONF / group / f"{option}.yaml").read_text()
+        for option, file in yaml_files(group).items():
+            text = file.read_text()
             values = yaml.safe_load(text) or {}
             values = values if "@package _global_" in text else {group: values}
             for name in (name[1:] for name in _dotted(values, "")):

@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from sharpcli.config.elsewhere import options
+from sharpcli.config.folders import options
 from sharpcli.config.settings import GROUPS
 from sharpcli.config.targets import hyperparameters, resolve
 

@@ -10,29 +10,30 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from sharpcli.config.folders import own_folder
 from sharpcli.config.own_parts import forget_own_parts
 from sharpcli.config.quoting import quoted
 from sharpcli.config.words import loading, refuse_at_once, refusing
 from sharpcli.errors import Refusal
 
 
-def is_sweep(overrides: Sequence[str], config_dir: str | None = None, name: str = "config") -> bool:
+def is_sweep(overrides: Sequence[str], name: str = "config") -> bool:
     """Whether the overrides, or a user's own yaml, say `hydra.mode=MULTIRUN`, which is the same as -m."""
-    if config_dir is None and not any("hydra." in override for override in overrides):
+    if own_folder() is None and not any("hydra." in override for override in overrides):
         return False  # conf/ itself says nothing of it, and composing takes a tenth of a second
-    with loading(config_dir) as loader:
+    with loading() as loader:
         try:
             return _of_sweep(loader, overrides, name).hydra.mode == RunMode.MULTIRUN
         except Exception:  # what is wrong with the overrides is said by whoever composes them
             return False
 
 
-def sweep(overrides: Sequence[str], config_dir: str | None = None, name: str = "config") -> list[list[str]]:
+def sweep(overrides: Sequence[str], name: str = "config") -> list[list[str]]:
     """The overrides of each job of a sweep; another sweeper chooses its jobs as it goes, and then only those
     that all have in common are known."""
     forget_own_parts()
     refuse_at_once(overrides)
-    with refusing(overrides), loading(config_dir) as loader:
+    with refusing(overrides), loading() as loader:
         parser = OverridesParser.create(loader)
         sweeper = _of_sweep(loader, overrides, name).hydra.sweeper
         parsed = parser.parse_overrides(quoted(overrides, sweeps=True))

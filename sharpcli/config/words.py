@@ -23,15 +23,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from sharpcli import CONF
-from sharpcli.config.elsewhere import choice, of_option, of_setting, options, places, suggest
+from sharpcli.config.elsewhere import choice, of_option, of_setting, places, suggest
+from sharpcli.config.folders import options, own_folder
 from sharpcli.config.former import RENAMED
 from sharpcli.config.own_parts import store_own_parts
-from sharpcli.config.paths import expanded
 from sharpcli.config.quoting import quoted
 from sharpcli.config.settings import GROUPS, METHODS, OF_PROBLEM
 from sharpcli.errors import Refusal
 
-__all__ = ["compose", "explain", "of_setting", "options", "places", "suggest"]
+__all__ = ["compose", "explain", "of_setting", "places", "suggest"]
 NO_VALUE = re.compile(r"Value '(.*)' of type '[\w.]+' could not be converted to (\w+)", re.S)
 NOT_OF_TYPE = re.compile(
     r"Value '(.*)' (?:\(\w+\) )?is (?:not a valid|incompatible with type hint) (\S+)", re.S
@@ -48,14 +48,12 @@ TYPES = {  # OmegaConf's names of types, and Python's
 LIBRARIES = re.compile(r"[/\\](hydra|omegaconf|antlr4|yaml)[/\\]")
 
 
-def compose(
-    overrides: Sequence[str], config_dir: str | None = None, name: str = "config", hydra: bool = False
-) -> DictConfig:
+def compose(overrides: Sequence[str], name: str = "config", hydra: bool = False) -> DictConfig:
     """The config that Hydra makes of overrides such as `lr=0.1`, whose texts need no quotation marks
     (`quoting.py`). Refuses an override that Hydra does not understand, and a setting by a name that it had in
     an earlier version."""
     refuse_at_once(overrides)
-    with refusing(overrides), loading(config_dir):
+    with refusing(overrides), loading():
         return hydra_compose(name, overrides=quoted(overrides), return_hydra_config=hydra)
 
 
@@ -71,15 +69,14 @@ def refuse_at_once(overrides: Sequence[str]) -> None:
 
 
 @contextmanager
-def loading(config_dir: str | None = None) -> Iterator[ConfigLoaderImpl]:
+def loading() -> Iterator[ConfigLoaderImpl]:
     """Hydra's loader of conf/ and of a user's own folder of groups, as `--config-dir` adds it."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         assert isinstance(loader, ConfigLoaderImpl)
-        if config_dir:
+        if own := own_folder():
             search = loader.get_search_path()
-            own = f"file://{expanded(config_dir).absolute()}"
-            search.prepend("command-line", own, SearchPathQuery(provider="schema"))
+            search.prepend("command-line", f"file://{own}", SearchPathQuery(provider="schema"))
             loader.repository.initialize_sources(search)
         yield loader
 

@@ -16,7 +16,7 @@ import yaml
 from sharpcli import CONF
 from sharpcli.config.build import part
 from sharpcli.config.check import typed
-from sharpcli.config.words import options
+from sharpcli.config.folders import options
 from sharpcli.engine.measuring import measure
 from sharpcli.errors import Refusal
 from torture import SHARDS, Hung, at_most_gigabytes, cases, draws, each, limit

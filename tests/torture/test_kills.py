@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import CIFAR, rows_of
 
-from sharpcli.config.words import options
+from sharpcli.config.folders import options
 from sharpcli.run import Run
 from torture import SHARDS, cases, draws, each
 

@@ -18,8 +18,10 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from sharpcli import CONF
+from sharpcli.config import folders
 from sharpcli.config.check import check
-from sharpcli.config.elsewhere import options, places
+from sharpcli.config.elsewhere import places
+from sharpcli.config.folders import options
 from sharpcli.config.settings import GROUPS, METHODS, NAMES
 from sharpcli.config.sweep import sweep
 from sharpcli.config.words import compose
@@ -204,11 +206,11 @@ def watched() -> Iterator[None]:
         yield
 
 
-def tried(words: list[str], config_dir: str | None = None, many: bool = False) -> str | None:
+def tried(words: list[str], many: bool = False) -> str | None:
     """What the refusal of these words says; None where they are built."""
     try:
-        for job in sweep(words, config_dir)[:2] if many else [words]:
-            checked = check(compose(job, config_dir), job)
+        for job in sweep(words)[:2] if many else [words]:
+            checked = check(compose(job), job)
             if any(f".{name}." in str(checked.config) for name in HEAVY):
                 continue
             if checked.config["replicas"] == 1:
@@ -272,11 +274,12 @@ def test_a_command_line_is_a_config_or_one_line_that_names_a_setting(words, many
 @settings(common, max_examples=amount(500))
 @given(text=yaml_files())
 def test_a_yaml_file_is_a_config_or_one_line_that_names_a_setting(text):
-    with tempfile.TemporaryDirectory() as folder, watched():
+    with tempfile.TemporaryDirectory() as folder, watched(), folders.kept():
         file = Path(folder, "experiment", "mine.yaml")
         file.parent.mkdir()
         file.write_text(f"# @package _global_\n{text}", errors="replace")
-        said = tried(["experiment=mine", *TINY], folder)
+        folders.use(folder)
+        said = tried(["experiment=mine", *TINY])
     assert wrong(said, [*NAMES, *GROUP_NAMES, "mine", "train_examples", *of_text(text)]) is None, text
 
 
