@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
@@ -267,12 +268,14 @@ def fewest_examples(predict: Predict, w: Tensor, x: Tensor) -> int:
 
 
 def check_loss(predict: Predict, loss: Loss, w: Tensor, x: Rows, y: Rows, weigh: Weigh = examples_in) -> None:
-    """Refuses a loss that gives no real scalar, has no gradient, is no mean over what `weigh` counts (the
-    examples), or does not depend on the outputs at all (cross-entropy of a single output)."""
+    """Refuses a model or loss that computes in a lower precision than w; a loss that gives no real scalar,
+    has no gradient, is no mean over what `weigh` counts (the examples), or does not depend on the outputs at
+    all (cross-entropy of a single output)."""
     x, y = head((x, y), EXAMPLES)
     at = w.detach().requires_grad_()
-    outputs = predict(at, x)
-    value = loss(outputs, y)
+    with _Casts(w.dtype):
+        outputs = predict(at, x)
+        value = loss(outputs, y)
     if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
         kind = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise Refusal(
@@ -288,6 +291,40 @@ def check_loss(predict: Predict, loss: Loss, w: Tensor, x: Rows, y: Rows, weigh:
     if finite and bool(torch.isfinite(value)):
         _check_mean(loss, f, y, weigh)
         _check_slope(loss, f, y)
+
+
+class _Casts(TorchFunctionMode):
+    """Within it a function of the weights that is given `dtype` and gives a lower precision is refused: every
+    stated error would be that of `dtype`."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """The function's own result."""
+        result = function(*args, **(kwargs or {}))
+        size = self.dtype.itemsize
+        lower = [t for t in _real(result) if t.requires_grad and t.dtype.itemsize < size]
+        if lower and any(t.requires_grad and t.dtype == self.dtype for t in _real((args, kwargs))):
+            now, then = (str(dtype).removeprefix("torch.") for dtype in (self.dtype, lower[0].dtype))
+            advice = f"give weights in {then}, or take" if lower[0].dtype.itemsize > 2 else "take"
+            raise Refusal(
+                f"a part of the model or the loss computes in {then} for weights in {now} ({_where()}), "
+                f"whose precision the stated errors assume; {advice} the cast out"
+            )
+        return result
+
+
+def _where() -> str:
+    """The file and line of the nearest caller outside of torch and this package."""
+    frame: FrameType | None = sys._getframe(1)
+    inside = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
+    while frame is not None and frame.f_code.co_filename.startswith(inside):
+        frame = frame.f_back
+    return "" if frame is None else f"{Path(frame.f_code.co_filename).name}, line {frame.f_lineno}"
 
 
 def check_parts(surface: LossSurface, w: Tensor) -> None:
