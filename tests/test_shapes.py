@@ -155,7 +155,7 @@ def surfaces():
     forms."""
     import torch
 
-    from sharpcli.landscape import second_derivatives
+    from sharpcli.landscape import second_derivatives, third_derivatives
     from sharpcli.landscape.compiled_products import CompiledProducts
     from sharpcli.landscape.distributed import Processes, processes
     from sharpcli.landscape.surface import LossSurface, whole_loss
@@ -178,6 +178,7 @@ def surfaces():
     w, V = normal(22), normal(3, 22, seed=3)
     part = plain.through(lambda u: torch.cat([u, w[5:]]))
     assert second_derivatives.agreement(plain, w, torch.Generator().manual_seed(0)).derivative
+    third_derivatives.check_third_derivatives(plain, w)
     normed = LossSurface(
         lambda w, x: torch.nn.functional.layer_norm(network(w, x), (2,)), half_squared, plain.batches
     )

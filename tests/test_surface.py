@@ -11,7 +11,9 @@ from sharpcli.data import Dataset, one_hot
 from sharpcli.errors import Refusal
 from sharpcli.landscape.compiled_products import BREAK_EVEN_PRODUCTS
 from sharpcli.landscape.distributed import ALONE
+from sharpcli.landscape.second_derivatives import agreement
 from sharpcli.landscape.surface import LossSurface
+from sharpcli.landscape.third_derivatives import check_third_derivatives
 from sharpcli.losses.cross_entropy import cross_entropy
 from sharpcli.losses.half_squared import half_squared
 from sharpcli.models import Patches
@@ -24,6 +26,7 @@ from sharpcli.problems.network import network
 
 MODELS = {
     "mlp": lambda s, c: mlp(s, c, widths=[4, 3], activation="tanh"),
+    "relu": lambda s, c: mlp(s, c, widths=[8, 6], activation="relu"),
     "cnn": lambda s, c: cnn(s, c, widths=[2, 2], activation="gelu", pool="average"),
     "cnn_max": lambda s, c: cnn(s, c, widths=[2], activation="tanh", pool="max"),
     "resnet_group": lambda s, c: resnet(s, c, depth=8, width=1, norm="group", groups=1, skip=True),
@@ -307,12 +310,61 @@ def test_a_third_derivative_that_torch_does_not_have_is_refused_and_one_that_it_
     p = problem(MODELS["resnet_batch"])
     v, h = torch.ones_like(p.w0), 1e-5
     try:
+        check_third_derivatives(p.surface, p.w0)
         slope = p.surface.curvature_grad(p.w0, v[None]) @ v
-    except Refusal as refusal:
+    except Refusal as refusal:  # torch 2.14 has no such derivative, torch 2.6 a wrong one
         assert "third derivative" in str(refusal) and "another layer" in str(refusal)
     else:
         ends = [float(p.surface.hvp(p.w0 + s * h * v, v) @ v) for s in (1, -1)]
         assert float(slope) == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-4)
+
+
+class Square(torch.autograd.Function):
+    """3 x^2, whose own derivative is right and has none."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return 3 * x**2
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return 6 * x.detach() * g
+
+
+class Cube(torch.autograd.Function):
+    """x^3 with a right second and a wrong third derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, g):
+        return Square.apply(ctx.saved_tensors[0]) * g
+
+
+def test_a_wrong_third_derivative_is_refused_and_kinks_are_not():
+    def cubic(shape, outputs):
+        class Net(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.f = torch.nn.Linear(64, outputs)
+
+            def forward(self, x):
+                return Cube.apply(self.f(x.flatten(1)))
+
+        return Net()
+
+    p = problem(cubic)
+    assert agreement(p.surface, p.w0, torch.Generator().manual_seed(0)).derivative
+    with pytest.raises(Refusal, match=r"third derivatives of this model are wrong: \S+ along a direction"):
+        check_third_derivatives(p.surface, p.w0)
+    for name in ("relu", "mlp", "resnet_group", "cnn"):
+        p = problem(MODELS[name], cross_entropy)
+        check_third_derivatives(p.surface, p.w0)
 
 
 @pytest.mark.parametrize("name", ["mlp", "resnet_group", "cnn"])

@@ -18,6 +18,7 @@ from sharpcli.engine.measuring import check_second_derivatives
 from sharpcli.errors import Refusal
 from sharpcli.landscape.curvature import Curvature, Operator
 from sharpcli.landscape.surface import LossSurface
+from sharpcli.landscape.third_derivatives import check_third_derivatives
 from sharpcli.linalg import trace as traces
 from sharpcli.linalg.quadrature import Quadrature
 from sharpcli.linalg.trace import Trace, signs
@@ -215,6 +216,8 @@ class CurvatureOperator:
 class Hessian(CurvatureOperator):
     """The Hessian of the mean loss, with the third derivatives of the loss that go with it."""
 
+    _checked = False  # whether third derivatives are known to be right
+
     @python
     def grad_trace(self, *, probes: int = 16) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
         """The gradient of Tr H in the weights, and the standard error of each entry: the mean of grad (z.Hz)
@@ -236,7 +239,11 @@ class Hessian(CurvatureOperator):
     def _third(self, V: Float[Tensor, "m D"]) -> Float[Tensor, " D"]:
         with self._own.untouched():
             surface: LossSurface = self._own.problem.surface
-            return surface.curvature_grad(self._own.problem.w0, V)
+            w = self._own.problem.w0
+            if not self._checked:
+                check_third_derivatives(surface, w)
+                self._checked = True
+            return surface.curvature_grad(w, V)
 
 
 def _opened(

@@ -102,18 +102,22 @@ def _compared(surface: LossSurface, w: Tensor, rng: Generator) -> Agreement | No
 
 def _gradient(surface: LossSurface, w: Tensor) -> tuple[Grad, torch.dtype]:
     """The gradient in float64 where the model and the loss can be evaluated in it, else in w's own dtype."""
-    ((x, y),) = surface.batches
-
-    def doubled(t: Tensor) -> Tensor:
-        return t.double() if t.is_floating_point() else t
-
-    precise = surface.on([(mapped(doubled, x), mapped(doubled, y))])
+    precise = doubled(surface)
     try:
         if precise.grad(w.double()).dtype == torch.float64:
             return precise.grad, torch.float64
     except (RuntimeError, TypeError):  # a part that works in a single precision, or a device without float64
         pass
     return surface.grad, w.dtype
+
+
+def doubled(surface: LossSurface) -> LossSurface:
+    """The surface over the same examples in float64, integers as they are."""
+
+    def double(t: Tensor) -> Tensor:
+        return t.double() if t.is_floating_point() else t
+
+    return surface.on([(mapped(double, x), mapped(double, y)) for x, y in surface.batches])
 
 
 def _dot(a: Tensor, b: Tensor) -> float:

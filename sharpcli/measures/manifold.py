@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sharpcli.errors import Refusal
 from sharpcli.landscape.interpolators import MAX_JACOBIAN_ENTRIES, Interpolators, tangent
+from sharpcli.landscape.third_derivatives import check_third_derivatives
 from sharpcli.measures import Estimates, Point, counted
 
 
@@ -45,6 +46,7 @@ def manifold(at: Point, *, cut: float, tol: float) -> Estimates:
     interpolators = Interpolators(surface)
     values = _rank(torch.linalg.svdvals(interpolators.jacobian(at.w).double()), cut)
     w, residual = interpolators.project(at.w, tol)
+    check_third_derivatives(at.surface, w)
     trace_gradient = at.surface.curvature_grad(w, torch.eye(D, dtype=w.dtype, device=w.device))
     tangent_part, _ = tangent(interpolators.jacobian(w), trace_gradient, cut)
     values |= {

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from sharpcli.errors import Refusal
 from sharpcli.landscape.hessian_products import Linearization
 from sharpcli.landscape.surface import Grad, LossSurface, whole_loss
+from sharpcli.landscape.third_derivatives import check_third_derivatives
 from sharpcli.linalg.lanczos import largest
 from sharpcli.linalg.semidefinite import least, pairs, smat, svec
 from sharpcli.optimizers import State
@@ -53,6 +54,8 @@ class CentralFlow:
 
     def step(self, w: Tensor, state: State, grad: Grad, lr: float) -> tuple[Tensor, State]:
         surface = whole_loss(grad, "central_flow")
+        if not len(state[0]):  # before the first step
+            check_third_derivatives(surface, w)
         U, k, time = state[0].to(w), int(state[1]), lr / self.pieces
         mean_variance = 0.0  # of S over the pieces: tr S of this step
         for _ in range(self.pieces):

@@ -62,4 +62,4 @@ def edges_are_those_of_gd(frame: pd.DataFrame) -> bool:
 def diverged(frame: pd.DataFrame, rows: pd.DataFrame) -> bool:
     """Whether the run whose rows are `rows` diverged, by all of its rows in `frame`."""
     of_run = frame[frame["run"] == rows["run"].iloc[0]]
-    return "diverged" in of_run and bool(of_run["diverged"].fillna(False).astype(bool).any())
+    return "diverged" in of_run and bool(of_run["diverged"].eq(True).any())
