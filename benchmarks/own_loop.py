@@ -183,7 +183,8 @@ def compare(name: str, made: tuple[nn.Module, Any, tuple[Tensor, Tensor]], batch
 
 
 def door(repeats: int) -> None:
-    """What `sharp.measure` takes over the command's own path, on the same network and examples."""
+    """What `sharp.measure` takes over the command's own path, on the same network and examples: each builds
+    its problem, tries it, and measures once."""
     from sharpcli.config.check import check
     from sharpcli.config.words import compose
     from sharpcli.engine.experiment import build
@@ -197,12 +198,14 @@ def door(repeats: int) -> None:
         "measure=[sharpness]",
         "measure.sharpness.k=10",
     ]
-    experiment = build(check(compose(words), words))
+    checked = check(compose(words), words)
+    experiment = build(checked)  # once beforehand: the examples are read and kept
     torch.manual_seed(0)
     module = mlp((1, 8, 8), 10, widths=[200, 200], activation="tanh")
     paths: dict[str, list[float]] = {"command": [], "python": []}
     for _ in range(repeats):
         began = time.perf_counter()
+        experiment = build(checked)
         row, _ = measure(experiment, experiment.problem.w0, 0, {}, experiment.measures)
         paths["command"].append(time.perf_counter() - began)
         began = time.perf_counter()

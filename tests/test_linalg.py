@@ -275,6 +275,25 @@ def test_hutchpp_and_xtrace_need_fewer_products_than_hutchinson_where_a_few_eige
     assert max(spent[1:]) < spent[0] / 4, spent
 
 
+def test_a_trace_keeps_no_more_vectors_than_there_is_room_for():
+    A = symmetric([300.0, 200.0, 100.0, *torch.linspace(0, 2, 397).tolist()])
+    held = []
+
+    def matvec(Z):
+        held.append(len(Z))
+        return Z @ A
+
+    for method in (traces.hutchpp, traces.xtrace):
+        wide = method(matvec, A[0], rng(), 0.002, 300)
+        held.clear()
+        bound = method(matvec, A[0], rng(), 0.002, 300, room=16)
+        assert abs(bound.value - float(A.trace())) <= 4 * bound.stderr and bound.stderr > wide.stderr
+        assert sum(held) == bound.products
+        assert bound.products <= 8 or method is traces.hutchpp
+    exact = traces.hutchpp(matvec, A[0], rng(), 0.05, 300)
+    assert exact == traces.hutchpp(matvec, A[0], rng(), 0.05, 300, room=1000)
+
+
 def test_a_trace_of_low_rank_is_exact_by_xtrace():
     A = symmetric([5.0, 2.0, -1.0, *[0.0] * 57])
     found = traces.xtrace(lambda Z: Z @ A, A[0], rng(), 1e-9, 40)

@@ -152,7 +152,8 @@ class CurvatureOperator:
                 f"products, one of {', '.join(get_args(traces.Method))}"
             )
         rng = generator(self._seed, "trace", 0)
-        return traces.estimate(method, self._rows, self._own.problem.w0, rng, rtol, max_products)
+        with self._own.untouched():
+            return self._curvature.trace(self._kind, method, rng, rtol, max_products)
 
     @python
     def density(self, *, probes: int = 4, steps: int = 80) -> Quadrature:

@@ -83,11 +83,6 @@ def head(batch: Batch, m: int) -> Batch:
     return (batch[0][:m], batch[1][:m]) if can_be_cut(batch) else batch
 
 
-def each_bytes(rows: Rows) -> int:
-    """Bytes of an example, at least 1."""
-    return max(rows.nbytes // max(len(rows), 1), 1)
-
-
 def _has_rows(leaf: Any, n: int) -> bool:
     return isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == n
 

@@ -17,6 +17,7 @@ from sharpcli.landscape.surface import LossSurface
 from sharpcli.linalg.krylov import KEPT_VECTORS, Krylov, Matvec
 from sharpcli.linalg.lanczos import Ritz, Tell, extremes
 from sharpcli.linalg.quadrature import Quadrature, Rule, extend, rule, stack
+from sharpcli.linalg.trace import Method, Trace, estimate
 from sharpcli.rng import generator
 
 Operator = Literal["hessian", "gauss_newton"]
@@ -82,6 +83,14 @@ class Curvature:
             if number == 0:
                 self._krylov[operator, number] = run
         return run
+
+    def trace(
+        self, operator: Operator, method: Method, rng: torch.Generator, rtol: float, max_products: int
+    ) -> Trace:
+        """The trace of the matrix, by random probes, until its standard error is `rtol` of it; with no more
+        vectors in memory than a Krylov basis may have."""
+        matvec, room = self.matvec(operator), self.room
+        return estimate(method, matvec, self.w, rng, rtol, max_products, self.tell, room)
 
     def eigenpairs(
         self,

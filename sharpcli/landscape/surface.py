@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sharpcli.errors import Refusal
-from sharpcli.landscape.batches import Batch, can_be_cut, each_bytes, joined
+from sharpcli.landscape.batches import Batch, can_be_cut, joined
 from sharpcli.landscape.compiled_products import CompiledProducts
 from sharpcli.landscape.distributed import ALONE, Processes
 from sharpcli.landscape.hessian_products import Linearization, curvature_grad, finite
@@ -147,16 +147,14 @@ class LossSurface:
 
     def graph_bytes(self, w: Float[Tensor, " D"]) -> int:
         """The estimated size in bytes of the gradient's graph over this process's examples: linear in their
-        number, through the measured sizes for `PROBE_EXAMPLES`. For a first batch smaller than those, the
-        bytes of the inputs alone; for one that cannot be cut, its own graph's."""
+        number, through the measured sizes for `PROBE_EXAMPLES`. For a first batch that is smaller than those
+        or cannot be cut, in proportion to its own graph's."""
         x, y = self.batches[0]
         n = sum(len(y) for _, y in self.own_batches)
         small, large = PROBE_EXAMPLES
-        if not can_be_cut(self.batches[0]):
-            return n * self.single(self.batches[0])._graph_bytes(w) // len(y)
-        if len(y) < large:
-            return n * each_bytes(x)
         try:
+            if not can_be_cut(self.batches[0]) or len(y) < large:
+                return n * self.single(self.batches[0])._graph_bytes(w) // len(y)
             small_bytes, large_bytes = (self.single((x[:m], y[:m]))._graph_bytes(w) for m in PROBE_EXAMPLES)
         except RuntimeError as problem:
             if "saved tensor hooks" not in str(problem):

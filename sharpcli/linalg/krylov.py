@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 Matvec = Callable[[Float[Tensor, "m D"]], Float[Tensor, "m D"]]  # the rows v_i to the rows A v_i
 KEPT_VECTORS = 8
+FIRST_ROWS = 32  # rows of a basis that are allocated at first
 # Entries of a row whose products are summed in the row's own precision, before the sums are added in float64.
 SUM_LENGTH = 8192
 # Gram-Schmidt is repeated when a pass leaves less than this share of a vector's norm (Parlett, section 6.9).
@@ -47,8 +48,9 @@ class Krylov:
         self.matvec, self.products = matvec, 0
         self.capacity, self.size, self.width = min(capacity, start.shape[-1]), 0, 0
         # V, T and C are allocated for a few rows and enlarged as the basis grows: the capacity of a small
-        # network is tens of thousands, and T is its square.
-        self._V = start.new_empty(min(self.capacity, 2 * KEPT_VECTORS), start.shape[-1])
+        # network is tens of thousands, and T is its square. Most solves need no more than these; enlarging
+        # holds the old rows and the new.
+        self._V = start.new_empty(min(self.capacity, FIRST_ROWS), start.shape[-1])
         self._G = start.new_empty(0, start.shape[-1])
         self.T = torch.zeros(len(self._V), len(self._V), dtype=torch.float64)
         self.C = torch.zeros(len(self._V), 0, dtype=torch.float64)

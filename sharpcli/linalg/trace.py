@@ -60,13 +60,15 @@ def estimate(
     rtol: float,
     max_products: int,
     tell: Tell | None = None,
+    room: float = math.inf,
 ) -> Trace:
-    """The trace by the named method; the exact trace if `max_products` allows the D products it takes."""
+    """The trace by the named method; the exact trace if `max_products` allows the D products it takes. No
+    more than `room` vectors [D] are kept: Hutch++ then goes on with probes alone, XTrace ends."""
     if len(like) <= max_products:
         exactly = exact(matvec, like)
         return replace(exactly, converged=exactly.stderr <= rtol * abs(exactly.value))
     return {"hutchinson": hutchinson, "hutchpp": hutchpp, "xtrace": xtrace}[method](
-        matvec, like, rng, rtol, max_products, tell
+        matvec, like, rng, rtol, max_products, tell, room
     )
 
 
@@ -94,6 +96,7 @@ def hutchinson(
     rtol: float,
     max_products: int,
     tell: Tell | None = None,
+    room: float = math.inf,
 ) -> Trace:
     """The mean of the samples z.Az over probes z of independent signs. A sample has mean Tr A and variance
     2 sum_{i != j} A_ij^2, and takes one product."""
@@ -107,6 +110,7 @@ def hutchpp(
     rtol: float,
     max_products: int,
     tell: Tell | None = None,
+    room: float = math.inf,
 ) -> Trace:
     """Tr Q A Q^T exactly, Q [r, D] an orthonormal basis of products of A with random signs, plus
     Hutchinson's estimate of Tr P A P, P = I - Q^T Q the projection onto the complement.
@@ -118,7 +122,8 @@ def hutchpp(
     Q, AQ = like.new_empty(0, len(like)), like.new_empty(0, len(like))
     squared_norms: list[float] = []
     spent, previous_probes = 0, float("inf")
-    while spent + 2 * BLOCK_SIZE <= max_products // 2 and len(Q) + BLOCK_SIZE <= len(like):
+    most = min(len(like), room / 2)  # rows of Q; as many of AQ are kept
+    while spent + 2 * BLOCK_SIZE <= max_products // 2 and len(Q) + BLOCK_SIZE <= most:
         Y = matvec(signs(BLOCK_SIZE, like, rng))
         squared_norms += [finite(x) for x in dots(Y, Y).diagonal().tolist()]
         Q = _extend_basis(Q, Y)
@@ -152,6 +157,7 @@ def xtrace(
     rtol: float,
     max_products: int,
     tell: Tell | None = None,
+    room: float = math.inf,
 ) -> Trace:
     """The mean over i of the samples Tr Q_i A Q_i^T + (D - m + 1) r_i.Ar_i / |r_i|^2, for m Gaussian vectors
     w_i: Q_i is an orthonormal basis of the span of all A w_j but A w_i, and r_i = w_i - Q_i^T Q_i w_i. Two
@@ -193,7 +199,7 @@ def xtrace(
         if tell is not None:
             tell(spent, stderr / max(abs(value), TINY))
         # Beyond D / 2 vectors, of two products each, the exact trace is cheaper.
-        if converged or spent + 2 * BLOCK_SIZE > max_products or m + BLOCK_SIZE > D // 2:
+        if converged or spent + 2 * BLOCK_SIZE > max_products or m + BLOCK_SIZE > min(D // 2, room / 4):
             return Trace(value, stderr, spent, converged)
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from sharpcli.errors import Refusal
 from sharpcli.landscape.curvature import Curvature
 from sharpcli.landscape.surface import LossSurface
-from sharpcli.linalg import trace as traces
 from sharpcli.linalg.accuracy import loss_rounding
 from sharpcli.linalg.ascent import Norm, highest
 from sharpcli.measures import Estimates, Point, mean_and_stderr
@@ -91,8 +90,7 @@ def adaptive_sharpness(
     average_stderr = math.hypot(average_stderr, loss_rounding(loss, at.w))
     curvature = Curvature(surface, origin, *at.curvature.key, at.curvature.basis_bytes, at.curvature.tell)
     ritz = curvature.eigenpairs("hessian", 1, tol, max_products, at.warm)
-    hvp = curvature.matvec("hessian")
-    trace = traces.estimate("hutchpp", hvp, at.w, at.rng, rtol, max_products, at.curvature.tell)
+    trace = curvature.trace("hessian", "hutchpp", at.rng, rtol, max_products)
     values = {
         "adaptive_worst": worst,
         "adaptive_worst_spread": spread,

@@ -6,7 +6,6 @@ from __future__ import annotations
 import torch
 
 from sharpcli.errors import Refusal
-from sharpcli.linalg import trace as traces
 from sharpcli.measures import Estimates, Point, left_out
 
 
@@ -37,8 +36,7 @@ def gauss_newton(at: Point, *, k: int, tol: float, rtol: float, max_products: in
     if not (tol > 0 and rtol > 0):
         raise Refusal(f"measure.gauss_newton: tol={tol} and rtol={rtol}; both above 0")
     ritz = at.curvature.eigenpairs("gauss_newton", k, tol, max_products, at.warm)
-    ggn = at.curvature.matvec("gauss_newton")
-    trace = traces.estimate("hutchpp", ggn, at.w, at.rng, rtol, max_products, at.curvature.tell)
+    trace = at.curvature.trace("gauss_newton", "hutchpp", at.rng, rtol, max_products)
     values = ritz.columns("ggn_lambda") | {"ggn_trace": trace.value, "ggn_trace_stderr": trace.stderr}
     values["gauss_newton_converged"] = ritz.converged and trace.converged
     vectors = ritz.named("ggn_lambda")

@@ -94,8 +94,11 @@ def pac_bayes_sharpness(
     if control:
         value, stderr = mean_and_stderr([rise - c for rise, c in zip(rises, quadratic_terms, strict=True)])
         D = len(at.w)
+        room = at.curvature.room
         trace = (
-            traces.exact(hvp, at.w) if pairs >= D else traces.xtrace(hvp, at.w, at.rng, 1e-9, max(pairs, 16))
+            traces.exact(hvp, at.w)
+            if pairs >= D
+            else traces.xtrace(hvp, at.w, at.rng, 1e-9, max(pairs, 16), room=room)
         )
         value, stderr = (
             value + 0.5 * sigma**2 * trace.value,

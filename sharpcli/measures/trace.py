@@ -29,8 +29,7 @@ def trace(at: Point, *, method: traces.Method, rtol: float, max_products: int) -
             f"measure.trace: rtol={rtol} and max_products={max_products}; rtol above 0, max_products at "
             f"least {traces.MIN_SAMPLES}"
         )
-    hvp = at.curvature.matvec("hessian")
-    estimate = traces.estimate(method, hvp, at.w, at.rng, rtol, max_products, at.curvature.tell)
+    estimate = at.curvature.trace("hessian", method, at.rng, rtol, max_products)
     values = {"trace": estimate.value, "trace_stderr": estimate.stderr, "trace_converged": estimate.converged}
     others, spent = left_out(at, "hessian", traces.signs(LEFT_OUT_PROBES, at.w, at.rng))
     if others:  # the probes see the same examples: their mean varies over groups as each of them does
