@@ -231,6 +231,7 @@ def share_curvature():
     from sharpcli.landscape.curvature import Curvature
     from sharpcli.landscape.surface import LossSurface
     from sharpcli.losses.half_squared import half_squared
+    from sharpcli.rng import generator
 
     at = Curvature(surface(), normal(22), **SETTINGS, tell=lambda products, error: None)
     for operator in ("hessian", "gauss_newton"):
@@ -238,7 +239,7 @@ def share_curvature():
         assert at.eigenpairs(operator, 1, 1e-6, 22).products == 0
         assert at.dense(operator).shape == (22, 22)
         assert at.quadrature(operator, 3, 5)[0].nodes.shape[0] == 3
-        assert at.trace(operator, "hutchpp", torch.Generator().manual_seed(0), 0.1, 30).converged
+        assert at.trace(operator, "hutchpp", generator(0, "trace", 0), 0.1, 30).converged
     assert (
         Curvature(surface(), normal(22), **SETTINGS).eigenpairs("hessian", 2, 1e-6, 22, cold.vectors).products
     )
