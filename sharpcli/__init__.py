@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     CONF: Path
     from sharpcli.api.measure import Measured, measure
+    from sharpcli.api.memory import Memory, memory
     from sharpcli.api.operators import gauss_newton, hessian
     from sharpcli.api.refused import Refused
     from sharpcli.api.watch import Watch
@@ -23,13 +24,15 @@ __version__ = "0.1.0"
 # not import torch, for which `sharp --help` would wait.
 _OFFERED = {
     "Measured": "measure",
+    "Memory": "memory",
     "Refused": "refused",
     "Watch": "watch",
     "gauss_newton": "operators",
     "hessian": "operators",
     "measure": "measure",
+    "memory": "memory",
 }
-__all__ = ["Measured", "Refused", "Watch", "gauss_newton", "hessian", "measure"]
+__all__ = ["Measured", "Memory", "Refused", "Watch", "gauss_newton", "hessian", "measure", "memory"]
 
 
 def __getattr__(name: str) -> Any:

@@ -189,6 +189,9 @@ def surfaces():
     torch.compile = lambda function: function  # the compiler itself is tested elsewhere
     compiled = CompiledProducts("true", network, cross_entropy)
     assert surface(compiled=compiled).hvp(w, V).shape == (3, 22)
+    compiled = CompiledProducts("auto", network, cross_entropy)
+    x, y = plain.batches[0]
+    assert compiled.product(network, torch.device("cuda"), 10**6)(w, V[0], x, y).shape == (22,)
     with processes() as alone:
         alone.wait()
         assert alone.first and alone.sum(w) is w

@@ -108,6 +108,11 @@ def test_compiled_products_are_those_of_the_graph_and_auto_compiles_where_it_pay
     V = torch.randn(2, len(p.w0), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     fast = p.surface.compiled.product(p.surface.predict, torch.device("cpu"), 1)
     assert fast is not None  # unequal batches: two shapes
+    try:
+        p.surface.hvp(p.w0, V)
+    except Refusal as refusal:  # torch before 2.8, which compiles them to 0
+        assert "torch.compile gives wrong Hessian products" in str(refusal)
+        return
     assert torch.allclose(p.surface.hvp(p.w0, V), slow.surface.hvp(p.w0, V), rtol=1e-9, atol=1e-12)
     auto = problem(MODELS["mlp"]).surface
     for device, count, compiles in (
@@ -131,6 +136,20 @@ def test_a_machine_that_cannot_compile_is_refused_in_a_line(monkeypatch):
     p = problem(MODELS["mlp"], compile="true")
     with pytest.raises(Refusal, match="torch.compile fails here .no compiler.; take compile_products=false"):
         p.surface.hvp(p.w0, p.w0)
+
+
+def test_wrong_compiled_products_are_refused_where_asked_for_and_otherwise_not_used(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function: lambda w, v, x, y: torch.zeros_like(w))
+    p = problem(MODELS["mlp"], compile="true")
+    with pytest.raises(Refusal, match=r"wrong Hessian products in torch \S+; take compile_products=false"):
+        p.surface.hvp(p.w0, p.w0)
+    auto = problem(MODELS["mlp"]).surface
+    on_gpu = auto.compiled.product(auto.predict, torch.device("cuda"), BREAK_EVEN_PRODUCTS + 1)
+    x, y = auto.batches[0]
+    plain = auto.single((x, y)).hvp(p.w0, p.w0)
+    for _ in range(2):
+        assert torch.allclose(on_gpu(p.w0, p.w0, x, y), plain, rtol=1e-9, atol=1e-12)
+    assert auto.compiled.product(auto.predict, torch.device("cuda"), 1) is None
 
 
 def test_a_ragged_batch_counts_by_its_size_and_not_as_a_whole_one():

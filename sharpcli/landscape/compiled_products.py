@@ -34,8 +34,9 @@ class CompiledProducts:
     spent `BREAK_EVEN_PRODUCTS`, so that as many products again would repay the compilation. `auto` never
     compiles on a CPU, where the compiled product was slower than one over a kept graph (1.6 against 1.1
     gradients for an mlp, 3.7 against 2.1 for a ResNet-20). The compiled product recomputes the gradient each
-    time and keeps no graph; it equals the uncompiled one up to rounding. Raises Refusal on a machine that
-    cannot compile.
+    time and keeps no graph; it equals the uncompiled one up to rounding. On a machine that cannot compile, or
+    with a version of PyTorch whose compiled products are wrong (0 in 2.6 and 2.7), `true` raises Refusal and
+    `auto` goes on with uncompiled ones.
     """
 
     def __init__(self, when: When, predict: Binary, loss: Binary) -> None:
@@ -60,13 +61,28 @@ class CompiledProducts:
         if self.when == "auto" and (device.type != "cuda" or self.spent <= BREAK_EVEN_PRODUCTS):
             return None
         if self._compiled is None:
-            self._compiled = _refusing(torch.compile(self._product), self._product)
+            compiled = _refusing(torch.compile(self._product), self._product)
+            self._compiled = compiled if self.when == "true" else self._or_plain(compiled)
         return self._compiled
+
+    def _or_plain(self, compiled: Product) -> Product:
+        """The product `compiled`, or the uncompiled one from its first refusal on."""
+
+        def product(w: Weights, v: Weights, x: Tensor, y: Tensor) -> Weights:
+            if self.when == "false":  # refused before, while the graphs of this point were asked for
+                return self._product(w, v, x, y)
+            try:
+                return compiled(w, v, x, y)
+            except Refusal:
+                self.when = "false"
+                return self._product(w, v, x, y)
+
+        return product
 
 
 def _refusing(compiled: Product, plain: Product) -> Product:
     """The product `compiled`, with a failure of the compiler raised as a Refusal, and a first product that is
-    not that of the `plain` function, as in torch 2.6, whose compiled products are 0. Running out of memory is
+    not that of the `plain` function. Running out of memory is
     no failure of the compiler and passes through."""
     # Imported here because the import takes a second, and most runs compile nothing.
     from torch._dynamo.exc import TorchDynamoException

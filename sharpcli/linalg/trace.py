@@ -60,7 +60,7 @@ def estimate(
     rtol: float,
     max_products: int,
     tell: Tell | None = None,
-    room: float = math.inf,
+    room: int | float = math.inf,
 ) -> Trace:
     """The trace by the named method; the exact trace if `max_products` allows the D products it takes. No
     more than `room` vectors [D] are kept: Hutch++ then goes on with probes alone, XTrace ends."""
@@ -96,7 +96,7 @@ def hutchinson(
     rtol: float,
     max_products: int,
     tell: Tell | None = None,
-    room: float = math.inf,
+    room: int | float = math.inf,
 ) -> Trace:
     """The mean of the samples z.Az over probes z of independent signs. A sample has mean Tr A and variance
     2 sum_{i != j} A_ij^2, and takes one product."""
@@ -110,7 +110,7 @@ def hutchpp(
     rtol: float,
     max_products: int,
     tell: Tell | None = None,
-    room: float = math.inf,
+    room: int | float = math.inf,
 ) -> Trace:
     """Tr Q A Q^T exactly, Q [r, D] an orthonormal basis of products of A with random signs, plus
     Hutchinson's estimate of Tr P A P, P = I - Q^T Q the projection onto the complement.
@@ -157,7 +157,7 @@ def xtrace(
     rtol: float,
     max_products: int,
     tell: Tell | None = None,
-    room: float = math.inf,
+    room: int | float = math.inf,
 ) -> Trace:
     """The mean over i of the samples Tr Q_i A Q_i^T + (D - m + 1) r_i.Ar_i / |r_i|^2, for m Gaussian vectors
     w_i: Q_i is an orthonormal basis of the span of all A w_j but A w_i, and r_i = w_i - Q_i^T Q_i w_i. Two

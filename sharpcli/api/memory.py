@@ -1,0 +1,77 @@
+"""`sharp.memory`: what a measurement will take, before it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from sharpcli.api.measure import BASIS_GB, CHUNK, GRAPH_GB
+from sharpcli.api.problem import Loss, Weight, own
+from sharpcli.api.refused import python
+from sharpcli.linalg.krylov import KEPT_VECTORS
+
+# Measured on transformers of 3 to 25 million weights at 4 to 128 sequences (docs/benchmarks.md): a product
+# holds the graph of the gradient and about as much again, and beside the basis there are the weights, the
+# gradient, a product and its parts, and the eigenvectors that are kept.
+GRAPHS = 2.1
+WORKING_VECTORS = 6 + KEPT_VECTORS
+FIRST_SOLVE = 24  # products of a first solve for lambda_1 to 1e-3, each a vector of the basis
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a first measurement of lambda_1 or of Tr H takes beside the model and its data: `vectors`,
+    as long as the weights (the basis and what is computed with it), and `graphs`, of the gradient and of a
+    product."""
+
+    vectors: int
+    graphs: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of both."""
+        return self.vectors + self.graphs
+
+    def __str__(self) -> str:
+        return f"{self.total / 1e9:.2f} GB: vectors {self.vectors / 1e9:.2f}, graphs {self.graphs / 1e9:.2f}"
+
+
+@python
+def memory(
+    model: nn.Module,
+    loss: Loss,
+    data: Any,
+    *,
+    params: str | Sequence[str] | None = None,
+    weight: Weight | None = None,
+    eval_mode: bool = False,
+    chunk: int = CHUNK,
+    examples: int | None = None,
+    graph_gb: float = GRAPH_GB,
+    basis_gb: float = BASIS_GB,
+) -> Memory:
+    """What `sharp.measure(...)` of sharpness or trace will take, from the number of weights and the graphs of
+    a few examples: within a fifth where the solve takes as many products as usual, and on the safe side where
+    `basis_gb` holds fewer vectors. The arguments are those of `sharp.measure`."""
+    mine = own(
+        model,
+        loss,
+        data,
+        params=params,
+        weight=weight,
+        chunk=chunk,
+        examples=examples,
+        graph_budget=int(graph_gb * 1e9),
+        eval_mode=eval_mode,
+    )
+    surface, w = mine.problem.surface, mine.problem.w0
+    with mine.untouched():
+        graph = surface.graph_bytes(w)
+        if graph > surface.graph_budget:  # then that of a batch, built anew for each product
+            graph = max(surface.single(batch).graph_bytes(w) for batch in surface.batches)
+    room = max(2 * KEPT_VECTORS, int(basis_gb * 1e9) // w.nbytes)
+    basis = min(room, FIRST_SOLVE, len(w))
+    return Memory((basis + WORKING_VECTORS) * w.nbytes, int(GRAPHS * graph))
