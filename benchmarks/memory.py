@@ -1,6 +1,6 @@
 """What `sharp.memory` states and what `sharp.measure` then takes, on GPT-2s of several sizes.
 
-    python benchmarks/memory.py            # 3 million weights at 4, 32 and 128 sequences
+    python benchmarks/memory.py            # 3 million weights at 4 and 128 sequences
     python benchmarks/memory.py --large    # 25 million weights at 4 sequences: minutes
 
 Each measurement runs in a process of its own; the peak is that of its resident memory above what it was with
@@ -21,7 +21,7 @@ from torch import nn
 
 import sharpcli as sharp
 
-SMALL = [(4, 256, n, measure) for n in (4, 32, 128) for measure in ("sharpness", "trace")]
+SMALL = [(4, 256, n, measure) for n in (4, 128) for measure in ("sharpness", "trace")]
 LARGE = [(8, 512, 4, "sharpness"), (8, 512, 4, "trace")]
 
 

@@ -18,14 +18,14 @@ from sharpcli.linalg.krylov import KEPT_VECTORS
 # gradient, a product and its parts, and the eigenvectors that are kept.
 GRAPHS = 2.1
 WORKING_VECTORS = 6 + KEPT_VECTORS
-FIRST_SOLVE = 24  # products of a first solve for lambda_1 to 1e-3, each a vector of the basis
+MOST_VECTORS = 50  # that Hutch++ keeps of 100 products; a first solve for lambda_1 to 1e-3 takes about 24
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a first measurement of lambda_1 or of Tr H takes beside the model and its data: `vectors`,
-    as long as the weights (the basis and what is computed with it), and `graphs`, of the gradient and of a
-    product."""
+    """Bytes that a first measurement of lambda_1 or of Tr H takes at most, beside the model and its data:
+    `vectors`, as long as the weights (the basis and what is computed with it), and `graphs`, of the gradient
+    and of a product."""
 
     vectors: int
     graphs: int
@@ -53,9 +53,10 @@ def memory(
     graph_gb: float = GRAPH_GB,
     basis_gb: float = BASIS_GB,
 ) -> Memory:
-    """What `sharp.measure(...)` of sharpness or trace will take, from the number of weights and the graphs of
-    a few examples: within a fifth where the solve takes as many products as usual, and on the safe side where
-    `basis_gb` holds fewer vectors. The arguments are those of `sharp.measure`."""
+    """What `sharp.measure(...)` of sharpness or trace will take at most, from the number of weights and the
+    graphs of a few examples. Within a fifth where `basis_gb` holds fewer vectors than a solve takes products
+    (from 20 million weights in float32 at its default); above what smaller networks take. The arguments are
+    those of `sharp.measure`."""
     mine = own(
         model,
         loss,
@@ -73,5 +74,5 @@ def memory(
         if graph > surface.graph_budget:  # then that of a batch, built anew for each product
             graph = max(surface.single(batch).graph_bytes(w) for batch in surface.batches)
     room = max(2 * KEPT_VECTORS, int(basis_gb * 1e9) // w.nbytes)
-    basis = min(room, FIRST_SOLVE, len(w))
+    basis = min(room, MOST_VECTORS, len(w))
     return Memory((basis + WORKING_VECTORS) * w.nbytes, int(GRAPHS * graph))

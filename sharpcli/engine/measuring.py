@@ -74,7 +74,16 @@ def each(
     """
     surface = experiment.surface_at(w)
     is_finite = bool(torch.isfinite(w).all())
-    curvature = Curvature(surface, w, experiment.seed, step, experiment.basis_bytes)
+    trying = 0.0  # seconds of the check of second derivatives, which are no measure's
+
+    def try_products() -> None:
+        nonlocal trying
+        start = time.perf_counter()
+        _try_second_derivatives(experiment, surface, w, name)
+        trying += time.perf_counter() - start
+
+    # before a basis is in memory beside what the check needs
+    curvature = Curvature(surface, w, experiment.seed, step, experiment.basis_bytes, before=try_products)
     lr = experiment.schedule(min(step, max(experiment.steps - 1, 0)))
     for name in names:
         began = time.perf_counter()
@@ -104,9 +113,10 @@ def each(
         # a product, or what a solver computed of it, LAPACK too
         except (FloatingPointError, OverflowError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
             estimates = Estimates({f"{name}_not_finite": True})
-        seconds = time.perf_counter() - began
-        if isinstance(estimates, Estimates) and estimates.products:
-            _try_second_derivatives(experiment, surface, w, name)
+        seconds, trying = time.perf_counter() - began - trying, 0.0
+        if isinstance(estimates, Estimates) and estimates.products:  # by products of its own
+            try_products()
+            trying = 0.0
         if not isinstance(estimates, Estimates):
             kind = type(estimates).__name__
             raise Refusal(

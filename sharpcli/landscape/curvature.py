@@ -3,6 +3,7 @@ random start vector, and the eigenpairs computed so far."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from itertools import count
@@ -46,8 +47,9 @@ class Curvature:
         step: int,
         basis_bytes: int,
         tell: Tell | None = None,
+        before: Callable[[], object] | None = None,
     ) -> None:
-        self.surface, self.w, self.tell = surface, w, tell
+        self.surface, self.w, self.tell, self.before = surface, w, tell, before
         self.key, self.basis_bytes = (seed, step), basis_bytes
         self._krylov: dict[tuple[Operator, int], Krylov] = {}
         self._rules: dict[tuple[Operator, int], tuple[int, Rule]] = {}  # steps taken, and the rule
@@ -56,6 +58,8 @@ class Curvature:
     @cached_property
     def linearization(self) -> Linearization:
         """The gradient at w and the products with the curvature there."""
+        if self.before is not None:
+            self.before()
         return self.surface.linearize(self.w)
 
     @property
