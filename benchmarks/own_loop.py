@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -22,6 +24,8 @@ from torch import Tensor, nn
 import sharpcli as sharp
 
 TOL = 1e-3
+BATCH = 256  # examples evaluated at once, by every tool
+STEPS = 40  # of Lanczos, as in the example that hessian-eigenthings publishes
 
 
 def resnet(images: int) -> tuple[nn.Module, Any, tuple[Tensor, Tensor]]:
@@ -55,6 +59,8 @@ class Logits(nn.Module):
 
 class NextToken(nn.Module):
     """The mean cross-entropy over the next tokens."""
+
+    reduction = "mean"  # curvlinops asks
 
     def forward(self, outputs: Tensor, tokens: Tensor) -> Tensor:
         """Of outputs [n (T - 1), C] and the tokens [n, T] themselves."""
@@ -93,12 +99,12 @@ def by_pyhessian(net: nn.Module, loss: Any, data: tuple[Tensor, Tensor], batch: 
 
 
 def by_eigenthings(net: nn.Module, loss: Any, data: tuple[Tensor, Tensor], batch: int) -> tuple[float, float]:
-    """hessian-eigenthings' Lanczos."""
+    """hessian-eigenthings' Lanczos, which always takes the steps that it is told."""
     from hessian_eigenthings import HessianOperator, lanczos  # type: ignore[attr-defined]
 
     pieces = list(zip(data[0].split(batch), data[1].split(batch), strict=True))
     operator = HessianOperator(net, pieces, lambda model, pair: loss(model(pair[0]), pair[1]))
-    result = lanczos(operator, k=1, tol=TOL, which="LA")
+    result = lanczos(operator, k=1, max_iter=STEPS, tol=TOL, which="LA")
     return float(result.eigenvalues[0]), float("nan")
 
 
@@ -108,7 +114,7 @@ def by_curvlinops(net: nn.Module, loss: Any, data: tuple[Tensor, Tensor], batch:
     from scipy.sparse.linalg import eigsh
 
     pieces = list(zip(data[0].split(batch), data[1].split(batch), strict=True))
-    params = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    params = [p for p in net.parameters() if p.requires_grad]
     operator = HessianLinearOperator(net, loss, params, pieces, check_deterministic=False)
     as_scipy = operator.to_scipy()
     counted = [0]
@@ -129,6 +135,9 @@ TOOLS: dict[str, Callable[..., tuple[float, float]]] = {
     "hessian-eigenthings": by_eigenthings,
     "curvlinops": by_curvlinops,
 }
+
+
+NETWORKS = {"GPT-2": gpt, "ResNet-18": resnet}
 
 
 def rss() -> float:
@@ -155,31 +164,43 @@ class Peak:
         self._thread.join()
 
 
-def compare(name: str, made: tuple[nn.Module, Any, tuple[Tensor, Tensor]], batch: int, repeats: int) -> None:
-    """A table of all tools on one network."""
-    net, loss, data = made
-    exact = sharp.measure(net, loss, data, tol=1e-6, chunk=batch)["lambda_1"]
+def once(network: str, tool: str, examples: int) -> None:
+    """Measures in this process, and prints the value, the products, the seconds and the growth of memory."""
+    net, loss, data = NETWORKS[network](examples)
+    batch = min(examples, BATCH)
+    with Peak() as peak:
+        began = time.perf_counter()
+        value, products = TOOLS[tool](net, loss, data, batch)
+        seconds = time.perf_counter() - began
+    print("measured", value, products, seconds, peak.most)
+
+
+def compare(network: str, examples: int, repeats: int) -> None:
+    """A table of all tools on a network, each measurement in a process of its own, in turns."""
+    net, loss, data = NETWORKS[network](examples)
+    exact = sharp.measure(net, loss, data, tol=1e-6, chunk=BATCH)["lambda_1"]
     weights = sum(p.numel() for p in net.parameters())
-    print(f"\n{name}: {weights:,} weights, {len(data[0])} examples, lambda_1 {exact:.6g}")
-    seconds: dict[str, list[float]] = {tool: [] for tool in TOOLS}
-    said: dict[str, tuple[float, float, float]] = {}
+    print(f"\n{network}: {weights:,} weights, {examples} examples, lambda_1 {exact:.6g}", flush=True)
+    said: dict[str, list[list[float]]] = {tool: [] for tool in TOOLS}
     for _ in range(repeats):
-        for tool, measure in TOOLS.items():
-            try:
-                with Peak() as peak:
-                    began = time.perf_counter()
-                    value, products = measure(net, loss, data, batch)
-                    seconds[tool].append(time.perf_counter() - began)
-                said[tool] = value, products, peak.most
-            except Exception as problem:  # a tool that cannot take this network says so in the table
-                print(f"{tool}: {type(problem).__name__}: {str(problem)[:150]}")
-    own = statistics.median(seconds["sharp"])
+        for tool, rows in said.items():
+            command = [sys.executable, str(Path(__file__)), "--once", network, tool, str(examples)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            lines = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("measured")]
+            if lines:
+                rows.append([float(number) for number in lines[0]])
+            else:  # a tool that cannot take this network says so
+                print(f"{tool}: {done.stderr.strip().splitlines()[-1][:150]}")
     print(f"{'':22}{'lambda_1':>12}{'error':>10}{'products':>10}{'seconds':>10}{'over sharp':>12}{'GB':>8}")
-    for tool, (value, products, memory) in said.items():
-        took = statistics.median(seconds[tool])
+    own = statistics.median(row[2] for row in said["sharp"])
+    for tool, rows in said.items():
+        if not rows:
+            continue
+        value, products = rows[0][:2]
+        took, memory = (statistics.median(row[i] for row in rows) for i in (2, 3))
         error = abs(value - exact) / abs(exact)
         costs = f"{products:10.3g}{took:10.2f}{took / own:12.2f}{memory / 1e9:8.2f}"
-        print(f"{tool:22}{value:12.6g}{error:10.1e}{costs}")
+        print(f"{tool:22}{value:12.6g}{error:10.1e}{costs}", flush=True)
 
 
 def door(repeats: int) -> None:
@@ -223,8 +244,12 @@ if __name__ == "__main__":
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--sequences", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--once", nargs=3, metavar=("NETWORK", "TOOL", "EXAMPLES"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.once:
+        once(*options.once[:2], int(options.once[2]))
+        sys.exit()
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     door(2 * options.repeats + 1)
-    compare("GPT-2, 4 layers, 128 wide", gpt(options.sequences), options.sequences, options.repeats)
-    compare("ResNet-18", resnet(options.images), 256, options.repeats)
+    compare("GPT-2", options.sequences, options.repeats)
+    compare("ResNet-18", options.images, options.repeats)

@@ -7,21 +7,21 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sharpcli.config import former
-from sharpcli.config.identity import dotted, hash_of
+from sharpcli.config.identity import hash_of
 from sharpcli.config.plain_yaml import dumped, plain_yaml
 from sharpcli.errors import InOtherHands, Refusal, printable
 from sharpcli.jsonl import Row, append, cannot_write, is_count, last_row, read_rows, replace, writing
 from sharpcli.jsonl.files import no_link, open_regular, read, sync, truncate
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 VERSION, READABLE = 2, (1, 2)  # the format that is written, and those that are read: see config/former.py
 LARGEST_FACTS, LARGEST_CONFIG = 64_000_000, 4_000_000  # bytes of provenance.json and of config.yaml
@@ -193,25 +193,41 @@ class Run:
 
     def logged(self) -> list[Row]:
         """The rows of metrics.jsonl, without lines that are no rows: see `damage`."""
-        return read_rows(self.path / "metrics.jsonl")[0]
+        return [former.row(row) for row in read_rows(self.path / "metrics.jsonl")[0]]
 
     def logged_before(self, offset: int) -> list[Row]:
         """The rows in the first `offset` bytes of metrics.jsonl; none where a line of them is no row."""
         rows, wrong = read_rows(self.path / "metrics.jsonl", offset)
         return [] if wrong else rows
 
-    def rows(self, complain: Complain = _say_nothing) -> list[Row]:
+    def rows(self, complain: Complain = _say_nothing, note: Complain = _say_nothing) -> list[Row]:
         """What was logged, joined by step with what was measured later, the newest number wins; of replicas
-        a row each. `complain` is told of lines of measured.jsonl that are no rows."""
+        a row each. `complain` is told of lines of measured.jsonl that are no rows.
+
+        A measure's columns are of one number of examples: of that on which it was measured at the most steps,
+        the larger of two. Its numbers of other examples are left out, and `note` is told so.
+        """
         joined = {(row["step"], row.get("replica", 0)): row for row in self.logged()}
         measured, wrong = self._measured()
         if wrong:
             complain(wrong)
+        # rows of some parameters alone are not the network's numbers
+        measured = [
+            {k: v for k, v in row.items() if k != "provenance"} for row in measured if "params" not in row
+        ]
+        counts = _examples_measured([*joined.values(), *measured])
         for later in measured:
-            if "params" in later:  # of some parameters alone: not the network's numbers
-                continue
             at = (later["step"], 0)
-            joined[at] = joined.get(at, {}) | {k: v for k, v in later.items() if k != "provenance"}
+            if all(later[name] == counts[name] for name in counts if name in later):
+                joined[at] = joined.get(at, {}) | later
+        for name in _mixed([*joined.values(), *measured]):
+            columns = {key for row in measured if name in row for key in row} - {"step"}
+            joined = {at: _without(row, columns, name, counts[name]) for at, row in joined.items()}
+            measure = name.removesuffix("_examples")
+            note(
+                f"{self.path}: {measure} was measured on several numbers of examples, shown is that on "
+                f"{counts[name]}; sharp measure {self.name} measure=[{measure}] measures all alike"
+            )
         return [joined[at] for at in sorted(joined)]
 
     def _measured(self) -> tuple[list[Row], str]:
@@ -237,11 +253,12 @@ class Run:
     def last(self) -> Row | None:
         """The last row logged, read from the end of the file; None where nothing is logged."""
         try:
-            return last_row(self.path / "metrics.jsonl")
+            last = last_row(self.path / "metrics.jsonl")
         except OSError as problem:
             raise Refusal(
                 f"{self.path / 'metrics.jsonl'}: cannot be read ({problem.strerror or problem}); move it away"
             ) from None
+        return None if last is None else former.row(last)
 
     def damage(self) -> str:
         """In one line, what is wrong with metrics.jsonl; empty where nothing is: every line is a row, rows
@@ -658,59 +675,34 @@ def find_all(words: Sequence[str], runs_dir: Path, complain: Complain = _say_not
     return list(out.values())
 
 
-def frame_of(runs: Sequence[Run], complain: Complain | None = None) -> pd.DataFrame:
-    """One row a run and step: the logged and measured columns, and the run's settings by their dotted names;
-    in the column `scores` the names of the scores that the problem reports.
-
-    Refuses a run that cannot be read, whose rows are damaged or whose config was changed. With `complain`
-    such a run is left out instead, and `complain` is told why.
-    """
-    import pandas as pd
-
-    frame: list[dict[str, Any]] = []
-    for run in runs:
-        try:
-            frame += _records(run, complain)
-        except Refusal as problem:
-            if complain is None:
-                raise
-            complain(f"{problem}; left out")
-    return pd.DataFrame(frame)
-
-
-def _records(run: Run, complain: Complain | None) -> list[dict[str, Any]]:
-    """The rows of a run for a frame."""
-    run.refuse_altered(quick=True)
-    if wrong := run.damage():
-        raise Refusal(f"{wrong}; the command that made the run mends it")
-    config = run.config
-    settings = {key: str(v) if isinstance(v, list) else v for key, v in dotted(config).items()} | {
-        "run": run.name,
-        "problem": config["problem"]["_target_"].rsplit(".", 1)[-1],
-    }
-    settings["scores"] = " ".join(score_names(run))
-    out = []
-    for row in _of_a_kind(run, run.rows(complain or _refuse)):
-        name = {"run": f"{run.name}#{row['replica']}"} if "replica" in row else {}
-        out.append(settings | row | name)
-    return out
-
-
-def _of_a_kind(run: Run, rows: list[Row]) -> list[Row]:
-    """The rows, in each column either numbers or words; refuses a column of both, as after a damage."""
-    kinds: dict[str, type] = {}
+def _examples_measured(rows: Iterable[Row]) -> dict[str, int]:
+    """Of each column `<measure>_examples` the number that the most steps have, the larger of two."""
+    steps: dict[str, dict[int, set[int]]] = {}
     for row in rows:
-        for name, value in row.items():
-            if value is None:
-                continue
-            kind = float if isinstance(value, bool | int | float) else type(value)
-            if kinds.setdefault(name, kind) is not kind:
-                raise Refusal(f"{run.path}: {name} is {value!s:.60} at step {row['step']} and else a number")
-    return rows
+        for name, count in row.items():
+            if name.endswith("_examples") and isinstance(count, int):
+                steps.setdefault(name, {}).setdefault(count, set()).add(row["step"])
+    return {
+        name: max(by_count, key=lambda count: (len(by_count[count]), count))
+        for name, by_count in steps.items()
+    }
 
 
-def _refuse(message: str) -> None:
-    raise Refusal(f"{message}; remove the line")
+def _mixed(rows: Iterable[Row]) -> list[str]:
+    """The columns `<measure>_examples` that hold several numbers."""
+    found: dict[str, set[Any]] = {}
+    for row in rows:
+        for name in row:
+            if name.endswith("_examples"):
+                found.setdefault(name, set()).add(row[name])
+    return [name for name, counts in found.items() if len(counts) > 1]
+
+
+def _without(row: Row, columns: set[str], name: str, count: int) -> Row:
+    """A row without a measure's columns, where it has them of another number of examples."""
+    if row.get(name, count) == count:
+        return row
+    return {key: value for key, value in row.items() if key not in columns}
 
 
 def score_names(run: Run) -> list[str]:

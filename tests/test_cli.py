@@ -80,7 +80,9 @@ def test_train_says_where_things_are_and_what_was_seen(sharp, folder):
     assert "step 6/6" in said.err and "\x1b" not in said.err
     assert {file.name for file in folder.iterdir()} == {"runs"}
     first = Run(run).logged()[0]
-    assert list(first)[:5] == ["step", "epoch", "lr", "edge", "train_loss"] and list(first)[-1] == "seconds"
+    assert (
+        list(first)[:5] == ["step", "epoch", "lr_now", "edge", "train_loss"] and list(first)[-1] == "seconds"
+    )
     facts = Run(run).provenance
     assert (
         facts["command"].startswith("sharp train data.train_examples=60")

@@ -11,8 +11,9 @@ import torch
 import yaml
 
 from sharpcli.errors import InOtherHands, Refusal, printable
+from sharpcli.frames import frame_of
 from sharpcli.jsonl import files, read_rows, replace
-from sharpcli.run import Run, append, find, find_all, frame_of, in_directory
+from sharpcli.run import Run, append, find, find_all, in_directory
 
 
 @pytest.fixture

@@ -335,7 +335,7 @@ def test_epochs_and_arrays_and_cross_entropy_with_batch_norm(sharp, folder):
         and run.steps == 6
         and run.config["data"]["file"] == str(folder / "mine.npz")
     )
-    assert run.logged()[0]["lr"] > run.logged()[-1]["lr"]
+    assert run.logged()[0]["lr_now"] > run.logged()[-1]["lr_now"]
 
 
 def test_label_noise_recovers_on_uv_where_plain_sgd_does_not(sharp, folder):

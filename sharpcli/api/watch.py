@@ -140,7 +140,7 @@ class Watch:
         with self._own.untouched():
             w = self._own.w()
         row: Row = {"step": self.steps}
-        row |= {} if self.lr is None else {"lr": _value(self.lr, "lr")}
+        row |= {} if self.lr is None else {"lr_now": _value(self.lr, "lr")}
         row |= {} if self.edge is None else {"edge": _value(self.edge, "edge")}
         if not bool(torch.isfinite(w).all()):
             raise Refusal(f"the model's weights are not finite at step {self.steps}: training diverged")

@@ -26,10 +26,11 @@ from sharpcli.config.sweep import sweep
 from sharpcli.config.targets import identity
 from sharpcli.config.words import compose
 from sharpcli.errors import Interrupted, Refusal, signals
+from sharpcli.frames import frame_of
 from sharpcli.jsonl import replace, writing
 from sharpcli.jsonl.files import read
 from sharpcli.provenance import commit
-from sharpcli.run import Run, frame_of
+from sharpcli.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd

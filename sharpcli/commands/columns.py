@@ -27,8 +27,8 @@ from sharpcli.commands.show import docstring, first_sentence, target
 LOOP = """Columns:
     step [-]: the number of steps taken; the row describes the weights after them
     epoch [-]: step over the number of steps in an epoch
-    lr [weight^2/loss]: the step size of the next step, and in the last row that of the last step; its unit is
-        weight for Adam and RMSProp
+    lr_now [weight^2/loss]: the step size of the next step, and in the last row that of the last step, where
+        the setting `lr` is that of the whole schedule; its unit is weight for Adam and RMSProp
     edge [loss/weight^2, exact]: the edge of stability: the sharpness above which the optimizer diverges on a
         quadratic, 2/lr for gradient descent; absent for an optimizer that states none
     base_edge [loss/weight^2, exact]: SAM: the edge of the optimizer that SAM wraps

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,10 +18,15 @@ from sharpcli.config.folders import options, yaml_files
 from sharpcli.config.own_parts import trusted, values_of
 from sharpcli.config.words import refusing, suggest, with_overrides
 from sharpcli.errors import Refusal
+from sharpcli.frames import frame_of
 from sharpcli.jsonl import replace, writing
-from sharpcli.run import find_all, frame_of
+from sharpcli.run import find_all
 
 ENDINGS = (".png", ".pdf", ".svg")
+TRUETYPE: Any = {
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+}  # fonts that journals take, and text that is text
 
 
 def draw(name: str, names: Sequence[str], overrides: Sequence[str], out: Path | None, runs_dir: Path) -> Path:
@@ -45,6 +51,8 @@ def draw(name: str, names: Sequence[str], overrides: Sequence[str], out: Path | 
         raise Refusal(f"-o {out}: possible endings: {', '.join(ENDINGS)}")
     several = len(runs) > 1  # then a run that cannot be read is named and left out
     frame = frame_of(runs, complain if several else None)
+    for note in frame.attrs["notes"]:
+        complain(note)
     if frame.empty:
         raise Refusal(f"{', '.join(run.name for run in runs[:3])}: nothing logged to draw yet")
     figure = part(checked, trust, f"plot {name}")(frame)
@@ -54,7 +62,8 @@ def draw(name: str, names: Sequence[str], overrides: Sequence[str], out: Path | 
         if out.parent != Path():
             out.parent.mkdir(parents=True, exist_ok=True)
         file = io.BytesIO()
-        figure.savefig(file, format=out.suffix[1:].lower())
+        with rc_context(TRUETYPE):
+            figure.savefig(file, format=out.suffix[1:].lower())
         if own_place:  # a link in a run's directory would lead the figure elsewhere
             replace(out, file.getvalue())
         else:

@@ -50,12 +50,12 @@ def settled(run: Run) -> list[str]:
         return []
     shown = scores(last, score_names(run))
     out = [f"at step {last['step']}: {shown}"] if shown else []
-    rows = [row for row in run.logged() if is_number(row.get("lambda_1")) and is_number(row.get("lr"))]
+    rows = [row for row in run.logged() if is_number(row.get("lambda_1")) and is_number(row.get("lr_now"))]
     late = [row["lambda_1"] for row in rows if row["step"] >= (1 - LAST_QUARTER) * run.steps]
     if not late or last.get("diverged"):
         return out
-    if len({row["lr"] for row in rows}) > 1:  # under a schedule nothing settles
-        return [*out, f"lambda_1 ended at {late[-1]:.4g}, lr at {rows[-1]['lr']:.4g}"]
+    if len({row["lr_now"] for row in rows}) > 1:  # under a schedule nothing settles
+        return [*out, f"lambda_1 ended at {late[-1]:.4g}, lr at {rows[-1]['lr_now']:.4g}"]
     return [
         *out,
         f"lambda_1 settled at {median(late):.4g}{edges(rows[-1])} (median over the last quarter of the "
@@ -81,7 +81,7 @@ def is_number(value: Any) -> bool:
 def is_two_over_lr(row: Row) -> bool:
     """Whether the edge that a row states is gradient descent's, 2/lr."""
     edge = row.get("edge")
-    return edge is not None and row["lr"] > 0 and abs(edge - 2 / row["lr"]) <= 1e-9 * edge
+    return edge is not None and row["lr_now"] > 0 and abs(edge - 2 / row["lr_now"]) <= 1e-9 * edge
 
 
 def spread(run: Run, replicas: int) -> str:

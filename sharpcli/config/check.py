@@ -13,14 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sharpcli import CONF
 from sharpcli.config import former
 from sharpcli.config.folders import options
 from sharpcli.config.identity import DIGITS, hash_of
+from sharpcli.config.methods import method_label
 from sharpcli.config.paths import expanded, path_given, text_of
 from sharpcli.config.settings import GROUPS, LOCAL, NAMES, Plain, Settings
 from sharpcli.config.targets import hyperparameters, is_of_part, is_path, is_text, parts, resolve
@@ -380,46 +379,3 @@ def _contents(part: Mapping[str, Any], where: str, trust: Sequence[str]) -> dict
         elif is_path(hints.get(key)) and isinstance(value, str):
             out[f"{where}.{key}"] = _content(Path(value), f"{where}.{key}")
     return out
-
-
-def method_label(values: Mapping[str, Any]) -> str:
-    """The label of a run: the name of its method (conf/method) if optimizer, objectives and batch size agree
-    with what the method states, else `custom`."""
-    file = CONF / "method" / f"{values['method']}.yaml"
-    if not file.exists():
-        return values["method"]
-    preset = yaml.safe_load(file.read_text())
-    chosen = {
-        group.removeprefix("override /"): option
-        for line in preset["defaults"]
-        for group, option in line.items()
-    }
-    rule = _option("optimizer", chosen["optimizer"]) | preset.get("optimizer", {})
-    objectives: dict[str, Any] = {}
-    for option in chosen["objective"]:
-        objectives |= _option("objective", option)
-    is_full = values["batch_size"] == "full"
-    same = (
-        _same_targets(rule, values["optimizer"])
-        and objectives.keys() == values["objective"].keys()
-        and all(_same_targets(part, values["objective"][key]) for key, part in objectives.items())
-        and ("batch_size" not in preset or (preset["batch_size"] == "full") == is_full)
-    )
-    return values["method"] if same else "custom"
-
-
-def _option(group: str, name: str) -> dict[str, Any]:
-    return yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
-
-
-def _same_targets(wanted: Mapping[str, Any], given: Any) -> bool:
-    """Whether `given` has every `_target_` that a method states itself; what a method leaves to a defaults
-    list is not compared."""
-    if not isinstance(given, Mapping):
-        return False
-    return all(
-        _same_targets(value, given.get(key))
-        if isinstance(value, Mapping)
-        else key != "_target_" or value == given.get(key)
-        for key, value in wanted.items()
-    )

@@ -45,6 +45,14 @@ def updated(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _with_added(value) for key, value in out.items()}
 
 
+def row(logged: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of any version as one of today's: the step size of a row was called lr, as the setting is."""
+    if "lr" not in logged or "lr_now" in logged:
+        return dict(logged)
+    now = {("lr_now" if key == "lr" else key): value for key, value in logged.items()}
+    return now | {"lr": logged["lr"]} if "replica" in logged else now  # of which lr may be the setting
+
+
 def hash_1(config: Mapping[str, Any], contents: Mapping[str, str]) -> str:
     """The 8 hex digits that format 1 gave today's `config`, whose files have the `contents` (SHA-256 by
     `data.file`)."""

@@ -21,7 +21,18 @@ from sharpcli.measures import Estimates, Point
 from sharpcli.optimizers import State
 from sharpcli.rng import generator
 
-LOOP_COLUMNS = ("step", "epoch", "lr", "edge", "base_edge", "replica", "diverged", "diverged_at", "seconds")
+LOOP_COLUMNS = (
+    "step",
+    "epoch",
+    "lr",
+    "lr_now",
+    "edge",
+    "base_edge",
+    "replica",
+    "diverged",
+    "diverged_at",
+    "seconds",
+)
 SECOND = "second derivatives"
 Warm = dict[str, Tensor]
 Tell = Callable[[str, int, float], Any]

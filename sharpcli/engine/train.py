@@ -196,7 +196,7 @@ def _row(lane: Lane, position: Position) -> Row | None:
     last = at == experiment.steps
     names = [name for name, times in experiment.due.items() if times.due(at) or (last and times != NEVER)]
     lr = experiment.schedule(min(at, max(experiment.steps - 1, 0)))
-    row: Row = {"step": at, "epoch": round(at / experiment.minibatches.per_epoch, 6), "lr": lr}
+    row: Row = {"step": at, "epoch": round(at / experiment.minibatches.per_epoch, 6), "lr_now": lr}
     edges = {"edge": edge(experiment.optimizer, lr), "base_edge": base_edge(experiment.optimizer, lr)}
     row |= {name: value for name, value in edges.items() if value is not None}
     if finite:

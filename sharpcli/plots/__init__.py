@@ -9,16 +9,25 @@ Figures are matplotlib's objects; pyplot's state is never touched.
 
 from __future__ import annotations
 
+import difflib
+import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation
 
 from sharpcli.errors import Refusal
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito 2008
+MARKERS = ("o", "s", "^", "D")  # of the curves after those that the palette tells apart
+MANY = 6  # curves whose legend is within the axes at most
+SMALLEST_PLAIN, LARGEST_PLAIN = 1e-3, 1e5  # labels of an axis that are written out
+NEAREST = 10  # columns that a message names
+FIRST = ("method", "problem", "lr", "seed")  # settings that a run is known by; the seed after all others
 X_COLUMNS = ("epoch", "seconds", "step")  # that a run is drawn over
 AXIS_LABELS = {  # of columns and of expressions in them; others are labelled by themselves
     "lambda_1": r"sharpness $\lambda_1$",
@@ -74,22 +83,122 @@ def need_axis(frame: pd.DataFrame, x: str) -> None:
         raise Refusal(f"x={x}: no such column in these runs; possible: {', '.join(X_COLUMNS)}")
 
 
-def label(frame: pd.DataFrame, by: Sequence[str]) -> str:
-    """The settings `by` of the first row of `frame`, as a legend shows them: `sam, lr 0.05`."""
-    return ", ".join(_setting(key, frame[key].iloc[0]) for key in by)
+def column(frame: pd.DataFrame, value: str) -> pd.Series:
+    """The value of an expression in the columns for every row, such as `lr * step`; a number is that number
+    in every row. Refuses an unknown column, and what is no expression."""
+    if value in frame:  # also a dotted name, such as optimizer.rho
+        return frame[value]
+    try:
+        values: Any = frame.eval(value, engine="python")
+    except Exception as problem:  # pandas raises exceptions of many kinds for what it cannot read
+        unknown = re.search(r"name '([^']+)' is not defined", str(problem))
+        came = unknown[1] if unknown else value
+        known = [str(c) for c in frame if frame[c].notna().any()]
+        near = difflib.get_close_matches(came, known, n=NEAREST, cutoff=0.0)
+        why = "no such column in these runs" if unknown or value.isidentifier() else "cannot be read"
+        raise Refusal(f"{value}: {why}; the nearest columns: {', '.join(near)}") from None
+    return values if isinstance(values, pd.Series) else pd.Series(float(values), index=frame.index)
+
+
+# --- what curves are called, and how they look ---
+
+
+def settings(frame: pd.DataFrame) -> list[str]:
+    """The settings among the columns of a frame, the ones first that a reader knows a run by."""
+    known = [key for key in frame.attrs.get("settings", FIRST) if key in frame]
+    first = [key for key in FIRST if key in known and key != "seed"]
+    others = [key for key in known if key not in FIRST]
+    return [*first, *others, *(["seed"] if "seed" in known else [])]
+
+
+def telling(frame: pd.DataFrame, apart_from: Sequence[str] = ()) -> list[str]:
+    """The fewest settings, taken in turn, that tell the runs of a frame apart as far as all of them do; none
+    of `apart_from`."""
+    by_run = frame.groupby("run", sort=False).first(skipna=False) if len(frame) else frame
+    chosen: list[str] = []
+    groups = 1
+    for key in settings(frame):
+        if key in apart_from:
+            continue
+        more = len(by_run[[*chosen, key]].astype(str).drop_duplicates())
+        if more > groups:
+            chosen, groups = [*chosen, key], more
+        if groups == len(by_run):
+            break
+    return chosen
+
+
+def label(rows: pd.DataFrame, by: Sequence[str]) -> str:
+    """The settings `by` of the first of some rows, as a legend shows them: `sam, lr 0.05, rho 0.1`."""
+    ends = [key.rpartition(".")[2] for key in by]
+    said = [
+        _setting(end if ends.count(end) == 1 or end == "_target_" else key, rows[key].iloc[0])
+        for key, end in zip(by, ends, strict=True)
+        if not is_missing(rows[key].iloc[0])
+    ]
+    return ", ".join(said)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a setting is one that a run does not have."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _setting(key: str, value: Any) -> str:
-    if key == "method":
+    if key in ("method", "problem"):
         return str(value)
+    if key == "_target_":
+        return str(value).rpartition(".")[2]
     return f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
 
 
-def curves(frame: pd.DataFrame, y: str) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """For each run a colour, a legend label (the method, lr and seed where they vary, else the run's name),
+def style(i: int) -> dict[str, Any]:
+    """Colour and marker of the i-th curve: the colours of `PALETTE`, then again with a marker."""
+    again = i // len(PALETTE)
+    marker = {} if not again else {"marker": MARKERS[(again - 1) % len(MARKERS)], "markevery": 0.1}
+    return {"color": PALETTE[i % len(PALETTE)], "markersize": 3, **marker}
+
+
+def curves(frame: pd.DataFrame, y: str) -> Iterator[tuple[dict[str, Any], str, pd.DataFrame]]:
+    """For each run its style, a legend label (the shortest that tells the runs apart, else the run's name),
     and the rows that have a value of `y`."""
-    said = [key for key in ("method", "lr", "seed") if key in frame]  # a label that config.yaml has lost
-    varying = [key for key in said if frame.groupby("run")[key].first().nunique() > 1]
+    by = telling(frame)
+    names: dict[str, str] = {}
+    for run, rows in frame.groupby("run", sort=False):
+        names[str(run)] = label(rows, by) or str(run)
     for i, (run, rows) in enumerate(frame.groupby("run", sort=False)):
-        name = label(rows, varying) if varying else str(run)
-        yield PALETTE[i % len(PALETTE)], name, rows[rows[y].notna()] if y in rows else rows.iloc[:0]
+        name = names[str(run)]
+        if list(names.values()).count(name) > 1:  # nothing but the directory tells them apart
+            name = f"{name} ({str(run)[-8:]})"
+        yield style(i), name, rows[rows[y].notna()] if y in rows else rows.iloc[:0]
+
+
+def log_axis(ax: Axes, axis: str) -> None:
+    """Makes an axis logarithmic, with plain numbers where they are short, and between the powers of ten where
+    it spans few of them."""
+    ax.set(**{f"{axis}scale": "log"})
+    getattr(ax, f"{axis}axis").set_major_formatter(_Plain(labelOnlyBase=True))
+    getattr(ax, f"{axis}axis").set_minor_formatter(_Plain(minor_thresholds=(2, 0.5)))
+
+
+class _Plain(LogFormatterSciNotation):
+    """0.06 and not 6e-02 or 6 x 10^-2, which would run into its neighbour; powers beyond as 10^6."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """The label at x; empty where there is to be none."""
+        said = str(super().__call__(x, pos))
+        return f"{x:g}" if said and SMALLEST_PLAIN <= abs(x) <= LARGEST_PLAIN else said
+
+
+def legend(ax: Axes) -> None:
+    """The legend of an axes: within it, or where there are many curves beside it."""
+    handles, names = ax.get_legend_handles_labels()
+    if not names:
+        return
+    if len(names) <= MANY:
+        ax.legend(frameon=False, fontsize=8)
+        return
+    fig: Any = ax.figure
+    width, height = fig.get_size_inches()
+    fig.set_size_inches(width + 0.065 * max(map(len, names)) + 0.5, height)
+    fig.legend(handles, names, loc="outside right upper", frameon=False, fontsize=8)

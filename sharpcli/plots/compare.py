@@ -6,30 +6,51 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sharpcli.errors import Refusal
-from sharpcli.plots import AXIS_LABELS, PALETTE, figure, label
+from sharpcli.plots import AXIS_LABELS, column, figure, label, legend, log_axis, style, telling
 
-LINE_STYLES = ("-", "--", ":")  # the next one each time that the colours are used up
+FAINT = 0.35  # opacity where a curve is the mean of fewer runs than it has
 
 
 def compare(frame: pd.DataFrame, *, x: str, y: str, by: list[str], log: bool) -> Figure:
-    """`y` over `x`: for each group of runs that agree in the settings `by` the mean over its runs (seeds),
-    and a band of one standard deviation to either side; a group of one run has no band. `log` makes the y
-    axis logarithmic. Refuses a setting or a column that the runs lack."""
-    for key in (x, y, *by):
-        if key not in frame:
-            possible = sorted(str(c) for c in frame if frame[c].notna().any())
-            raise Refusal(f"{key}: no such column in these runs; possible: {', '.join(possible)}")
+    """`y` over `x`, which may be expressions in the columns: for each group of runs that agree in the
+    settings `by` the mean over its runs (seeds), and a band of one standard deviation to either side; a group
+    of one run has no band. Where some runs of a group have ended the mean is faint. Accuracies stay within 0
+    and 1. `log` makes the y axis logarithmic.
+
+    Only seeds are averaged: refuses groups of runs that differ in anything else, with the settings to add to
+    `by`; `by=[]` draws all runs as one group. Refuses a setting or a column that the runs lack."""
+    for key in by:
+        column(frame, key)
+    rows = frame.assign(_x=column(frame, x), _y=column(frame, y)).dropna(subset=["_x", "_y"])
+    if rows.empty:
+        raise Refusal(f"y={y}: no row of these runs has a value of it over {x}")
+    groups = [group for _, group in rows.groupby(by, sort=True, dropna=False)] if by else [rows]
+    for group in groups if by else []:
+        group.attrs = frame.attrs
+        if mixed := telling(group, apart_from=["seed"]):
+            raise Refusal(
+                f"by=[{','.join(by)}]: the runs of {label(group, by)} differ in {', '.join(mixed)} too; draw "
+                f"them apart by by=[{','.join([*by, *mixed])}], or all as one curve by by=[]"
+            )
     fig, (ax,) = figure()
-    rows = frame[frame[y].notna()]
-    for i, (_, group) in enumerate(rows.groupby(by, sort=True, dropna=False)):
-        over_runs = group.groupby(x)[y].agg(["mean", "std"])
-        mean, std = over_runs["mean"], over_runs["std"]
+    for i, group in enumerate(groups):
+        over_runs = group.groupby("_x")["_y"].agg(["mean", "std", "count"])
+        mean, std, count = over_runs["mean"], over_runs["std"], over_runs["count"]
         runs = group["run"].nunique()
-        name = label(group, by) + (f" ({runs} runs)" if runs > 1 else "")
-        colour = PALETTE[i % len(PALETTE)]
-        style = LINE_STYLES[i // len(PALETTE) % len(LINE_STYLES)]
-        ax.plot(mean.index, mean, color=colour, label=name, linewidth=1.2, linestyle=style)
-        ax.fill_between(mean.index, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0)
-    ax.set(xlabel=AXIS_LABELS.get(x, x), ylabel=AXIS_LABELS.get(y, y), yscale="log" if log else "linear")
-    ax.legend(frameon=False, fontsize=8)
+        seeds = f" ({runs} runs)" if runs > 1 else ""
+        look = {**style(i), "linewidth": 1.2}
+        whole = mean.where(count == runs)
+        ax.plot(mean.index, whole, label=(label(group, by) or "all") + seeds, **look)
+        if not whole.notna().all():
+            ax.plot(mean.index, mean, alpha=FAINT, **look)
+            last = int(count.iloc[-1])
+            ax.annotate(f"{last} of {runs}", (mean.index[-1], mean.iloc[-1]), fontsize=7, color=look["color"])
+        low, high = mean - std, mean + std
+        if y.endswith("accuracy"):
+            low, high = low.clip(0, 1), high.clip(0, 1)
+        ax.fill_between(mean.index, low, high, color=look["color"], alpha=0.2, linewidth=0)
+    ax.set(xlabel=AXIS_LABELS.get(x, x), ylabel=AXIS_LABELS.get(y, y))
+    if log:
+        log_axis(ax, "y")
+    legend(ax)
     return fig

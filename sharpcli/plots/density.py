@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sharpcli.plots import PALETTE, figure, need
+from sharpcli.plots import figure, legend, log_axis, need, style
 
 GRID_POINTS = 2000  # eigenvalues at which a density is drawn
 
@@ -35,14 +35,15 @@ def density(frame: pd.DataFrame, *, width: float) -> Figure:
         gaussians = np.exp(-0.5 * ((grid[:, None, None] - nodes) / sigma) ** 2) / area
         by_probe = (gaussians * weights).sum(2)  # [points, probes], summed over the nodes
         mean, stderr = by_probe.mean(1), by_probe.std(1, ddof=1) / np.sqrt(by_probe.shape[1])
-        colour, name = PALETTE[i % len(PALETTE)], f"{row['run']}, step {row['step']}"
+        look, name = style(i), f"{row['run']}, step {row['step']}"
         low, high = np.maximum(mean - stderr, 1e-12), mean + stderr  # a logarithmic scale ends above 0
         for ax in axes:
-            ax.plot(grid, mean, color=colour, linewidth=1.2, label=name)
-            ax.fill_between(grid, low, high, color=colour, alpha=0.25, linewidth=0)
+            ax.plot(grid, mean, linewidth=1.2, label=name, **look)
+            ax.fill_between(grid, low, high, color=look["color"], alpha=0.25, linewidth=0)
         lowest_peak = weights[weights > 0].min() / area / len(nodes)
         axes[1].set_ylim(bottom=max(lowest_peak, mean.max() * 1e-9))
-    axes[1].set(yscale="log", xlabel=r"eigenvalue $\lambda$ of $H$", ylabel="density (log)")
+    log_axis(axes[1], "y")
+    axes[1].set(xlabel=r"eigenvalue $\lambda$ of $H$", ylabel="density (log)")
     axes[0].set(ylabel="density")
-    axes[0].legend(frameon=False, fontsize=8)
+    legend(axes[0])
     return fig

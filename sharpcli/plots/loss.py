@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sharpcli.plots import AXIS_LABELS, curves, figure, need, need_axis
+from sharpcli.plots import AXIS_LABELS, curves, figure, legend, log_axis, need, need_axis
 
 
 def loss(frame: pd.DataFrame, *, x: str) -> Figure:
@@ -24,17 +24,17 @@ def loss(frame: pd.DataFrame, *, x: str) -> Figure:
             if column not in frame:
                 continue
             names_runs = several and style == "-" and ax is axes[0]
-            for colour, name, rows in curves(frame, column):
+            for look, name, rows in curves(frame, column):
                 label = name if names_runs else None
-                ax.plot(rows[x], rows[column], style, color=colour, label=label, linewidth=1.2)
+                ax.plot(rows[x], rows[column], style, label=label, linewidth=1.2, **look)
             ax.plot([], [], style, color="0.3", label=AXIS_LABELS.get(column, column), linewidth=1)
         score = columns[0].removeprefix("train_")
         is_share = score.endswith("accuracy")
         y_label = AXIS_LABELS.get(columns[0], columns[0]).removeprefix("training ")
         ax.set(ylabel=score if is_share else y_label)
         if not is_share and (frame[[c for c in columns if c in frame]].min().min()) > 0:
-            ax.set_yscale("log")
-        ax.legend(frameon=False, fontsize=8)
+            log_axis(ax, "y")
+        legend(ax)
     axes[-1].set_xlabel(AXIS_LABELS.get(x, x))
     return fig
 

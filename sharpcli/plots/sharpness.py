@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sharpcli.plots import AXIS_LABELS, curves, figure, need, need_axis
+from sharpcli.plots import AXIS_LABELS, curves, figure, legend, log_axis, need, need_axis
+
+NEAR = 2.0  # times the largest lambda_1: edges above it are not in the picture
 
 
 def sharpness(frame: pd.DataFrame, *, x: str) -> Figure:
@@ -17,15 +21,18 @@ def sharpness(frame: pd.DataFrame, *, x: str) -> Figure:
     need(frame, "train_loss", "scores")
     need_axis(frame, x)
     fig, (above, below) = figure(2)
-    for colour, name, rows in curves(frame, "train_loss"):
-        above.plot(rows[x], rows["train_loss"], color=colour, label=name, linewidth=1.2)
+    for look, name, rows in curves(frame, "train_loss"):
+        above.plot(rows[x], rows["train_loss"], label=name, linewidth=1.2, **look)
     edges: dict[str, set[float]] = {"--": set(), ":": set()}
-    for colour, _, rows in curves(frame, "lambda_1"):
-        below.plot(rows[x], rows["lambda_1"], color=colour, linewidth=1.2, marker=".", markersize=2)
-        for k in range(2, 100):
-            if f"lambda_{k}" not in rows or rows[f"lambda_{k}"].isna().all():
-                break
-            below.plot(rows[x], rows[f"lambda_{k}"], color=colour, linewidth=0.8, alpha=0.4)
+    highest, lowest = 0.0, 0.0
+    for look, _, rows in curves(frame, "lambda_1"):
+        colour = look["color"]
+        below.plot(rows[x], rows["lambda_1"], linewidth=1.2, **{"marker": ".", **look, "markersize": 2})
+        if len(rows):
+            highest, lowest = max(highest, rows["lambda_1"].max()), min(lowest, rows["lambda_1"].min())
+        for column in _smaller(rows):
+            below.plot(rows[x], rows[column], color=colour, linewidth=0.8, alpha=0.4)
+            lowest = min(lowest, float(rows[column].min()))
         for column, style in (("edge", "--"), ("base_edge", ":")):
             if column in rows and rows[column].notna().any():
                 below.plot(rows[x], rows[column], color=colour, linestyle=style, linewidth=1)
@@ -40,23 +47,32 @@ def sharpness(frame: pd.DataFrame, *, x: str) -> Figure:
         if values:
             only_value = f" = {min(values):.4g}" if len(values) == 1 else ""
             below.plot([], [], style, color="0.3", label=names[style] + only_value, linewidth=1)
-    above.set(ylabel=AXIS_LABELS["train_loss"], yscale="log")
+    above.set(ylabel=AXIS_LABELS["train_loss"])
     below.set(ylabel=AXIS_LABELS["lambda_1"] + " of the training loss", xlabel=AXIS_LABELS.get(x, x))
-    below.set_ylim(bottom=min(0, below.get_ylim()[0]))
+    log_axis(above, "y")
+    # by what was measured: the edge of a schedule that ends at 0 has no largest value
+    near = [value for values in edges.values() for value in values if value <= NEAR * highest]
+    top = max(highest, *near, 0.0)
+    below.set_ylim(lowest - 0.05 * (top - lowest) * (lowest < 0), top + 0.08 * (top - lowest) or 1.0)
     if frame["run"].nunique() > 1:
-        above.legend(frameon=False, fontsize=8)
+        legend(above)
     else:
         above.set_title(frame["run"].iloc[0], fontsize=9)
-    if below.get_legend_handles_labels()[0]:
-        below.legend(frameon=False, fontsize=8)
+    legend(below)
     return fig
+
+
+def _smaller(rows: pd.DataFrame) -> list[str]:
+    """The columns of the eigenvalues after the largest, as far as they were measured."""
+    columns = (f"lambda_{k}" for k in range(2, 100))
+    return [*takewhile(lambda column: column in rows and rows[column].notna().any(), columns)]
 
 
 def edges_are_those_of_gd(frame: pd.DataFrame) -> bool:
     """Whether every edge in the frame is 2 / lr, that of gradient descent."""
-    if not {"edge", "lr"} <= set(frame):
+    if not {"edge", "lr_now"} <= set(frame):
         return False
-    return bool((frame["edge"] * frame["lr"]).dropna().sub(2).abs().lt(1e-9).all())
+    return bool((frame["edge"] * frame["lr_now"]).dropna().sub(2).abs().lt(1e-9).all())
 
 
 def diverged(frame: pd.DataFrame, rows: pd.DataFrame) -> bool:

@@ -6,9 +6,8 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
 
-from sharpcli.plots import AXIS_LABELS, PALETTE, figure
+from sharpcli.plots import AXIS_LABELS, PALETTE, column, figure, legend, log_axis
 
 THEORY_LINE: dict[str, Any] = {
     "color": "black",
@@ -53,14 +52,7 @@ def theory(
             else:
                 ax.plot(predicted["x"], predicted["theory"], **THEORY_LINE)
     ax.set(xlabel=AXIS_LABELS.get(x, x), ylabel=AXIS_LABELS.get(y, y))
-    ax.set(**{f"{axis}scale": "log" for axis in log})
-    for axis in log:  # labels as 4, not as 4 x 10^0, which would run into its neighbour between powers of ten
-        getattr(ax, f"{axis}axis").set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
-    ax.legend(frameon=False, fontsize=8)
+    for axis in log:
+        log_axis(ax, axis)
+    legend(ax)
     return fig
-
-
-def column(rows: pd.DataFrame, value: str) -> pd.Series:
-    """The value of an expression in the columns for every row; a number is that number in every row."""
-    values: Any = rows.eval(value, engine="python")
-    return values if isinstance(values, pd.Series) else pd.Series(float(values), index=rows.index)

@@ -1,0 +1,86 @@
+"""Runs as a frame: a row for each run and measured step, with the run's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sharpcli.config.identity import dotted
+from sharpcli.config.methods import shown_method
+from sharpcli.errors import Refusal
+from sharpcli.jsonl import Row
+from sharpcli.run import Run, score_names
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Complain = Callable[[str], Any]
+
+
+def frame_of(runs: Sequence[Run], complain: Complain | None = None) -> pd.DataFrame:
+    """One row a run and step: the logged and measured columns, and the run's settings by their dotted names;
+    in the column `scores` the names of the scores that the problem reports. `attrs` holds the names of the
+    `settings`, and `notes` of what was left out.
+
+    Refuses a run that cannot be read, whose rows are damaged or whose config was changed. With `complain`
+    such a run is left out instead, and `complain` is told why.
+    """
+    import pandas as pd
+
+    records: list[dict[str, Any]] = []
+    notes: list[str] = []
+    settings: dict[str, None] = {}  # in their order
+    for run in runs:
+        try:
+            of_run = settings_of(run)
+            records += _records(run, of_run, complain, notes.append)
+            settings |= dict.fromkeys(of_run)
+        except Refusal as problem:
+            if complain is None:
+                raise
+            complain(f"{problem}; left out")
+    frame = pd.DataFrame(records)
+    frame.attrs = {"settings": list(settings), "notes": notes}
+    return frame
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """The settings of a run by their dotted names, a list as text; `method` as tables and figures show it."""
+    run.refuse_altered(quick=True)
+    config = run.config
+    settings = {key: str(v) if isinstance(v, list) else v for key, v in dotted(config).items()}
+    settings["problem"] = config["problem"]["_target_"].rsplit(".", 1)[-1]
+    if "optimizer" in config:  # not in a loop of a user's own, which was watched
+        settings["method"] = shown_method(config)
+    return settings
+
+
+def _records(
+    run: Run, settings: dict[str, Any], complain: Complain | None, note: Complain
+) -> list[dict[str, Any]]:
+    """The rows of a run for a frame."""
+    if wrong := run.damage():
+        raise Refusal(f"{wrong}; the command that made the run mends it")
+    about = settings | {"run": run.name, "scores": " ".join(score_names(run))}
+    out = []
+    for row in _of_a_kind(run, run.rows(complain or _refuse, note)):
+        name = {"run": f"{run.name}#{row['replica']}"} if "replica" in row else {}
+        out.append(about | row | name)
+    return out
+
+
+def _of_a_kind(run: Run, rows: list[Row]) -> list[Row]:
+    """The rows, in each column either numbers or words; refuses a column of both, as after a damage."""
+    kinds: dict[str, type] = {}
+    for row in rows:
+        for name, value in row.items():
+            if value is None:
+                continue
+            kind = float if isinstance(value, bool | int | float) else type(value)
+            if kinds.setdefault(name, kind) is not kind:
+                raise Refusal(f"{run.path}: {name} is {value!s:.60} at step {row['step']} and else a number")
+    return rows
+
+
+def _refuse(message: str) -> None:
+    raise Refusal(f"{message}; remove the line")
