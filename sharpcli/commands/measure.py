@@ -46,6 +46,11 @@ class Options:
     out: Path | None = None
     vectors: Path | None = None
 
+    def flags(self, steps: str = "") -> list[str]:
+        """What chose the points and parameters on the command line, for a row's provenance."""
+        given = {"--step": steps, "--params": self.params, "--by": self.by}
+        return [word for flag, value in given.items() if value for word in (flag, value)]
+
 
 @dataclass(frozen=True)
 class SavedPoint:
@@ -106,10 +111,10 @@ def measure_all(
     forget_data()
     with processes() as group:
         for run, config, at in checked:
-            command = ["sharp", "measure", run.name, *(["--step", steps] if steps else []), *overrides]
+            command = ["sharp", "measure", run.name, *options.flags(steps), *overrides]
             measure_subject(of_run(run, config, at, command, group, options), options, group)
         for run, at in asked:
-            command = ["sharp", "measure", run.name, *(["--step", steps] if steps else []), *overrides]
+            command = ["sharp", "measure", run.name, *options.flags(steps), *overrides]
             for subject in of_watched(run, at, overrides, command, group, options):
                 measure_subject(subject, options, group)
         for file in files:
@@ -228,7 +233,9 @@ def of_file(file: Path, overrides: Sequence[str], group: Processes, options: Opt
     from sharpcli.provenance import provenance
 
     experiment = build(checked, group, state_dict.read(file))
-    source = provenance(experiment.problem.w0.device, ["sharp", "measure", str(file), *overrides])
+    source = provenance(
+        experiment.problem.w0.device, ["sharp", "measure", str(file), *options.flags(), *overrides]
+    )
     source |= {"file": str(file), "sha256": state_dict.content(file), "config": checked.config}
     if experiment.problem.frozen:
         source["frozen"] = list(experiment.problem.frozen)

@@ -52,34 +52,41 @@ def describe_time(seconds: float) -> str:
 
 
 @contextmanager
-def progress(steps: int, start: int, scores: Sequence[str]) -> Iterator[Any]:
+def progress(steps: int, start: int, scores: Sequence[str], job: str = "") -> Iterator[Any]:
     """Shows how far a run of `steps` steps is that begins at step `start`. Yields `tell(step, row)`, which is
     to be called at every step, with None for `row` where there is none; that call is cheap. `scores` are the
-    columns to show."""
+    columns to show, `job` is the name of one of several at a time."""
     console = Console(stderr=True)
     show = _bar if console.is_terminal else _lines
-    with show(console, steps, start, scores) as tell:
+    with show(console, steps, start, scores, job) as tell:
         yield tell
 
 
 @contextmanager
-def _bar(console: Console, steps: int, start: int, scores: Sequence[str]) -> Iterator[Any]:
+def _bar(console: Console, steps: int, start: int, scores: Sequence[str], job: str) -> Iterator[Any]:
     """`progress` by a bar that is drawn again."""
+
     columns = (
         MofNCompleteColumn(),
-        BarColumn(20),
-        TextColumn("{task.description}", markup=False),  # brackets in a score's name are no style
+        BarColumn(12),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),  # brackets in a score's name are no style
     )
+    # step, bar and times stay whole in a narrow terminal, which would take width from all columns alike
+    room = max(0, console.width - (2 * len(str(steps)) + 1 + 12 + 7 + 7 + 5))
+
+    def cut(text: str) -> str:
+        return text if len(text) <= room else text[: max(room - 1, 0)] + "…"
+
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=steps, completed=start)
+        task = bar.add_task(cut(job), total=steps, completed=start)
         drawn_at = 0.0
 
         def tell(step: int, row: Row | None) -> None:
             nonlocal drawn_at
             if row is not None:
-                bar.update(task, completed=step, description=describe(row, scores))
+                bar.update(task, completed=step, description=cut(job + describe(row, scores)))
             elif time.monotonic() - drawn_at > SECONDS_BETWEEN_REDRAWS:
                 drawn_at = time.monotonic()
                 bar.update(task, completed=step)
@@ -88,7 +95,7 @@ def _bar(console: Console, steps: int, start: int, scores: Sequence[str]) -> Ite
 
 
 @contextmanager
-def _lines(console: Console, steps: int, start: int, scores: Sequence[str]) -> Iterator[Any]:
+def _lines(console: Console, steps: int, start: int, scores: Sequence[str], job: str) -> Iterator[Any]:
     """`progress` by a printed line at some of the rows."""
     began, next_step, every = time.monotonic(), start, max(1, steps // LINES_OF_RUN)
 
@@ -99,7 +106,7 @@ def _lines(console: Console, steps: int, start: int, scores: Sequence[str]) -> I
         next_step = (step // every + 1) * every
         seconds_left = (time.monotonic() - began) / max(step - start, 1) * (steps - step)
         time_left = f"  {describe_time(seconds_left)} left" if start < step < steps else ""
-        note(f"step {step}/{steps}  {describe(row, scores)}{time_left}")
+        note(f"{job}step {step}/{steps}  {describe(row, scores)}{time_left}")
 
     yield tell
 

@@ -17,6 +17,9 @@ from sharpcli.run import Run, score_names
 ABOUT_A_VALUE = ("_error", "_stderr", "_residual", "_products", "_gradients", "_seconds", "_examples")
 COLUMNS = ("run", "status", "step", "train_loss", "test_accuracy", "lambda_1")
 LAST_QUARTER = 0.25
+FLAT = 0.02  # relative change of a curve's median that counts as none
+SHOWN = 4  # values of a row without scores that the end of a run shows
+OF_LOOP = ("step", "epoch", "lr_now", "edge", "base_edge", "seconds", "lambda_1")
 
 
 def complain(message: str) -> None:
@@ -48,7 +51,7 @@ def settled(run: Run) -> list[str]:
     last = run.last()
     if last is None:
         return []
-    shown = scores(last, score_names(run))
+    shown = scores(last, score_names(run)) or measured(last)
     out = [f"at step {last['step']}: {shown}"] if shown else []
     rows = [row for row in run.logged() if is_number(row.get("lambda_1")) and is_number(row.get("lr_now"))]
     late = [row["lambda_1"] for row in rows if row["step"] >= (1 - LAST_QUARTER) * run.steps]
@@ -56,11 +59,30 @@ def settled(run: Run) -> list[str]:
         return out
     if len({row["lr_now"] for row in rows}) > 1:  # under a schedule nothing settles
         return [*out, f"lambda_1 ended at {late[-1]:.4g}, lr at {rows[-1]['lr_now']:.4g}"]
+    if not is_flat(late):
+        return [*out, f"lambda_1 ended at {late[-1]:.4g}{edges(rows[-1])}, not settled yet"]
     return [
         *out,
         f"lambda_1 settled at {median(late):.4g}{edges(rows[-1])} (median over the last quarter of the "
         f"steps)",
     ]
+
+
+def is_flat(values: Sequence[float]) -> bool:
+    """Whether the medians of the two halves of some values agree to `FLAT`; of a single value nothing is
+    known."""
+    half = len(values) // 2
+    if not half:
+        return False
+    first, second = median(values[:half]), median(values[half:])
+    return abs(first - second) <= FLAT * max(abs(first), abs(second))
+
+
+def measured(row: Row) -> str:
+    """The first values that a row without scores has, as text."""
+    values = {key: value for key, value in row.items() if is_number(value) and key not in OF_LOOP}
+    shown = [key for key in values if not key.endswith(ABOUT_A_VALUE)][:SHOWN]
+    return scores(row, shown)
 
 
 def edges(row: Row) -> str:

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from sharpcli import CONF
-from sharpcli.commands.report import aligned, complain
+from sharpcli.commands.report import aligned, complain, is_number
 from sharpcli.config.folders import yaml_files
 from sharpcli.config.plain_yaml import dumped
 from sharpcli.errors import Refusal, printable
@@ -27,6 +28,7 @@ SEVERAL = (
     "measure",
     "objective",
 )  # groups whose parts stand under their own key, as in measure=[sharpness,trace]
+LONGEST_LIST = 12  # numbers of a row's list that are shown
 PARTS = ("optimizer", "objective", "schedule", "problem", "data", "model", "loss", "measure", "plot")
 POINTERS = {"claim": "sharp claim show {}", "study": "sharp study {} runs it"}
 
@@ -172,6 +174,22 @@ def first_sentence(text: str) -> str:
     return re.split(r"(?<=[\w)\]`][.]) (?=[A-Z`])", paragraph)[0]
 
 
+def in_short(value: Any) -> Any:
+    """A value of a row; a long list, such as a density's nodes, by its length and range."""
+    numbers = list(_numbers(value)) if isinstance(value, list) else []
+    if len(numbers) <= LONGEST_LIST:
+        return value
+    return f"{len(numbers):,} numbers from {min(numbers):.4g} to {max(numbers):.4g}"
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, list):
+        for inner in value:
+            yield from _numbers(inner)
+    elif is_number(value):
+        yield value
+
+
 def about_run(run: Run) -> str:
     """Everything about a run, as yaml."""
     if wrong := run.altered() or run.damage():
@@ -182,7 +200,7 @@ def about_run(run: Run) -> str:
         "status": run.status,
         "config": run.config,
         "provenance": run.provenance,
-        "last row": rows[-1] if rows else None,
+        "last row": {name: in_short(value) for name, value in rows[-1].items()} if rows else None,
         "checkpoints": ", ".join(map(str, run.checkpoints())),
     }
     return "\n".join(printable(line) for line in dumped(about, allow_unicode=True).rstrip().split("\n"))

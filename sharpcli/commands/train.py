@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from multiprocessing import parent_process
 from typing import Any, NoReturn
 
@@ -146,7 +147,8 @@ def run_of(cfg: DictConfig, overrides: Sequence[str], number: int | None) -> flo
 
     if number is None:
         forget_data()
-    console = Console(progress=progress, complain=complain, note=note, announce=announce)
+    job = "" if number is None else f"[job {number}] "
+    console = Console(progress=partial(progress, job=job), complain=complain, note=note, announce=announce)
     last = launch(checked_with_source(checked), overrides, console).last()
     return None if last is None else last.get("train_loss")
 
