@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sharpcli.api.memory import Memory, memory
     from sharpcli.api.operators import gauss_newton, hessian
     from sharpcli.api.refused import Refused
+    from sharpcli.api.runs import runs
     from sharpcli.api.watch import Watch
 
 __version__ = "0.1.0"
@@ -31,8 +32,9 @@ _OFFERED = {
     "hessian": "operators",
     "measure": "measure",
     "memory": "memory",
+    "runs": "runs",
 }
-__all__ = ["Measured", "Memory", "Refused", "Watch", "gauss_newton", "hessian", "measure", "memory"]
+__all__ = ["Measured", "Memory", "Refused", "Watch", "gauss_newton", "hessian", "measure", "memory", "runs"]
 
 
 def __getattr__(name: str) -> Any:

@@ -140,7 +140,8 @@ def plot(
         str, typer.Argument(metavar="PLOT", help="As sharp show plot lists.", autocompletion=complete_plots)
     ],
     words: Annotated[
-        list[str], typer.Argument(metavar="RUN... [KEY=VALUE]...", autocompletion=complete_runs)
+        list[str],
+        typer.Argument(metavar="RUN... [where CONDITION] [KEY=VALUE]...", autocompletion=complete_runs),
     ],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="PNG, PDF or SVG, by its ending.")] = None,
     config_dir: ConfigDir = None,
@@ -149,12 +150,15 @@ def plot(
 
     \b
     Example: sharp plot compare runs y=test_accuracy by=[method] -o compare.pdf
+    Example: sharp plot compare runs where "lr > 0.01 and seed == 0" x="lr * step" -o compare.svg
     """
     from sharpcli.commands.plot import draw
 
+    words, where = _condition(words)
     names, overrides = _split(words)
-    _need_runs(names, f"sharp plot {name} RUN... [KEY=VALUE]...")
-    print(draw(name, names, overrides, None if out is None else expanded(out), folder_of_runs(overrides)))
+    _need_runs(names, f"sharp plot {name} RUN... [where CONDITION] [KEY=VALUE]...")
+    into = None if out is None else expanded(out)
+    print(draw(name, names, overrides, into, folder_of_runs(overrides), where))
 
 
 claims = typer.Typer(
@@ -272,27 +276,30 @@ def study(
 
 @app.command()
 def ls(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[DIR] [runs_dir=DIR]")] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[DIR] [where CONDITION] [sort=COLUMN] [columns=[...]] [runs_dir=DIR]"),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a run: its settings and its last row.")
+    ] = False,
     config_dir: ConfigDir = None,
 ) -> None:
-    """List the runs of a directory: where each is and what it last saw.
+    """List the runs of a directory: where each is and what it last saw. A condition, an order and columns may
+    name settings (method, lr, seed, ...) and what the last row holds; sort=-COLUMN is from the largest.
 
     \b
     Example: sharp ls runs_dir=/scratch/me/runs
+    Example: sharp ls where "method == 'sam' and lr > 0.01" sort=-test_accuracy columns=[lr,test_accuracy]
     """
-    from sharpcli.commands.report import COLUMNS, aligned, complain, listing
-    from sharpcli.run import in_directory
+    from sharpcli.commands.listing import ls as lines
 
-    names, overrides = _split(words or [])
-    runs_dir = _only_runs_dir(overrides)
-    folder = Path(names[0]) if names else runs_dir
-    if not folder.is_dir():
-        raise Refusal(
-            f"{folder}: no such directory; sharp train makes runs, and runs_dir= or SHARP_RUNS names where "
-            f"they are"
-        )
-    rows = listing(in_directory(folder, complain))
-    print("\n".join(aligned([COLUMNS, *rows])) if rows else f"{folder}: no runs yet; sharp train makes one")
+    words, where = _condition(words or [])
+    names, overrides = _split(words)
+    if len(names) > 1:
+        raise Refusal(f"sharp ls takes one directory; got {', '.join(names)}")
+    folder = Path(names[0]) if names else folder_of_runs(overrides)
+    print("\n".join(lines(folder, where, overrides, as_json)))
 
 
 @app.command()
@@ -338,6 +345,16 @@ def show(
     if len(names) > 1:
         raise Refusal(f"sharp show takes a run, or a group and an option; got {', '.join([word, *names])}")
     print(text_of(str(expanded(word)), names[0] if names else None, _only_runs_dir(overrides)))
+
+
+def _condition(words: list[str]) -> tuple[list[str], str | None]:
+    """The words without `where CONDITION`, and the condition."""
+    if "where" not in words:
+        return words, None
+    at = words.index("where")
+    if at + 1 == len(words):
+        raise Refusal("where: no condition; give one, as in where \"method == 'sam' and lr > 0.01\"")
+    return [*words[:at], *words[at + 2 :]], words[at + 1]
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Complain = Callable[[str], Any]
+NEAREST = 10  # columns that a message names
 
 
 def frame_of(runs: Sequence[Run], complain: Complain | None = None) -> pd.DataFrame:
@@ -42,6 +45,33 @@ def frame_of(runs: Sequence[Run], complain: Complain | None = None) -> pd.DataFr
     frame = pd.DataFrame(records)
     frame.attrs = {"settings": list(settings), "notes": notes}
     return frame
+
+
+def meeting(frame: pd.DataFrame, condition: str) -> pd.DataFrame:
+    """The rows that meet a condition on their columns, such as `method == 'sam' and lr > 0.01`. Refuses an
+    unknown column, what is no condition, and a condition that no row meets."""
+    names = {str(name): f"`{name}`" for name in frame.columns if "." in str(name)}
+    quoted = re.sub(r"[A-Za-z_][\w.]*", lambda word: names.get(word[0], word[0]), condition)
+    try:
+        met: Any = frame.eval(quoted, engine="python")
+    except Exception as problem:  # pandas raises exceptions of many kinds for what it cannot read
+        if name := re.search(r"name '([^']+)' is not defined", str(problem)):
+            raise unknown(frame, name[1]) from None
+        raise Refusal(f"where {condition}: cannot be read ({str(problem)[:100]})") from None
+    if str(getattr(met, "dtype", "")) != "bool":
+        raise Refusal(f'where {condition}: is no condition; give one, as in where "lr > 0.01"')
+    if not met.any():
+        raise Refusal(f"where {condition}: no run meets it; sharp ls lists the runs")
+    out = frame[met]
+    out.attrs = frame.attrs
+    return out
+
+
+def unknown(frame: pd.DataFrame, name: str) -> Refusal:
+    """The refusal of a column that no run has, with the nearest that some have."""
+    known = [str(c) for c in frame if frame[c].notna().any()]
+    near = difflib.get_close_matches(name, known, n=NEAREST, cutoff=0.0)
+    return Refusal(f"{name}: no such column in these runs; the nearest: {', '.join(near)}")
 
 
 def settings_of(run: Run) -> dict[str, Any]:

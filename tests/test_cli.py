@@ -76,7 +76,7 @@ def test_train_says_where_things_are_and_what_was_seen(sharp, folder):
     run = only_run(folder)
     assert said.code == 0
     assert said.out.splitlines()[0] == f"runs/{run.name}: complete"
-    assert "lambda_1 settled at" in said.out and "2/lr = 10" in said.out
+    assert "lambda_1 ended at" in said.out and "2/lr = 10" in said.out
     assert "step 6/6" in said.err and "\x1b" not in said.err
     assert {file.name for file in folder.iterdir()} == {"runs"}
     first = Run(run).logged()[0]
@@ -102,10 +102,10 @@ def test_a_sweep_runs_every_combination_and_again_none(sharp, folder):
     again = sharp(*words)
     assert again.code == 0 and again.out.count("already complete") == 8
     assert not (folder / "multirun").exists() and not (folder / "outputs").exists()
-    said = sharp("plot", "compare", "runs", "y=train_loss", "by=[method]", "log=true", "-o", "c.svg")
-    assert (said.code == 0 and "sam (2 runs)" in (folder / "c.svg").read_text()) or "<svg" in (
-        folder / "c.svg"
-    ).read_text()
+    compare = ("plot", "compare", "runs", "y=train_loss", "log=true", "-o", "c.svg")
+    assert "differ in lr too" in sharp(*compare, "by=[method]").refusal
+    assert sharp(*compare, "by=[method,lr]").code == 0
+    assert "sam, lr 0.05" in (folder / "c.svg").read_text()
 
 
 @pytest.mark.parametrize(

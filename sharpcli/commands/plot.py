@@ -18,7 +18,7 @@ from sharpcli.config.folders import options, yaml_files
 from sharpcli.config.own_parts import trusted, values_of
 from sharpcli.config.words import refusing, suggest, with_overrides
 from sharpcli.errors import Refusal
-from sharpcli.frames import frame_of
+from sharpcli.frames import frame_of, meeting
 from sharpcli.jsonl import replace, writing
 from sharpcli.run import find_all
 
@@ -29,9 +29,17 @@ TRUETYPE: Any = {
 }  # fonts that journals take, and text that is text
 
 
-def draw(name: str, names: Sequence[str], overrides: Sequence[str], out: Path | None, runs_dir: Path) -> Path:
+def draw(
+    name: str,
+    names: Sequence[str],
+    overrides: Sequence[str],
+    out: Path | None,
+    runs_dir: Path,
+    where: str | None = None,
+) -> Path:
     """Draws a plot of the named runs into `out`, by default `<plot>.png` in the run's directory, or in the
-    working directory for several. Refuses a plot whose columns the runs lack."""
+    working directory for several; only of the rows that meet a condition `where`. Refuses a plot whose
+    columns the runs lack, and a condition that no row meets."""
     is_own = name not in options("plot") and "." in name
     if name not in options("plot") and not is_own:
         raise Refusal(f"{name}: no such plot; " + suggest(name, options("plot")))
@@ -55,6 +63,8 @@ def draw(name: str, names: Sequence[str], overrides: Sequence[str], out: Path | 
         complain(note)
     if frame.empty:
         raise Refusal(f"{', '.join(run.name for run in runs[:3])}: nothing logged to draw yet")
+    if where is not None:
+        frame = meeting(frame, where)
     figure = part(checked, trust, f"plot {name}")(frame)
     if not isinstance(figure, Figure):
         raise Refusal(f"plot {name}: gives a {type(figure).__name__}; give a matplotlib Figure")

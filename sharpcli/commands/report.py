@@ -4,7 +4,7 @@ torch."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from statistics import mean, median, pstdev
 from typing import Any
@@ -15,9 +15,8 @@ from sharpcli.run import Run, score_names
 
 # the endings of columns that say something of another column: its error, its cost
 ABOUT_A_VALUE = ("_error", "_stderr", "_residual", "_products", "_gradients", "_seconds", "_examples")
-COLUMNS = ("run", "status", "step", "train_loss", "test_accuracy", "lambda_1")
 LAST_QUARTER = 0.25
-FLAT = 0.02  # relative change of a curve's median that counts as none
+FLAT = 0.03  # relative change of a curve's median from a quarter to the next that counts as none
 SHOWN = 4  # values of a row without scores that the end of a run shows
 OF_LOOP = ("step", "epoch", "lr_now", "edge", "base_edge", "seconds", "lambda_1")
 
@@ -59,7 +58,8 @@ def settled(run: Run) -> list[str]:
         return out
     if len({row["lr_now"] for row in rows}) > 1:  # under a schedule nothing settles
         return [*out, f"lambda_1 ended at {late[-1]:.4g}, lr at {rows[-1]['lr_now']:.4g}"]
-    if not is_flat(late):
+    before = [row["lambda_1"] for row in rows if row["step"] - (1 - 2 * LAST_QUARTER) * run.steps >= 0]
+    if not is_flat(before[: -len(late)], late):
         return [*out, f"lambda_1 ended at {late[-1]:.4g}{edges(rows[-1])}, not settled yet"]
     return [
         *out,
@@ -68,13 +68,12 @@ def settled(run: Run) -> list[str]:
     ]
 
 
-def is_flat(values: Sequence[float]) -> bool:
-    """Whether the medians of the two halves of some values agree to `FLAT`; of a single value nothing is
-    known."""
-    half = len(values) // 2
-    if not half:
+def is_flat(before: Sequence[float], late: Sequence[float]) -> bool:
+    """Whether the medians of two stretches of a curve, one after the other, agree to `FLAT`; of a stretch
+    without values nothing is known."""
+    if not before or not late:
         return False
-    first, second = median(values[:half]), median(values[half:])
+    first, second = median(before), median(late)
     return abs(first - second) <= FLAT * max(abs(first), abs(second))
 
 
@@ -121,29 +120,6 @@ def spread(run: Run, replicas: int) -> str:
 def scores(row: Row, names: Sequence[str]) -> str:
     """The scores of these names in a row, as text."""
     return "  ".join(f"{name} {row[name]:.4g}" for name in names if is_number(row.get(name)))
-
-
-def listing(runs: Iterable[Run]) -> list[tuple[str, ...]]:
-    """A row of cells for each run, for `sharp ls`. Complains of a run that was changed or is damaged, whose
-    status is then that, and of a run that cannot be read, which is left out."""
-    out = []
-    for run in runs:
-        try:
-            last = run.last()
-            status = run.status_after(last)
-            if wrong := run.altered(quick=True):
-                complain(f"{run.path}: changed after the run was made: {wrong}")
-                status = "changed"
-            elif wrong := run.damage():
-                complain(f"{wrong}; the command that made the run mends it")
-                status = "damaged"
-        except Refusal as problem:
-            complain(f"{problem}; left out")
-            continue
-        row = last or {"step": 0}
-        cells = [printable(run.name), status, f"{row['step']}/{'?' if run.is_open else run.steps}"]
-        out.append((*cells, *(number(row.get(key)) for key in COLUMNS[3:])))
-    return out
 
 
 def number(value: Any) -> str:

@@ -1,0 +1,77 @@
+"""Finding runs: `sharp ls`, conditions, and runs as a frame."""
+
+import json
+
+import pytest
+from conftest import TINY
+
+import sharpcli as sharp_package
+from sharpcli.run import in_directory
+
+SHORT = (*TINY, "steps=4", "measure_every=2", "threads=1")
+
+
+@pytest.fixture
+def runs(sharp, folder):
+    assert sharp("train", *SHORT, "method=gd,sam", "lr=0.1,0.3", "-m").code == 0
+    return folder / "runs"
+
+
+def test_runs_are_listed_by_condition_order_and_columns(sharp, runs):
+    chosen = ("where", "method == 'sam' and lr >= 0.1")
+    table = sharp("ls", *chosen, "sort=-lr", "columns=[lr,optimizer.rho]").out
+    lines = [line.split() for line in table.splitlines()]
+    assert lines[0] == ["run", "status", "step", "lr", "optimizer.rho"]
+    assert [line[2:] for line in lines[1:]] == [["4/4", "0.3", "0.05"], ["4/4", "0.1", "0.05"]]
+    by_dotted = sharp("ls", "where", "optimizer.rho > 0 and lr < 0.2").out.splitlines()
+    assert len(by_dotted) == 2 and by_dotted[1].startswith("sam-network-lr0.1")
+    rows = [json.loads(line) for line in sharp("ls", "sort=lambda_1", "--json").out.splitlines()]
+    values = [row["lambda_1"] for row in rows]
+    assert len(rows) == 4 and values == sorted(values)
+    assert {row["status"] for row in rows} == {"complete"} and rows[0]["model.widths"] == "[6]"
+
+
+REFUSED = {
+    "an unknown column": (("where", "foo > 1"), "foo: no such column in these runs; the nearest: "),
+    "no condition": (("where", "lr * 2"), "where lr * 2: is no condition"),
+    "what is not read": (("where", "lr >"), "where lr >: cannot be read"),
+    "no run": (("where", "lr > 99"), "where lr > 99: no run meets it"),
+    "nothing after where": (("where",), "where: no condition; give one"),
+    "another setting": (("sorted=lr",), "sorted=lr: sharp ls takes sort=, columns=, runs_dir= and where"),
+    "an order by nothing": (("sort=-foo",), "foo: no such column"),
+    "two folders": (("runs", "other"), "sharp ls takes one directory"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_listed_is_one_line(sharp, runs, name):
+    words, said = REFUSED[name]
+    assert said in sharp("ls", *words).refusal
+
+
+def test_a_picture_is_of_the_runs_that_meet_a_condition(sharp, runs, monkeypatch):
+    from sharpcli.plots import compare as module
+
+    drawn, original = [], module.label
+
+    def label(rows, by):
+        drawn.append(original(rows, by))
+        return drawn[-1]
+
+    monkeypatch.setattr(module, "label", label)
+    chosen = ("where", "method == 'sam'", "by=[method,lr]", "-o", "x.png")
+    assert sharp("plot", "compare", "runs", *chosen).code == 0
+    assert set(drawn) == {"sam, lr 0.1", "sam, lr 0.3"}
+    assert "no run meets it" in sharp("plot", "compare", "runs", "where", "lr > 9").refusal
+
+
+def test_runs_are_a_frame_from_python(runs):
+    frame = sharp_package.runs(runs, where="lr > 0.2")
+    assert set(frame["lr"]) == {0.3} and set(frame["method"]) == {"gd", "sam"}
+    wanted = [row["lambda_1"] for run in in_directory(runs) if "lr0.3" in run.name for row in run.rows()]
+    assert list(frame["lambda_1"]) == wanted
+    assert {"lr", "seed", "optimizer.rho"} <= set(frame.attrs["settings"])
+    with pytest.raises(sharp_package.Refused, match="no such directory"):
+        sharp_package.runs("nowhere")
+    with pytest.raises(sharp_package.Refused, match="foo: no such column"):
+        sharp_package.runs(runs, where="foo == 1")
