@@ -751,3 +751,15 @@ def test_a_refused_watch_leaves_no_run_directory(folder):
         with pytest.raises(sharp.Refused, match=said):
             sharp.Watch(mlp(), CE, (X, LABELS), runs_dir=folder / "runs", **settings)
     assert not (folder / "runs").exists() or len(list((folder / "runs").iterdir())) <= 1
+
+
+def test_memory_is_stated_beforehand():
+    net, D = mlp(), sum(p.numel() for p in mlp().parameters())
+    few, many = (sharp.memory(net, CE, (X.repeat(n, 1), LABELS.repeat(n))) for n in (1, 10))
+    assert few.vectors == many.vectors == 4 * D * (min(50, D) + 14)
+    assert many.graphs / few.graphs == pytest.approx(10, rel=0.25)  # the weights are in both
+    tiny = sharp.memory(net, CE, (X[:3], LABELS[:3]))  # fewer than the examples of an estimate
+    assert tiny.graphs > 2 * 4 * D  # the graph holds the weights, and not the inputs alone
+    bound = sharp.memory(net, CE, (X, LABELS), basis_gb=20 * 4 * D / 1e9)
+    assert bound.vectors == 4 * D * (20 + 14)
+    assert str(few).endswith("graphs 0.00") and few.total == few.vectors + few.graphs
