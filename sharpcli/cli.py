@@ -303,6 +303,23 @@ def ls(
 
 
 @app.command()
+def diff(
+    words: Annotated[list[str], typer.Argument(metavar="RUN RUN", autocompletion=complete_runs)],
+    config_dir: ConfigDir = None,
+) -> None:
+    """Compare two runs: the settings that differ, the last numbers side by side, and the first step at which
+    their rows part. A run is named by its path, the beginning of its name, its hash, latest, or best:COLUMN.
+
+    \b
+    Example: sharp diff latest best:test_accuracy
+    """
+    from sharpcli.commands.diff import diff as lines
+
+    names, overrides = _split(words)
+    print("\n".join(lines(names, _only_runs_dir(overrides))))
+
+
+@app.command()
 def export(
     words: Annotated[
         list[str], typer.Argument(metavar="RUN... [runs_dir=DIR]", autocompletion=complete_runs)

@@ -610,10 +610,13 @@ def in_directory(runs_dir: Path, complain: Complain = _say_nothing) -> list[Run]
 
 
 def find(word: str, runs_dir: Path) -> Run:
-    """The run that a word names: by its path, its name, the beginning of its name, or its hash. Refuses a
+    """The run that a word names: by its path, its name, the beginning of its name, or its hash; `latest`, the
+    last that was written to; `best:COLUMN`, that whose last row has the best score of this name. Refuses a
     word that names no run, or several."""
     if os.path.lexists(Path(word) / "provenance.json"):
         return Run(Path(word).absolute())
+    if word == "latest" or word.startswith("best:"):
+        return _first(word, [run for run in in_directory(runs_dir) if run.last() is not None])
     names = []
     if "/" not in word and Path(runs_dir).is_dir():
         paths = Path(runs_dir).iterdir()
@@ -633,6 +636,22 @@ def find(word: str, runs_dir: Path) -> Run:
     close = [name for name in names if get_close_matches(word, [name[: len(word)]])]
     meant = f"did you mean {close[0]}? " if close else ""
     raise Refusal(f"{word}: no such run in {runs_dir}; {meant}sharp ls lists the runs")
+
+
+def _first(word: str, runs: Sequence[Run]) -> Run:
+    """The run that `latest` or `best:COLUMN` names. Refuses where there is none."""
+    if not runs:
+        raise Refusal(f"{word}: no run has a row yet; sharp train makes one")
+    if word == "latest":
+        return max(runs, key=lambda run: (run.path / "metrics.jsonl").stat().st_mtime_ns)
+    column = word.partition(":")[2]
+    rows = [(run, (run.last() or {}).get(column)) for run in runs]
+    scored = [(run, value) for run, value in rows if isinstance(value, int | float)]
+    if not scored:
+        known = sorted({key for run in runs for key in run.provenance.get("scores", {})})
+        raise Refusal(f"{word}: no run has {column} in its last row; scores: {', '.join(known) or 'none'}")
+    higher = any(run.provenance.get("scores", {}).get(column) == "higher" for run, _ in scored)
+    return (max if higher else min)(scored, key=lambda pair: pair[1])[0]
 
 
 def _is_a_run(word: str, runs_dir: Path) -> bool:

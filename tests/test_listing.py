@@ -1,12 +1,13 @@
 """Finding runs: `sharp ls`, conditions, and runs as a frame."""
 
 import json
+import os
 
 import pytest
 from conftest import TINY
 
 import sharpcli as sharp_package
-from sharpcli.run import in_directory
+from sharpcli.run import find, in_directory
 
 SHORT = (*TINY, "steps=4", "measure_every=2", "threads=1")
 
@@ -75,3 +76,32 @@ def test_runs_are_a_frame_from_python(runs):
         sharp_package.runs("nowhere")
     with pytest.raises(sharp_package.Refused, match="foo: no such column"):
         sharp_package.runs(runs, where="foo == 1")
+
+
+def test_two_runs_are_compared(sharp, runs):
+    out = sharp("diff", "gd-network-lr0.1", "sam-network-lr0.1").out
+    first, last, parted = out.split("\n\n")
+    settings = {line.split()[0] for line in first.splitlines()[1:]}
+    assert {"method", "optimizer._target_", "optimizer.rho"} <= settings and "lr" not in settings
+    a, b = (
+        next(run for run in in_directory(runs) if run.name.startswith(f"{m}-network-lr0.1"))
+        for m in ("gd", "sam")
+    )
+    cells = {line.split()[0]: line.split()[1:] for line in last.splitlines()[1:]}
+    assert cells["lambda_1"] == [f"{run.last()['lambda_1']:.4g}" for run in (a, b)]
+    assert "sharpness_products" not in cells and cells["step"] == ["4", "4"]
+    assert parted.startswith("the rows part at step 2: train_loss ")
+    same = sharp("diff", a.name, a.name).out
+    assert "same settings" in same and "the rows are the same at all 3 steps that both have" in same
+    assert "takes two runs" in sharp("diff", a.name).refusal
+
+
+def test_the_latest_and_the_best_run_have_names(sharp, runs):
+    os.utime(next(runs.glob("gd-network-lr0.3*")) / "metrics.jsonl")
+    assert "run: runs/gd-network-lr0.3" in sharp("show", "latest").out.replace(str(runs.parent) + "/", "")
+    last = {run.name: run.last() for run in in_directory(runs)}
+    for column, choose in (("test_accuracy", max), ("train_loss", min)):
+        best = choose(last, key=lambda name, column=column: last[name][column])
+        assert find(f"best:{column}", runs).name == best
+    assert "best:foo: no run has foo in its last row; scores: " in sharp("show", "best:foo").refusal
+    assert "latest: no run has a row yet" in sharp("show", "latest", "runs_dir=elsewhere").refusal
