@@ -64,7 +64,9 @@ def test_a_grid_over_settings_and_seeds_in_which_some_diverge(sharp, folder):
     first = [r["diverged_at"] for r in rows if "diverged_at" in r]
     assert len(first) == 4 and all(1 < step < 200 for step in first)
     assert Run(only_run(folder)).status == "complete"
-    assert sharp("plot", "compare", "runs", "y=recovery_error", "by=[lr]", "-o", "grid.png").code == 0
+    compare = ("plot", "compare", "runs", "y=recovery_error", "-o", "grid.png")
+    assert "differ in objective.label_noise.delta too" in sharp(*compare, "by=[lr]").refusal
+    assert sharp(*compare, "by=[lr,objective.label_noise.delta]").code == 0
     assert "8 replicas" in sharp("measure", only_run(folder), "measure=[scores]").refusal
 
 
