@@ -167,7 +167,7 @@ def test_a_run_whose_name_has_an_equals_sign_is_a_name(sharp, folder):
     (run,) = in_directory(folder / "r")
     run.path.rename(folder / "r" / "my=method-1")
     assert sharp("plot", "loss", "my=method-1", "runs_dir=r", "-o", "x.png").code == 0
-    assert "problem.k=1: only runs_dir=DIR" in sharp("ls", "problem.k=1").refusal
+    assert "problem.k=1: sharp ls takes sort=, columns=, runs_dir=" in sharp("ls", "problem.k=1").refusal
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,12 @@ OPTIONS = ("sort", "columns", "runs_dir")
 def ls(folder: Path, where: str | None, overrides: Sequence[str], as_json: bool) -> list[str]:
     """The lines that `sharp ls` prints. Refuses a folder that is none, a setting that it does not take, and a
     column that no run has."""
+    given = dict(_option(override) for override in overrides)
     if not folder.is_dir():
         raise Refusal(
             f"{folder}: no such directory; sharp train makes runs, and runs_dir= or SHARP_RUNS names where "
             f"they are"
         )
-    given = dict(_option(override) for override in overrides)
     columns = given.get("columns", "").strip("[]").replace(" ", "").split(",") if "columns" in given else []
     # reading the settings of a run takes its config: only where they are asked for
     whole = bool(where or given.get("sort") or columns or as_json)

@@ -16,7 +16,8 @@ from sharpcli.run import Run, score_names
 # the endings of columns that say something of another column: its error, its cost
 ABOUT_A_VALUE = ("_error", "_stderr", "_residual", "_products", "_gradients", "_seconds", "_examples")
 LAST_QUARTER = 0.25
-FLAT = 0.03  # relative change of a curve's median from a quarter to the next that counts as none
+FLAT = 0.05  # relative change of a curve's median from half to half that counts as none
+FEWEST = 4  # values of a stretch of which it is said whether it is flat
 SHOWN = 4  # values of a row without scores that the end of a run shows
 OF_LOOP = ("step", "epoch", "lr_now", "edge", "base_edge", "seconds", "lambda_1")
 
@@ -58,9 +59,9 @@ def settled(run: Run) -> list[str]:
         return out
     if len({row["lr_now"] for row in rows}) > 1:  # under a schedule nothing settles
         return [*out, f"lambda_1 ended at {late[-1]:.4g}, lr at {rows[-1]['lr_now']:.4g}"]
-    before = [row["lambda_1"] for row in rows if row["step"] - (1 - 2 * LAST_QUARTER) * run.steps >= 0]
-    if not is_flat(before[: -len(late)], late):
-        return [*out, f"lambda_1 ended at {late[-1]:.4g}{edges(rows[-1])}, not settled yet"]
+    if not is_flat(late):
+        rises = ", not settled yet" if len(late) >= FEWEST else ""  # of fewer values nothing is known
+        return [*out, f"lambda_1 ended at {late[-1]:.4g}{edges(rows[-1])}{rises}"]
     return [
         *out,
         f"lambda_1 settled at {median(late):.4g}{edges(rows[-1])} (median over the last quarter of the "
@@ -68,12 +69,13 @@ def settled(run: Run) -> list[str]:
     ]
 
 
-def is_flat(before: Sequence[float], late: Sequence[float]) -> bool:
-    """Whether the medians of two stretches of a curve, one after the other, agree to `FLAT`; of a stretch
-    without values nothing is known."""
-    if not before or not late:
+def is_flat(values: Sequence[float]) -> bool:
+    """Whether the medians of the two halves of a stretch of a curve agree to `FLAT`; not where it has fewer
+    than `FEWEST` values."""
+    if len(values) < FEWEST:
         return False
-    first, second = median(before), median(late)
+    half = len(values) // 2
+    first, second = median(values[:half]), median(values[half:])
     return abs(first - second) <= FLAT * max(abs(first), abs(second))
 
 
