@@ -13,7 +13,7 @@ from sharpcli.api.problem import Loss, Weight, own
 from sharpcli.api.refused import python
 from sharpcli.linalg.krylov import KEPT_VECTORS
 
-# Measured on transformers of 3 to 25 million weights at 4 to 128 sequences (docs/benchmarks.md): a product
+# Fitted to GPT-2s of 3 million weights at 4, 32 and 128 sequences and of 25 million at 4: a product
 # holds the graph of the gradient and about as much again, and beside the basis there are the weights, the
 # gradient, a product and its parts, and the eigenvectors that are kept.
 GRAPHS = 2.1
@@ -23,9 +23,9 @@ MOST_VECTORS = 50  # that Hutch++ keeps of 100 products; a first solve for lambd
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a first measurement of lambda_1 or of Tr H takes at most, beside the model and its data:
-    `vectors`, as long as the weights (the basis and what is computed with it), and `graphs`, of the gradient
-    and of a product."""
+    """Bytes that a first measurement of lambda_1 or of Tr H takes beside the model and its data: `vectors`,
+    as long as the weights (the basis and what is computed with it), and `graphs`, of the gradient and of a
+    product."""
 
     vectors: int
     graphs: int
@@ -53,10 +53,10 @@ def memory(
     graph_gb: float = GRAPH_GB,
     basis_gb: float = BASIS_GB,
 ) -> Memory:
-    """What `sharp.measure(...)` of sharpness or trace will take at most, from the number of weights and the
-    graphs of a few examples. Within a fifth where `basis_gb` holds fewer vectors than a solve takes products
-    (from 20 million weights in float32 at its default); above what smaller networks take. The arguments are
-    those of `sharp.measure`."""
+    """What `sharp.measure(...)` of sharpness or trace will take, from the number of weights and the graphs of
+    a few examples: an estimate, within a fifth where `basis_gb` holds fewer vectors than a solve takes
+    products (from 20 million weights in float32 at its default), and less exact for smaller networks. The
+    arguments are those of `sharp.measure`."""
     mine = own(
         model,
         loss,

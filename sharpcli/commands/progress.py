@@ -65,7 +65,6 @@ def progress(steps: int, start: int, scores: Sequence[str], job: str = "") -> It
 @contextmanager
 def _bar(console: Console, steps: int, start: int, scores: Sequence[str], job: str) -> Iterator[Any]:
     """`progress` by a bar that is drawn again."""
-
     columns = (
         MofNCompleteColumn(),
         BarColumn(12),
