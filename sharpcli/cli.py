@@ -134,26 +134,42 @@ def measure(
     measure_all(names, overrides, step, folder_of_runs(overrides), options)
 
 
-@app.command()
+@app.command(add_help_option=False)
 def plot(
+    ctx: typer.Context,
     name: Annotated[
         str, typer.Argument(metavar="PLOT", help="As sharp show plot lists.", autocompletion=complete_plots)
-    ],
+    ] = "",
     words: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(metavar="RUN... [where CONDITION] [KEY=VALUE]...", autocompletion=complete_runs),
-    ],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="PNG, PDF or SVG, by its ending.")] = None,
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="PNG, PDF or SVG; a table: TXT, MD, TEX or CSV; by its ending."),
+    ] = None,
+    wants_help: Annotated[
+        bool, typer.Option("-h", "--help", help="Show this message, or after a PLOT its settings.")
+    ] = False,
     config_dir: ConfigDir = None,
 ) -> None:
-    """Draw runs, or all runs of a directory.
+    """Draw runs, or all runs of a directory, or the rows of a file that sharp measure -o wrote.
+    style=paper|paper_wide|talk|dark makes a figure for that.
 
     \b
     Example: sharp plot compare runs y=test_accuracy by=[method] -o compare.pdf
-    Example: sharp plot compare runs where "lr > 0.01 and seed == 0" x="lr * step" -o compare.svg
+    Example: sharp plot compare runs where "lr > 0.01 and seed == 0" x="lr * step" style=paper -o compare.svg
+    Example: sharp plot table runs -o table.tex
+    Example: sharp plot scatter --help
     """
+    if wants_help or not name:
+        from sharpcli.commands.show import show
+
+        print(show("plot", name, folder_of_runs([])) if name else ctx.get_help())
+        return
     from sharpcli.commands.plot import draw
 
+    words = words or []
     words, where = _condition(words)
     names, overrides = _split(words)
     _need_runs(names, f"sharp plot {name} RUN... [where CONDITION] [KEY=VALUE]...")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sharpcli.config.identity import dotted
 from sharpcli.config.methods import shown_method
 from sharpcli.errors import Refusal
-from sharpcli.jsonl import Row
+from sharpcli.jsonl import Row, read_rows
 from sharpcli.run import Run, score_names
 
 if TYPE_CHECKING:
@@ -20,10 +21,11 @@ Complain = Callable[[str], Any]
 NEAREST = 10  # columns that a message names
 
 
-def frame_of(runs: Sequence[Run], complain: Complain | None = None) -> pd.DataFrame:
+def frame_of(runs: Sequence[Run], complain: Complain | None = None, of_layers: bool = False) -> pd.DataFrame:
     """One row a run and step: the logged and measured columns, and the run's settings by their dotted names;
     in the column `scores` the names of the scores that the problem reports. `attrs` holds the names of the
-    `settings`, and `notes` of what was left out.
+    `settings`, and `notes` of what was left out. With `of_layers` also the rows of single layers or
+    parameters, whose names are in the column `params`.
 
     Refuses a run that cannot be read, whose rows are damaged or whose config was changed. With `complain`
     such a run is left out instead, and `complain` is told why.
@@ -37,6 +39,8 @@ def frame_of(runs: Sequence[Run], complain: Complain | None = None) -> pd.DataFr
         try:
             of_run = settings_of(run)
             records += _records(run, of_run, complain, notes.append)
+            if of_layers:
+                records += [of_run | {"run": run.name} | row for row in run.of_layers(complain or _refuse)]
             settings |= dict.fromkeys(of_run)
         except Refusal as problem:
             if complain is None:
@@ -45,6 +49,23 @@ def frame_of(runs: Sequence[Run], complain: Complain | None = None) -> pd.DataFr
     frame = pd.DataFrame(records)
     frame.attrs = {"settings": list(settings), "notes": notes}
     return frame
+
+
+def frame_of_file(file: Path) -> pd.DataFrame:
+    """The rows of a file that `sharp measure -o` wrote; `run` is the run's name or the path of the weights,
+    with the parameters where only some were measured. Refuses a line that is no row."""
+    import pandas as pd
+
+    rows, wrong = read_rows(file)
+    if wrong:
+        raise Refusal(f"{wrong}; remove the line")
+    joined: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in rows:  # each measure wrote a row of its own
+        of = " ".join(str(row[key]) for key in ("run", "file", "params") if key in row)
+        values = {key: value for key, value in row.items() if key not in ("provenance", "file")}
+        at = joined.setdefault((of, row["step"]), {"scores": ""})
+        at |= values | {"run": of}
+    return pd.DataFrame(list(joined.values()))
 
 
 def meeting(frame: pd.DataFrame, condition: str) -> pd.DataFrame:

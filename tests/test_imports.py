@@ -42,6 +42,7 @@ MAY = {
     "trackers": {"errors"},
     "commands": {
         "engine",
+        "plots",
         "landscape",
         "config",
         "frames",
@@ -72,6 +73,7 @@ SHARED = {  # modules of a room of parts that are no part, but what several part
     }
     | {"network_norms", "user_parts", "weights"},
     "data": {"npz", "images", "convert"},
+    "plots": {"looks", "panels"},
 }
 
 

@@ -1,32 +1,41 @@
-"""`sharp plot`: the rows of runs as a frame, a plot's yaml as its settings, a figure as a file."""
+"""`sharp plot`: the rows of runs as a frame, a plot's yaml as its settings, a figure or a table as a file."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from sharpcli.commands.report import complain
+from sharpcli.commands.tables import ENDINGS as TABLE_ENDINGS
+from sharpcli.commands.tables import as_text
 from sharpcli.config.build import part
 from sharpcli.config.check import typed
 from sharpcli.config.folders import options, yaml_files
 from sharpcli.config.own_parts import trusted, values_of
+from sharpcli.config.paths import is_file
 from sharpcli.config.words import refusing, suggest, with_overrides
 from sharpcli.errors import Refusal
-from sharpcli.frames import frame_of, meeting
+from sharpcli.frames import frame_of, frame_of_file, meeting
 from sharpcli.jsonl import replace, writing
-from sharpcli.run import find_all
+from sharpcli.plots.looks import LOOKS, TRUETYPE
+from sharpcli.provenance import commit
+from sharpcli.run import Run, find_all
 
 ENDINGS = (".png", ".pdf", ".svg")
-TRUETYPE: Any = {
-    "pdf.fonttype": 42,
-    "svg.fonttype": "none",
-}  # fonts that journals take, and text that is text
+COMMON = ("runs_dir", "trust", "style")  # settings of the command, which every plot has
+DESCRIBED_IN = {  # the field of a file's own description, by its format
+    "png": "Description",
+    "pdf": "Subject",
+    "svg": "Description",
+}
 
 
 def draw(
@@ -36,49 +45,103 @@ def draw(
     out: Path | None,
     runs_dir: Path,
     where: str | None = None,
-) -> Path:
-    """Draws a plot of the named runs into `out`, by default `<plot>.png` in the run's directory, or in the
-    working directory for several; only of the rows that meet a condition `where`. Refuses a plot whose
-    columns the runs lack, and a condition that no row meets."""
+) -> str:
+    """Draws a plot of the named runs, or of the rows in a `.jsonl` that `sharp measure -o` wrote, into `out`,
+    by default `<plot>.png` in the run's directory, or in the working directory for several; only of the rows
+    that meet a condition `where`. Returns what to print: the file's path, or without `out` a table itself.
+
+    A file holds the command and the commit in its metadata. Refuses a plot whose columns the runs lack, and a
+    condition that no row meets."""
+    given = dict(o.split("=", 1) for o in overrides if o.startswith(tuple(f"{key}=" for key in COMMON)))
+    own = [o for o in overrides if o.partition("=")[0] not in COMMON]
+    look = given.get("style", "screen")
+    if look not in LOOKS:
+        raise Refusal(f"style={look}: " + suggest(look, list(LOOKS)))
+    trust = trusted(overrides)
+    checked = checked_plot(name, own, trust)
+    runs, files = _named(names, runs_dir)
+    if out is not None and out.suffix.lower() not in (*ENDINGS, *TABLE_ENDINGS):
+        raise Refusal(f"-o {out}: possible endings: {', '.join((*ENDINGS, *TABLE_ENDINGS))}")
+    frame = _rows(runs, files, checked)
+    if where is not None:
+        frame = meeting(frame, where)
+    command = shlex.join(["sharp", "plot", name, *names, *(["where", where] if where else []), *overrides])
+    looks: Any = TRUETYPE | LOOKS[look]
+    with rc_context(looks):
+        drawn = part(checked, trust, f"plot {name}")(frame)
+        if isinstance(drawn, pd.DataFrame):
+            return _keep_table(drawn, out)
+        if not isinstance(drawn, Figure):
+            raise Refusal(f"plot {name}: gives a {type(drawn).__name__}; give a matplotlib Figure")
+        return _keep_figure(drawn, out, name.rpartition(".")[2], runs, command)
+
+
+def checked_plot(name: str, overrides: Sequence[str], trust: Sequence[str]) -> dict[str, Any]:
+    """The settings of a plot, a user's own by its dotted name, in their types."""
     is_own = name not in options("plot") and "." in name
     if name not in options("plot") and not is_own:
         raise Refusal(f"{name}: no such plot; " + suggest(name, options("plot")))
-    trust = trusted(overrides)
-    own = [o for o in overrides if not o.startswith(("runs_dir=", "trust="))]
     settings = OmegaConf.create(values_of(name, "plot", trust)) if is_own else _settings(name)
-    with refusing(own):
-        plain: Any = OmegaConf.to_container(with_overrides(settings, own), resolve=True)
-    checked = typed(plain, f"plot {name}", trust)
-    runs = find_all(names, runs_dir, complain)
-    if not runs:
+    with refusing(overrides):
+        plain: Any = OmegaConf.to_container(with_overrides(settings, overrides), resolve=True)
+    return typed(plain, f"plot {name}", trust)
+
+
+def _named(names: Sequence[str], runs_dir: Path) -> tuple[list[Run], list[Path]]:
+    """The runs, and the files of rows, that words name."""
+    files = [Path(name) for name in names if name.endswith(".jsonl") and is_file(name)]
+    words = [name for name in names if Path(name) not in files]
+    runs = find_all(words, runs_dir, complain) if words else []
+    if not runs and not files:
         raise Refusal("no runs to draw; sharp ls lists the runs")
-    own_place = out is None
-    short = name.rpartition(".")[2]
-    out = out or (runs[0].path / f"{short}.png" if len(runs) == 1 else Path(f"{short}.png"))
-    if out.suffix.lower() not in ENDINGS:
-        raise Refusal(f"-o {out}: possible endings: {', '.join(ENDINGS)}")
-    several = len(runs) > 1  # then a run that cannot be read is named and left out
-    frame = frame_of(runs, complain if several else None)
+    return runs, files
+
+
+def _rows(runs: Sequence[Run], files: Sequence[Path], checked: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows of runs and files, with those of single layers for a plot that takes a pattern `params`."""
+    several = len(runs) + len(files) > 1  # then a run that cannot be read is named and left out
+    frame = frame_of(runs, complain if several else None, of_layers="params" in checked)
+    if files:
+        attrs = frame.attrs
+        frame = pd.concat([frame, *(frame_of_file(file) for file in files)], ignore_index=True)
+        frame.attrs = attrs
     for note in frame.attrs["notes"]:
         complain(note)
     if frame.empty:
-        raise Refusal(f"{', '.join(run.name for run in runs[:3])}: nothing logged to draw yet")
-    if where is not None:
-        frame = meeting(frame, where)
-    figure = part(checked, trust, f"plot {name}")(frame)
-    if not isinstance(figure, Figure):
-        raise Refusal(f"plot {name}: gives a {type(figure).__name__}; give a matplotlib Figure")
+        named = [*(run.name for run in runs[:3]), *(str(file) for file in files[:3])]
+        raise Refusal(f"{', '.join(named)}: nothing logged to draw yet")
+    return frame
+
+
+def _keep_figure(figure: Figure, out: Path | None, short: str, runs: Sequence[Run], command: str) -> str:
+    if out is not None and out.suffix.lower() not in ENDINGS:
+        raise Refusal(f"-o {out}: {short} is a figure; possible endings: {', '.join(ENDINGS)}")
+    own_place = out is None
+    into = out or (runs[0].path / f"{short}.png" if len(runs) == 1 else Path(f"{short}.png"))
+    form = into.suffix[1:].lower()
+    about = f"{command} (sharp at commit {commit() or 'unknown'})"
+    with writing(into):
+        if into.parent != Path():
+            into.parent.mkdir(parents=True, exist_ok=True)
+        file = io.BytesIO()
+        figure.savefig(file, format=form, metadata={DESCRIBED_IN[form]: about})
+        if own_place:  # a link in a run's directory would lead the figure elsewhere
+            replace(into, file.getvalue())
+        else:
+            into.write_bytes(file.getvalue())
+    return str(into)
+
+
+def _keep_table(table: pd.DataFrame, out: Path | None) -> str:
+    if out is None:
+        return as_text(table, ".txt")
+    if out.suffix.lower() not in TABLE_ENDINGS:
+        raise Refusal(f"-o {out}: a table; possible endings: {', '.join(TABLE_ENDINGS)}")
     with writing(out):
         if out.parent != Path():
             out.parent.mkdir(parents=True, exist_ok=True)
-        file = io.BytesIO()
-        with rc_context(TRUETYPE):
-            figure.savefig(file, format=out.suffix[1:].lower())
-        if own_place:  # a link in a run's directory would lead the figure elsewhere
-            replace(out, file.getvalue())
-        else:
-            out.write_bytes(file.getvalue())
-    return out
+        out.write_text(as_text(table, out.suffix.lower()) + "\n", encoding="utf-8")
+    return str(out)
 
 
 def _settings(name: str) -> DictConfig:

@@ -16,9 +16,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatterSciNotation
+from matplotlib.ticker import LogFormatterSciNotation, NullFormatter
 
 from sharpcli.errors import Refusal
 
@@ -56,13 +57,22 @@ AXIS_LABELS = {  # of columns and of expressions in them; others are labelled by
     "keskar_sharpness": "Keskar's sharpness",
     "projected_trace": r"$\mathrm{Tr}\,H$, projected",
     "projected_test_error": "test error, projected",
+    "flow_distance": r"$|w - \Phi(w)|^2$",
+    "manifold_distance": r"$|w - w^*|$, $w^*$ the nearest interpolator by Newton",
+    "projected_distance": r"$|w - w^*|$, $w^*$ where descent ends",
+    "l1_norm": r"$\ell_1$ norm",
+    "flow_l1": r"$\ell_1$ norm at $\Phi(x)$",
+    "nuclear_norm": "nuclear norm",
+    "alignment_share": "of the gradient",
+    "sam_alignment_share": "of SAM's gradient",
     "lr_trace": r"$\mathrm{lr}\,\mathrm{Tr}\,H$ at the start",
 }
 
 
 def figure(rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure, and its `rows` axes from top to bottom, which share their x."""
-    fig = Figure(figsize=(6.4, 1.2 + 2.9 * rows), layout="constrained", dpi=150)
+    """A figure, and its `rows` axes from top to bottom, which share their x; as wide as the look says."""
+    width = rcParams["figure.figsize"][0]
+    fig = Figure(figsize=(width, (1.2 + 2.9 * rows) * (width / 6.4) ** 0.75), layout="constrained", dpi=150)
     axes = fig.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
@@ -139,6 +149,52 @@ def label(rows: pd.DataFrame, by: Sequence[str]) -> str:
     return ", ".join(said)
 
 
+def seeds_of(frame: pd.DataFrame, by: Sequence[str], how: str) -> list[pd.DataFrame]:
+    """The rows of a frame in groups of runs that agree in the settings `by` and differ in their seeds alone.
+    Refuses a group whose runs differ in anything else, with the settings to add to `by` and `how` else to
+    proceed; and a setting that no run has. With `by` empty all runs are one group."""
+    for key in by:
+        column(frame, key)
+    if not by:
+        return [frame]
+    groups = [group for _, group in frame.groupby(list(by), sort=True, dropna=False)]
+    for group in groups:
+        group.attrs = frame.attrs
+        if mixed := telling(group, apart_from=["seed"]):
+            raise Refusal(
+                f"by=[{','.join(by)}]: the runs of {label(group, by)} differ in {', '.join(mixed)} too; draw "
+                f"them apart by by=[{','.join([*by, *mixed])}]{how}"
+            )
+    return groups
+
+
+def finals(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """A row for each run: its settings, and of each of the `columns` (or expressions in them) the value at
+    the run's last step that has one. A run that diverged has no value of what was measured before."""
+    values = {name: column(frame, name) for name in columns}
+    rows = []
+    for _, of_run in frame.groupby("run", sort=False):
+        ended = "diverged" in of_run and bool(of_run["diverged"].eq(True).any())
+        last = of_run.iloc[-1].to_dict() | {"diverged": ended}
+        for name, series in values.items():
+            known = series.loc[of_run.index].dropna()
+            last[name] = float("nan") if ended or known.empty else known.iloc[-1]
+        rows.append(last)
+    out = pd.DataFrame(rows)
+    out.attrs = frame.attrs
+    return out
+
+
+def title(name: str) -> str:
+    """What an axis over a column or an expression is called."""
+    return AXIS_LABELS.get(name, name)
+
+
+def ink() -> Any:
+    """The colour of text, which every theory line has: dark on a light ground and light on a dark one."""
+    return rcParams["text.color"]
+
+
 def is_missing(value: Any) -> bool:
     """Whether a setting is one that a run does not have."""
     return value is None or (isinstance(value, float) and math.isnan(value))
@@ -156,7 +212,8 @@ def style(i: int) -> dict[str, Any]:
     """Colour and marker of the i-th curve: the colours of `PALETTE`, then again with a marker."""
     again = i // len(PALETTE)
     marker = {} if not again else {"marker": MARKERS[(again - 1) % len(MARKERS)], "markevery": 0.1}
-    return {"color": PALETTE[i % len(PALETTE)], "markersize": 3, **marker}
+    colours = (*PALETTE[:-1], ink())  # the last colour is that of text
+    return {"color": colours[i % len(PALETTE)], "markersize": 3, **marker}
 
 
 def curves(frame: pd.DataFrame, y: str) -> Iterator[tuple[dict[str, Any], str, pd.DataFrame]]:
@@ -173,12 +230,13 @@ def curves(frame: pd.DataFrame, y: str) -> Iterator[tuple[dict[str, Any], str, p
         yield style(i), name, rows[rows[y].notna()] if y in rows else rows.iloc[:0]
 
 
-def log_axis(ax: Axes, axis: str) -> None:
-    """Makes an axis logarithmic, with plain numbers where they are short, and between the powers of ten where
-    it spans few of them."""
+def log_axis(ax: Axes, axis: str, between: bool = True) -> None:
+    """Makes an axis logarithmic, with plain numbers where they are short, and (unless `between` is off, as in
+    narrow axes) between the powers of ten where it spans few of them."""
     ax.set(**{f"{axis}scale": "log"})
     getattr(ax, f"{axis}axis").set_major_formatter(_Plain(labelOnlyBase=True))
-    getattr(ax, f"{axis}axis").set_minor_formatter(_Plain(minor_thresholds=(2, 0.5)))
+    minor = _Plain(minor_thresholds=(2, 0.5)) if between else NullFormatter()
+    getattr(ax, f"{axis}axis").set_minor_formatter(minor)
 
 
 class _Plain(LogFormatterSciNotation):
@@ -196,9 +254,9 @@ def legend(ax: Axes) -> None:
     if not names:
         return
     if len(names) <= MANY:
-        ax.legend(frameon=False, fontsize=8)
+        ax.legend(frameon=False, fontsize="small")
         return
     fig: Any = ax.figure
     width, height = fig.get_size_inches()
     fig.set_size_inches(width + 0.065 * max(map(len, names)) + 0.5, height)
-    fig.legend(handles, names, loc="outside right upper", frameon=False, fontsize=8)
+    fig.legend(handles, names, loc="outside right upper", frameon=False, fontsize="small")

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sharpcli.errors import Refusal
-from sharpcli.plots import AXIS_LABELS, column, figure, label, legend, log_axis, style, telling
+from sharpcli.plots import column, figure, label, legend, log_axis, seeds_of, style, title
 
 FAINT = 0.35  # opacity where a curve is the mean of fewer runs than it has
 
@@ -19,19 +19,10 @@ def compare(frame: pd.DataFrame, *, x: str, y: str, by: list[str], log: bool) ->
 
     Only seeds are averaged: refuses groups of runs that differ in anything else, with the settings to add to
     `by`; `by=[]` draws all runs as one group. Refuses a setting or a column that the runs lack."""
-    for key in by:
-        column(frame, key)
     rows = frame.assign(_x=column(frame, x), _y=column(frame, y)).dropna(subset=["_x", "_y"])
     if rows.empty:
         raise Refusal(f"y={y}: no row of these runs has a value of it over {x}")
-    groups = [group for _, group in rows.groupby(by, sort=True, dropna=False)] if by else [rows]
-    for group in groups if by else []:
-        group.attrs = frame.attrs
-        if mixed := telling(group, apart_from=["seed"]):
-            raise Refusal(
-                f"by=[{','.join(by)}]: the runs of {label(group, by)} differ in {', '.join(mixed)} too; draw "
-                f"them apart by by=[{','.join([*by, *mixed])}], or all as one curve by by=[]"
-            )
+    groups = seeds_of(rows, by, ", or all as one curve by by=[]")
     fig, (ax,) = figure()
     for i, group in enumerate(groups):
         over_runs = group.groupby("_x")["_y"].agg(["mean", "std", "count"])
@@ -44,12 +35,14 @@ def compare(frame: pd.DataFrame, *, x: str, y: str, by: list[str], log: bool) ->
         if not whole.notna().all():
             ax.plot(mean.index, mean, alpha=FAINT, **look)
             last = int(count.iloc[-1])
-            ax.annotate(f"{last} of {runs}", (mean.index[-1], mean.iloc[-1]), fontsize=7, color=look["color"])
+            ax.annotate(
+                f"{last} of {runs}", (mean.index[-1], mean.iloc[-1]), fontsize="x-small", color=look["color"]
+            )
         low, high = mean - std, mean + std
         if y.endswith("accuracy"):
             low, high = low.clip(0, 1), high.clip(0, 1)
         ax.fill_between(mean.index, low, high, color=look["color"], alpha=0.2, linewidth=0)
-    ax.set(xlabel=AXIS_LABELS.get(x, x), ylabel=AXIS_LABELS.get(y, y))
+    ax.set(xlabel=title(x), ylabel=title(y))
     if log:
         log_axis(ax, "y")
     legend(ax)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sharpcli.plots import AXIS_LABELS, curves, figure, legend, log_axis, need, need_axis
+from sharpcli.plots import AXIS_LABELS, curves, figure, ink, legend, log_axis, need, need_axis
 
 
 def loss(frame: pd.DataFrame, *, x: str) -> Figure:
@@ -18,7 +18,7 @@ def loss(frame: pd.DataFrame, *, x: str) -> Figure:
     fig, axes = figure(len(columns_of_axes))
     several = frame["run"].nunique() > 1
     if not several:
-        axes[0].set_title(frame["run"].iloc[0], fontsize=9)
+        axes[0].set_title(frame["run"].iloc[0], fontsize="small")
     for ax, columns in zip(axes, columns_of_axes, strict=True):
         for column, style in zip(columns, ("-", "--"), strict=False):
             if column not in frame:
@@ -27,7 +27,7 @@ def loss(frame: pd.DataFrame, *, x: str) -> Figure:
             for look, name, rows in curves(frame, column):
                 label = name if names_runs else None
                 ax.plot(rows[x], rows[column], style, label=label, linewidth=1.2, **look)
-            ax.plot([], [], style, color="0.3", label=AXIS_LABELS.get(column, column), linewidth=1)
+            ax.plot([], [], style, color=ink(), label=AXIS_LABELS.get(column, column), linewidth=1)
         score = columns[0].removeprefix("train_")
         is_share = score.endswith("accuracy")
         y_label = AXIS_LABELS.get(columns[0], columns[0]).removeprefix("training ")

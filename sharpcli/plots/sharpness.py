@@ -7,7 +7,7 @@ from itertools import takewhile
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sharpcli.plots import AXIS_LABELS, curves, figure, legend, log_axis, need, need_axis
+from sharpcli.plots import AXIS_LABELS, curves, figure, ink, legend, log_axis, need, need_axis
 
 NEAR = 2.0  # times the largest lambda_1: edges above it are not in the picture
 
@@ -46,7 +46,7 @@ def sharpness(frame: pd.DataFrame, *, x: str) -> Figure:
     for style, values in edges.items():
         if values:
             only_value = f" = {min(values):.4g}" if len(values) == 1 else ""
-            below.plot([], [], style, color="0.3", label=names[style] + only_value, linewidth=1)
+            below.plot([], [], style, color=ink(), label=names[style] + only_value, linewidth=1)
     above.set(ylabel=AXIS_LABELS["train_loss"])
     below.set(ylabel=AXIS_LABELS["lambda_1"] + " of the training loss", xlabel=AXIS_LABELS.get(x, x))
     log_axis(above, "y")
@@ -57,7 +57,7 @@ def sharpness(frame: pd.DataFrame, *, x: str) -> Figure:
     if frame["run"].nunique() > 1:
         legend(above)
     else:
-        above.set_title(frame["run"].iloc[0], fontsize=9)
+        above.set_title(frame["run"].iloc[0], fontsize="small")
     legend(below)
     return fig
 
