@@ -232,11 +232,16 @@ class Run:
 
     def of_layers(self, complain: Complain = _say_nothing) -> list[Row]:
         """What was measured of single layers or parameters, by the order in which it was: rows whose `params`
-        names them. `complain` is told of lines that are no rows."""
+        names them, with the `epoch` of their step. `complain` is told of lines that are no rows."""
         measured, wrong = self._measured()
         if wrong:
             complain(wrong)
-        return [{k: v for k, v in row.items() if k != "provenance"} for row in measured if "params" in row]
+        epochs = {row["step"]: {"epoch": row["epoch"]} for row in self.logged() if "epoch" in row}
+        return [
+            epochs.get(row["step"], {}) | {k: v for k, v in row.items() if k != "provenance"}
+            for row in measured
+            if "params" in row
+        ]
 
     def _measured(self) -> tuple[list[Row], str]:
         """The rows of measured.jsonl, and what is wrong with it: a line that is no row, or other bytes than

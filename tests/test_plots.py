@@ -1,21 +1,32 @@
 """What is drawn, read back from the figures, equals the rows."""
 
+import importlib
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import TINY
 from matplotlib.colors import to_hex
+from scipy.stats import kendalltau
 
+from sharpcli.commands.tables import as_text, cell
 from sharpcli.config.check import check
 from sharpcli.config.methods import shown_method
 from sharpcli.config.words import compose
 from sharpcli.errors import Refusal
-from sharpcli.frames import frame_of
+from sharpcli.frames import frame_of, frame_of_file
 from sharpcli.jsonl import append
 from sharpcli.plots import curves, label, telling
 from sharpcli.plots.compare import compare
+from sharpcli.plots.grid import grid
+from sharpcli.plots.layers import layers
+from sharpcli.plots.looks import LOOKS
 from sharpcli.plots.loss import loss
+from sharpcli.plots.scatter import interval, scatter
 from sharpcli.plots.sharpness import sharpness
+from sharpcli.plots.table import table
 from sharpcli.run import Run, in_directory
 
 SHORT = (*TINY, "steps=8", "measure_every=2", "threads=1")
@@ -229,3 +240,200 @@ def test_losses_are_drawn_as_logged(sharp, folder):
     lines = drawn(axes[0])
     for seed in (0, 1):
         assert list(lines[f"seed {seed}"].get_ydata()) == list(frame[frame["seed"] == seed]["train_loss"])
+
+
+# --- tables, grids, ranks ---
+
+
+def swept(values):
+    """A frame of final values: {(settings as pairs): [of each seed]}, two steps a run."""
+    runs = [
+        (f"{i}-{seed}", {**dict(key), "seed": seed}, [99.0, value])
+        for i, (key, of_seeds) in enumerate(values.items())
+        for seed, value in enumerate(of_seeds)
+    ]
+    return made(runs)
+
+
+SWEEP = {
+    (("method", "sgd"), ("lr", 0.1)): [1.0, 3.0],
+    (("method", "sgd"), ("lr", 0.2)): [5.0, 5.5],
+    (("method", "sam"), ("lr", 0.1)): [0.5, 0.25],
+    (("method", "sam"), ("lr", 0.2)): [2.0, 4.0],
+}
+
+
+def test_a_table_is_of_final_means_and_standard_deviations():
+    out = table(swept(SWEEP), columns=["y", "2 * y"], by=None)
+    assert list(out["method"]) == ["sam", "sam", "sgd", "sgd"] and list(out["runs"]) == [2] * 4
+    assert list(out["y"]) == [0.375, 3.0, 2.0, 5.25] and list(out["2 * y"]) == [0.75, 6.0, 4.0, 10.5]
+    assert list(out["y_sd"]) == pytest.approx(
+        [np.std(v, ddof=1) for v in ([0.5, 0.25], [2, 4], [1, 3], [5, 5.5])]
+    )
+    with pytest.raises(Refusal, match=r"differ in lr too.*by=\[method,lr\]"):
+        table(swept(SWEEP), columns=["y"], by=["method"])
+    with pytest.raises(Refusal, match="nearest columns"):
+        table(swept(SWEEP), columns=["yy"], by=None)
+
+
+def test_a_diverged_run_has_no_final_value_and_is_counted():
+    frame = swept({(("method", "sgd"),): [1.0, 3.0]})
+    frame["diverged"] = [None, None, None, True]
+    out = table(frame, columns=["y"], by=["method"])
+    assert list(out["y"]) == [1.0] and list(out["diverged"]) == [1] and list(out["runs"]) == [2]
+
+
+TEXTS = {
+    ".md": "| sgd      |      2 | 2.0 ± 1.4 |",
+    ".tex": r" sgd      &      2 & $2.0 \pm 1.4$ \\",
+    ".csv": "sgd,2,2.0,1.4142135623730951",
+    ".txt": "sgd            2  2.0 ± 1.4",
+}
+
+
+@pytest.mark.parametrize("ending", TEXTS)
+def test_a_table_in_each_format(ending):
+    out = table(swept({(("method", "sgd"),): [1.0, 3.0]}), columns=["y"], by=["method"])
+    text = as_text(out, ending)
+    assert TEXTS[ending] in text.splitlines()
+    if ending == ".tex":
+        assert [line for line in text.splitlines() if line.startswith("\\")] == [
+            r"\begin{tabular}{lrr}", r"\toprule", r"\midrule", r"\bottomrule", r"\end{tabular}"
+        ]  # fmt: skip
+
+
+CELLS = {
+    (83.2131, 0.1234): "83.21 ± 0.12",
+    (1234.5, 56.0): "1234 ± 56",
+    (1.5e-9, 2e-10): "1.5e-09 ± 2e-10",
+    (float("nan"), None): "-",
+    (0.5, float("nan")): "0.5",
+    (3, None): "3",
+}
+
+
+@pytest.mark.parametrize("value", CELLS)
+def test_a_value_is_written_to_the_second_digit_of_its_spread(value):
+    assert cell(*value) == CELLS[value]
+
+
+def test_a_grid_has_the_mean_over_seeds_in_each_cell():
+    fig = grid(swept(SWEEP), x="lr", y="method", value="y", log=False)
+    ax = fig.axes[0]
+    assert ax.images[0].get_array().tolist() == [[0.375, 3.0], [2.0, 5.25]]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["sam", "sgd"]
+    assert sorted(t.get_text() for t in ax.texts) == ["0.375", "2", "3", "5.25"]
+    with pytest.raises(Refusal, match="where"):
+        grid(swept(SWEEP), x="lr", y="seed", value="y", log=False)
+
+
+def test_ranks_are_scipys_and_within_a_hyperparameter_those_of_its_groups():
+    rng = np.random.default_rng(0)
+    runs = []
+    for i, lr in enumerate((0.1, 0.2, 0.4)):
+        for j, rho in enumerate((0.0, 0.1, 0.2)):
+            # lr raises both; rho raises x and lowers z
+            runs.append((f"{i}{j}", {"lr": lr, "rho": rho, "seed": 0}, [0.0, 10 * i + j]))
+    frame = made(runs)
+    last = frame["step"] == 1
+    frame.loc[last, "z"] = [10 * i - j + 0.01 * rng.random() for i in range(3) for j in range(3)]
+    fig = scatter(frame, x="y", y="z", by=["lr"], log=False, resamples=200)
+    ends = frame[last]
+    tau = kendalltau(ends["y"], ends["z"]).statistic
+    title = fig.axes[0].get_title()
+    assert f"= {tau:.2f} [" in title and "within: lr 1.00, rho -1.00" in title
+    points = np.concatenate([line.get_xydata() for line in fig.axes[0].lines])
+    assert sorted(map(tuple, points)) == sorted(zip(ends["y"], ends["z"], strict=True))
+    low, high = interval(ends["y"].to_numpy(), ends["z"].to_numpy(), 500)
+    assert -1 <= low < tau < high <= 1
+    with pytest.raises(Refusal, match="a rank needs 3"):
+        scatter(frame[frame["run"].isin(["00", "01"])], x="y", y="z", by=[], log=False, resamples=9)
+
+
+# --- measures over training ---
+
+DRAWN = {
+    "noise": (("measure=[gradient_noise]", "method=sgd", "batch_size=10"), "noise_trace", 3),
+    "alignment": (("measure=[alignment]", "measure.alignment.k=2"), "alignment_share", 2),
+    "recovery": (("problem=uv", "method=sgd", "lr=0.01", "measure=[scores,norms]"), "recovery_error", 2),
+    "phases": (("problem=uv", "method=label_noise", "lr=0.05", "measure=[trace,uv_flow]"), "trace", 4),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_each_measures_plot_draws_its_rows(sharp, folder, name):
+    words, column, axes = DRAWN[name]
+    words = (*(() if "problem=uv" in words else TINY), *words, "steps=8", "measure_every=2", "threads=1")
+    assert sharp("train", *words).code == 0
+    (run,) = in_directory(folder / "runs")
+    said = sharp("plot", name, run.name)
+    assert said.code == 0, said.err
+    assert (run.path / f"{name}.png").exists()
+    settings = {} if name == "phases" else {"x": "step"}
+    plot = importlib.import_module(f"sharpcli.plots.{name}")
+    frame = of(folder)
+    fig = getattr(plot, name)(frame, **settings)
+    assert len(fig.axes) == axes
+    rows = frame[frame[column].notna()]
+    lines = [line for ax in fig.axes for line in ax.lines if len(line.get_xdata())]
+    shown = rows[column][1:] if name == "phases" else rows[column]  # a log scale has no step 0
+    assert any(list(line.get_ydata()) == list(shown) for line in lines)
+
+
+def test_a_plot_without_its_measure_names_the_command(sharp, folder):
+    assert sharp("train", *SHORT).code == 0
+    for name in ("noise", "alignment", "recovery", "phases", "layers", "density"):
+        assert "sharp measure gd-" in sharp("plot", name, "runs").refusal
+
+
+def test_layers_draws_what_was_measured_by_layer(sharp, folder):
+    assert sharp("train", *SHORT, "checkpoint_every=4", "measure=[trace]").code == 0
+    (run,) = in_directory(folder / "runs")
+    assert sharp("measure", run.name, "--by", "layer", "measure=[trace]").code == 0
+    frame = frame_of([run], of_layers=True)
+    fig = layers(frame, params="*", x="step", y="trace", log=False)
+    for name, line in drawn(fig.axes[0]).items():
+        rows = frame[frame["params"] == name]
+        assert list(line.get_ydata()) == list(rows["trace"]) and list(line.get_xdata()) == [0, 4, 8]
+    assert set(drawn(fig.axes[0])) == {"1", "3"}
+    assert set(drawn(layers(frame, params="3", x="epoch", y="trace", log=True).axes[0])) == {"3"}
+    assert frame_of([run])["step"].is_unique  # no other plot has them
+    assert sharp("plot", "layers", run.name, "y=trace", "-o", "l.pdf").code == 0
+    assert "has no trace of layers" in sharp("plot", "layers", run.name, "y=trace", "params=9").refusal
+
+
+# --- files ---
+
+
+def test_rows_of_a_file_are_drawn_as_those_of_a_run(sharp, folder):
+    assert sharp("train", *SHORT, "checkpoint_every=4").code == 0
+    (run,) = in_directory(folder / "runs")
+    assert sharp("measure", run.name, "measure=[sharpness,trace]", "-o", "x.jsonl").code == 0
+    frame = frame_of_file(Path("x.jsonl"))
+    assert list(frame["step"]) == [0, 4, 8] and frame["run"].nunique() == 1 and frame["trace"].notna().all()
+    assert sharp("plot", "compare", "x.jsonl", "y=trace", "by=[]", "-o", "t.png").code == 0
+    assert sharp("plot", "sharpness", "x.jsonl", "-o", "s.png").code == 0
+    Path("x.jsonl").write_text("nonsense\n")
+    assert "x.jsonl" in sharp("plot", "compare", "x.jsonl", "by=[]").refusal
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_figure_holds_its_command_and_has_the_look_asked_for(sharp, folder, look):
+    assert sharp("train", *SHORT, "steps=2").code == 0
+    words = ("plot", "compare", "runs", "y=train_loss", f"style={look}")
+    for ending in ("svg", "png", "pdf"):
+        assert sharp(*words, "-o", f"x.{ending}").code == 0
+        text = Path(f"x.{ending}").read_bytes()
+        assert b"sharp plot compare runs y=train_loss" in text, ending
+    width = float(re.search(r'width="([\d.]+)pt"', Path("x.svg").read_text())[1])
+    wanted = LOOKS[look].get("figure.figsize", (6.4, 0))[0]
+    assert width == pytest.approx(72 * wanted)
+    assert ("#16181d" in Path("x.svg").read_text()) == (look == "dark")
+    assert "did you mean paper" in sharp(*words, "style=papre").refusal
+
+
+def test_help_of_a_plot_lists_its_settings(sharp, folder):
+    said = sharp("plot", "scatter", "--help")
+    assert said.code == 0 and "plot.resamples" in said.out and "Kendall" in said.out
+    assert "sharp plot scatter --help" in sharp("plot", "--help").out
+    assert "did you mean scatter" in sharp("plot", "scater", "--help").refusal

@@ -53,6 +53,7 @@ def main():
     surfaces()
     share_curvature()
     follow_flows()
+    draw_landscapes()
     sys.setprofile(None)
     defined = {(str(file), name) for file in files for name in functions(ast.parse(file.read_text()))}
     print(
@@ -135,6 +136,26 @@ def solve():
     Q = normal(3, 3) @ normal(3, 3).T
     x = semidefinite.least(Q, semidefinite.svec(normal(2, 2) + normal(2, 2).T))
     assert semidefinite.smat(x, 2).shape == (2, 2)
+
+
+def draw_landscapes():
+    """Every function of planes, paths and permutations."""
+    import torch
+
+    from sharpcli.landscape import paths, permutations, planes
+    from sharpcli.landscape.surface import LossSurface
+
+    layout = [("0.weight", torch.Size([2, 3])), ("0.bias", torch.Size([2])), ("2.weight", torch.Size([1, 2]))]
+    surface = LossSurface(lambda w, x: w[None], lambda out, y: out.square().sum(), ((normal(1), normal(1)),))
+    first, last = normal(10), normal(10, seed=1)
+    planes.filter_normalized(last, first, [shape for _, shape in layout])
+    basis, _ = planes.principal_plane(normal(4, 10), first)
+    planes.coordinates(normal(4, 10), first, basis)
+    planes.plane_through(first, last, normal(10, seed=2))
+    assert len(planes.values(surface, normal(5, 10))) == 5
+    middle = paths.fit(lambda step: surface, "chain", first, last, 3, 0.1, torch.Generator())
+    paths.barrier([0.0, 0.5, 1.0], [float(surface.value(w)) for w in (first, middle, last)])
+    assert permutations.matched(first, last, layout) is not None
 
 
 def network(w, x):

@@ -13,6 +13,9 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
+from sharpcli.commands.landscapes import Asked
+from sharpcli.commands.measure import ENDINGS as WEIGHTS
+from sharpcli.commands.measure import MAY_CHANGE
 from sharpcli.commands.report import complain
 from sharpcli.commands.tables import ENDINGS as TABLE_ENDINGS
 from sharpcli.commands.tables import as_text
@@ -29,6 +32,7 @@ from sharpcli.plots.looks import LOOKS, TRUETYPE
 from sharpcli.provenance import commit
 from sharpcli.run import Run, find_all
 
+OF_MEASURING = (*MAY_CHANGE[1:], "model", "data", "problem", "loss")  # settings of what is computed
 ENDINGS = (".png", ".pdf", ".svg")
 COMMON = ("runs_dir", "trust", "style")  # settings of the command, which every plot has
 DESCRIBED_IN = {  # the field of a file's own description, by its format
@@ -54,15 +58,22 @@ def draw(
     condition that no row meets."""
     given = dict(o.split("=", 1) for o in overrides if o.startswith(tuple(f"{key}=" for key in COMMON)))
     own = [o for o in overrides if o.partition("=")[0] not in COMMON]
+    computed = "rows" in raw(name)
+    measuring = [o for o in own if computed and o.partition("=")[0].partition(".")[0] in OF_MEASURING]
+    own = [o for o in own if o not in measuring]
     look = given.get("style", "screen")
     if look not in LOOKS:
         raise Refusal(f"style={look}: " + suggest(look, list(LOOKS)))
     trust = trusted(overrides)
     checked = checked_plot(name, own, trust)
-    runs, files = _named(names, runs_dir)
+    runs, files = _named(names, runs_dir, computed)
     if out is not None and out.suffix.lower() not in (*ENDINGS, *TABLE_ENDINGS):
         raise Refusal(f"-o {out}: possible endings: {', '.join((*ENDINGS, *TABLE_ENDINGS))}")
-    frame = _rows(runs, files, checked)
+    rows = checked.pop("rows", None)
+    if rows is None:
+        frame = _rows(runs, files, checked)
+    else:
+        frame = part(rows, trust, f"plot {name}.rows")(Asked(runs, files, measuring))
     if where is not None:
         frame = meeting(frame, where)
     command = shlex.join(["sharp", "plot", name, *names, *(["where", where] if where else []), *overrides])
@@ -82,14 +93,25 @@ def checked_plot(name: str, overrides: Sequence[str], trust: Sequence[str]) -> d
     if name not in options("plot") and not is_own:
         raise Refusal(f"{name}: no such plot; " + suggest(name, options("plot")))
     settings = OmegaConf.create(values_of(name, "plot", trust)) if is_own else _settings(name)
+    inner = list(settings.get("rows", []))  # points=51 says what rows.points=51 says
+    overrides = [f"rows.{o}" if o.partition("=")[0] in inner else o for o in overrides]
     with refusing(overrides):
         plain: Any = OmegaConf.to_container(with_overrides(settings, overrides), resolve=True)
-    return typed(plain, f"plot {name}", trust)
+    rows = plain.pop("rows", None)
+    return typed(plain, f"plot {name}", trust) | (
+        {} if rows is None else {"rows": typed(rows, f"plot {name}", trust)}
+    )
 
 
-def _named(names: Sequence[str], runs_dir: Path) -> tuple[list[Run], list[Path]]:
-    """The runs, and the files of rows, that words name."""
-    files = [Path(name) for name in names if name.endswith(".jsonl") and is_file(name)]
+def raw(name: str) -> Mapping[str, Any]:
+    """What conf/ says of a plot; nothing of a user's own."""
+    return {} if name not in options("plot") else dict(_settings(name))
+
+
+def _named(names: Sequence[str], runs_dir: Path, computed: bool) -> tuple[list[Run], list[Path]]:
+    """The runs, and the files of rows (of weights, where the rows are computed), that words name."""
+    endings = WEIGHTS if computed else (".jsonl",)
+    files = [Path(name) for name in names if name.endswith(endings) and is_file(name)]
     words = [name for name in names if Path(name) not in files]
     runs = find_all(words, runs_dir, complain) if words else []
     if not runs and not files:

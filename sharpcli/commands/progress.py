@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -52,12 +53,14 @@ def describe_time(seconds: float) -> str:
 
 
 @contextmanager
-def progress(steps: int, start: int, scores: Sequence[str], job: str = "") -> Iterator[Any]:
+def progress(
+    steps: int, start: int, scores: Sequence[str], job: str = "", unit: str = "step"
+) -> Iterator[Any]:
     """Shows how far a run of `steps` steps is that begins at step `start`. Yields `tell(step, row)`, which is
     to be called at every step, with None for `row` where there is none; that call is cheap. `scores` are the
-    columns to show, `job` is the name of one of several at a time."""
+    columns to show, `job` is the name of one of several at a time, `unit` what a step is called."""
     console = Console(stderr=True)
-    show = _bar if console.is_terminal else _lines
+    show = _bar if console.is_terminal else partial(_lines, unit=unit)
     with show(console, steps, start, scores, job) as tell:
         yield tell
 
@@ -94,7 +97,9 @@ def _bar(console: Console, steps: int, start: int, scores: Sequence[str], job: s
 
 
 @contextmanager
-def _lines(console: Console, steps: int, start: int, scores: Sequence[str], job: str) -> Iterator[Any]:
+def _lines(
+    console: Console, steps: int, start: int, scores: Sequence[str], job: str, unit: str
+) -> Iterator[Any]:
     """`progress` by a printed line at some of the rows."""
     began, next_step, every = time.monotonic(), start, max(1, steps // LINES_OF_RUN)
 
@@ -105,7 +110,7 @@ def _lines(console: Console, steps: int, start: int, scores: Sequence[str], job:
         next_step = (step // every + 1) * every
         seconds_left = (time.monotonic() - began) / max(step - start, 1) * (steps - step)
         time_left = f"  {describe_time(seconds_left)} left" if start < step < steps else ""
-        note(f"{job}step {step}/{steps}  {describe(row, scores)}{time_left}")
+        note(f"{job}{unit} {step}/{steps}  {describe(row, scores)}{time_left}")
 
     yield tell
 

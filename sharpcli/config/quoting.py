@@ -23,6 +23,7 @@ TEXTS = (
     "data.file",
     "model.name",
     "measure.directional_sharpness.file",
+    "params",  # of a plot
 )  # settings whose value is a text, whatever it looks like
 FOLDERS = ("runs_dir", "data_dir")  # texts that no sweep varies, since they change no number
 OVERRIDE = re.compile(r"(?P<key>\+{0,2}(?P<name>[\w.-]+))=(?P<value>.*)", re.S)

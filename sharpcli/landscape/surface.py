@@ -105,6 +105,10 @@ class LossSurface:
         with torch.no_grad():
             return self.processes.sum(self._sum(w, self._batch_terms(w)))
 
+    def total(self, w: Float[Tensor, " D"]) -> Float[Tensor, ""]:
+        """This process's share of L(w) as a function that torch.func can map and differentiate."""
+        return self._sum(w, self._batch_terms(w))
+
     def grad(self, w: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
         """grad L(w), without a graph. The activations of one batch at a time are in memory."""
         w = w.detach().requires_grad_()
@@ -180,8 +184,7 @@ class LossSurface:
 
     def gradient_graph(self, w: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
         """The gradient in w of this process's share of L, with its graph."""
-        total = self._sum(w, self._batch_terms(w))
-        return torch.autograd.grad(total, w, create_graph=True, materialize_grads=True)[0]
+        return torch.autograd.grad(self.total(w), w, create_graph=True, materialize_grads=True)[0]
 
     def single(self, batch: Batch) -> LossSurface:
         """The surface of one batch, evaluated by this process alone."""

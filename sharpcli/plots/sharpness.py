@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import takewhile
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sharpcli.plots import AXIS_LABELS, curves, figure, ink, legend, log_axis, need, need_axis
@@ -13,21 +14,23 @@ NEAR = 2.0  # times the largest lambda_1: edges above it are not in the picture
 
 
 def sharpness(frame: pd.DataFrame, *, x: str) -> Figure:
-    """The training loss above; lambda_1 and, fainter, the eigenvalues after it below. A dashed line in each
-    run's colour is the edge of stability that its optimizer states, a dotted line the edge of the rule that
-    it wraps (SAM's base), for comparison; an optimizer that states no edge has no such line. Refuses runs
-    without lambda_1 or a training loss, and an `x` that a run cannot be drawn over."""
+    """The training loss above, where there is one; lambda_1 and, fainter, the eigenvalues after it below. A
+    dashed line in each run's colour is the edge of stability that its optimizer states, a dotted line the
+    edge of the rule that it wraps (SAM's base), for comparison; an optimizer that states no edge has no such
+    line. Refuses runs without lambda_1, and an `x` that a run cannot be drawn over."""
     need(frame, "lambda_1", "sharpness")
-    need(frame, "train_loss", "scores")
     need_axis(frame, x)
-    fig, (above, below) = figure(2)
-    for look, name, rows in curves(frame, "train_loss"):
-        above.plot(rows[x], rows["train_loss"], label=name, linewidth=1.2, **look)
+    has_loss = "train_loss" in frame and frame["train_loss"].notna().any()
+    fig, axes = figure(2 if has_loss else 1)
+    below = axes[-1]
+    if has_loss:  # rows of sharp measure -o may have none
+        _losses(axes[0], frame, x)
     edges: dict[str, set[float]] = {"--": set(), ":": set()}
     highest, lowest = 0.0, 0.0
-    for look, _, rows in curves(frame, "lambda_1"):
-        colour = look["color"]
-        below.plot(rows[x], rows["lambda_1"], linewidth=1.2, **{"marker": ".", **look, "markersize": 2})
+    for look, name, rows in curves(frame, "lambda_1"):
+        colour, label = look["color"], None if has_loss else name
+        look = {"marker": ".", **look, "markersize": 2}
+        below.plot(rows[x], rows["lambda_1"], linewidth=1.2, label=label, **look)
         if len(rows):
             highest, lowest = max(highest, rows["lambda_1"].max()), min(lowest, rows["lambda_1"].min())
         for column in _smaller(rows):
@@ -47,19 +50,25 @@ def sharpness(frame: pd.DataFrame, *, x: str) -> Figure:
         if values:
             only_value = f" = {min(values):.4g}" if len(values) == 1 else ""
             below.plot([], [], style, color=ink(), label=names[style] + only_value, linewidth=1)
-    above.set(ylabel=AXIS_LABELS["train_loss"])
     below.set(ylabel=AXIS_LABELS["lambda_1"] + " of the training loss", xlabel=AXIS_LABELS.get(x, x))
-    log_axis(above, "y")
     # by what was measured: the edge of a schedule that ends at 0 has no largest value
     near = [value for values in edges.values() for value in values if value <= NEAR * highest]
     top = max(highest, *near, 0.0)
     below.set_ylim(lowest - 0.05 * (top - lowest) * (lowest < 0), top + 0.08 * (top - lowest) or 1.0)
-    if frame["run"].nunique() > 1:
-        legend(above)
-    else:
-        above.set_title(frame["run"].iloc[0], fontsize="small")
     legend(below)
     return fig
+
+
+def _losses(ax: Axes, frame: pd.DataFrame, x: str) -> None:
+    """The training losses, which name the runs."""
+    for look, name, rows in curves(frame, "train_loss"):
+        ax.plot(rows[x], rows["train_loss"], label=name, linewidth=1.2, **look)
+    ax.set(ylabel=AXIS_LABELS["train_loss"])
+    log_axis(ax, "y")
+    if frame["run"].nunique() > 1:
+        legend(ax)
+    else:
+        ax.set_title(frame["run"].iloc[0], fontsize="small")
 
 
 def _smaller(rows: pd.DataFrame) -> list[str]:
