@@ -291,6 +291,70 @@ def study(
 
 
 @app.command()
+def report(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN]... [where CONDITION] [runs_dir=DIR]", autocompletion=complete_runs),
+    ] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page, an HTML file.")] = Path("report.html"),
+    with_claims: Annotated[bool, typer.Option("--claims", help="With the verdict on every claim.")] = False,
+    study: Annotated[str, typer.Option(metavar="ID", help="With a study's table and figure.")] = "",
+    config_dir: ConfigDir = None,
+) -> None:
+    """Write runs, all of a folder by default, as one page: a table to sort, curves to zoom into, landscapes,
+    what differs and where each run comes from; a single file that needs no network.
+
+    \b
+    Example: sharp report runs where "method == 'sam'" -o sam.html
+    Example: sharp report --claims -o verdicts.html
+    """
+    from sharpcli.claims import study as studies
+    from sharpcli.claims import verdicts
+    from sharpcli.commands.page import Figure, write
+    from sharpcli.commands.report import complain
+
+    words, where = _condition(words or [])
+    names, overrides = _split(words)
+    folder = _only_runs_dir(overrides)
+    shown = [Figure(**about) for about in verdicts.pictures(folder, complain)] if with_claims else []
+    shown += [Figure(**studies.picture(study, folder))] if study else []
+    print(write(names, where, folder, expanded(out), shown, sys.argv[1:]))
+
+
+@app.command()
+def board(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[runs_dir=DIR]")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8017,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Serve the page of sharp report over a folder of runs to this machine, kept up to date as rows arrive.
+
+    \b
+    Example: sharp board --port 9000
+    """
+    from sharpcli.commands.board import serve
+
+    serve(_only_runs_dir(words or []), port)
+
+
+@app.command()
+def watch(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[runs_dir=DIR]")] = None,
+    every: Annotated[float, typer.Option(metavar="SECONDS", help="Between two looks.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print the table a single time.")] = False,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Show the runs that are under way: step, loss, lambda_1 over its edge, time left; until none is.
+
+    \b
+    Example: sharp watch --every 10
+    """
+    from sharpcli.commands.watch import watch as draw
+
+    draw(_only_runs_dir(words or []), every, once)
+
+
+@app.command()
 def ls(
     words: Annotated[
         list[str] | None,

@@ -72,6 +72,18 @@ def run(study: Study, runs_dir: Path, jobs: int, tell: Callable[[str], Any]) -> 
     return lines
 
 
+def picture(name: str, runs_dir: Path) -> dict[str, Any]:
+    """A study for a page: its `title`, its question and table as lines of `text`, and the file of its figure,
+    the `image`. Refuses an unknown name, and a study that was not run."""
+    study = read(name)
+    folder = runs_dir / "studies" / study.id
+    try:
+        lines = (folder / "table.md").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise Refusal(f"--study {name}: not run in {runs_dir} yet; sharp study {name} runs it") from None
+    return {"title": study.id, "text": [study.question.strip(), *lines], "image": folder / "figure.png"}
+
+
 def table(study: Study, frame: pd.DataFrame) -> list[str]:
     """A row for each combination of `by`, in the study's order: mean, and ± one standard deviation over runs;
     `-` where no run has a number."""

@@ -97,6 +97,27 @@ def markdown(runs_dir: Path, complain: Callable[[str], Any]) -> list[str]:
     return out
 
 
+def pictures(runs_dir: Path, complain: Callable[[str], Any]) -> list[dict[str, Any]]:
+    """Every claim that has a verdict, for a page: its `title`, lines of `text`, its `verdict`, whether that
+    is the one that was expected (`good`), and the file of its figure, the `image`."""
+    out = []
+    for claim in map(read, options("claim")):
+        if (verdict := _last(claim.id, runs_dir, complain)) is None:
+            continue
+        text = [claim.statement.strip(), f"source: {claim.source}"]
+        text += [f"{finding['asked']}: measured {finding['words']}" for finding in verdict["checks"]]
+        out.append(
+            {
+                "title": claim.id,
+                "text": text,
+                "verdict": verdict["verdict"],
+                "good": verdict["verdict"] == claim.expect,
+                "image": runs_dir / "claims" / claim.id / "figure.png",
+            }
+        )
+    return out
+
+
 def short(commit: str | None) -> str:
     """Seven digits of a commit, and whether files differed from it."""
     if commit is None:

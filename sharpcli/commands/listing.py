@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def ls(folder: Path, where: str | None, overrides: Sequence[str], as_json: bool)
     return aligned([list(dict.fromkeys(shown)), *cells])
 
 
-def record(run: Run, whole: bool) -> dict[str, Any] | None:
+def record(run: Run, whole: bool, complain: Callable[[str], Any] = complain) -> dict[str, Any] | None:
     """What is known of a run: its name, its status, `step` of `steps`, its last row, and where `whole` its
     settings by their dotted names. Complains of a run that was changed or is damaged, whose status is then
     that, and of one that cannot be read, which is None."""
