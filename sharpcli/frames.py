@@ -96,13 +96,19 @@ def unknown(frame: pd.DataFrame, name: str) -> Refusal:
 
 
 def settings_of(run: Run) -> dict[str, Any]:
-    """The settings of a run by their dotted names, a list as text; `method` as tables and figures show it."""
+    """The settings of a run by their dotted names, a list as text; `method` as tables and figures show it.
+    Refuses a config that was changed, or is that of no run."""
     run.refuse_altered(quick=True)
     config = run.config
-    settings = {key: str(v) if isinstance(v, list) else v for key, v in dotted(config).items()}
-    settings["problem"] = config["problem"]["_target_"].rsplit(".", 1)[-1]
-    if "optimizer" in config:  # not in a loop of a user's own, which was watched
-        settings["method"] = shown_method(config)
+    try:
+        settings = {key: str(v) if isinstance(v, list) else v for key, v in dotted(config).items()}
+        settings["problem"] = config["problem"]["_target_"].rsplit(".", 1)[-1]
+        if "optimizer" in config:  # not in a loop of a user's own, which was watched
+            settings["method"] = shown_method(config)
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:  # yaml, but the config of no run
+        raise Refusal(
+            f"{run.path}/config.yaml: of no run ({type(problem).__name__}: {problem}); restore it"
+        ) from None
     return settings
 
 

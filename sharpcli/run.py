@@ -725,7 +725,7 @@ def _mixed(rows: Iterable[Row]) -> list[str]:
     found: dict[str, set[Any]] = {}
     for row in rows:
         for name in row:
-            if name.endswith("_examples"):
+            if name.endswith("_examples") and isinstance(row[name], int):
                 found.setdefault(name, set()).add(row[name])
     return [name for name, counts in found.items() if len(counts) > 1]
 

@@ -35,6 +35,9 @@ def parts_of(group, name):
 def test_every_yaml_names_exactly_its_target_s_parameters_and_they_have_no_default(group, name):
     for key, values in parts_of(group, name).items():
         assert key == name
+        if rows := values.pop("rows", None) if group == "plot" else None:  # what computes the plot's rows
+            _, needed, taken = hyperparameters(resolve(rows["_target_"], group, []))
+            assert needed == taken and set(rows) - {"_target_"} == set(taken)
         target = resolve(values["_target_"], group, [])
         folder = {"loss": "losses", "data": "data"}.get(group, group + "s")
         file = (
@@ -233,3 +236,17 @@ def test_a_target_that_leaves_the_package_is_refused_even_by_way_of_one_of_its_m
 def test_a_part_is_handed_only_what_it_names():
     toy = part({"_target_": "sharpcli.problems.plane.valley", "start": [1.0, 1.0], "box": 0.0}, [], "problem")
     assert isinstance(toy(seed=0, chunk=9, data=None), Problem)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "problem.d=99999999999999999999",
+        "steps=9223372036854775808",
+        "model.widths=[6,9223372036854775808]",
+        "measure.sharpness.k=-99999999999999999999",
+    ],
+)
+def test_a_whole_number_beyond_64_bits_is_one_line(sharp, word):
+    problem = "problem=uv" if word.startswith("problem.") else "problem=network"
+    assert word.partition("=")[0] in sharp("train", problem, word).refusal

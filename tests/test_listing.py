@@ -105,3 +105,41 @@ def test_the_latest_and_the_best_run_have_names(sharp, runs):
         assert find(f"best:{column}", runs).name == best
     assert "best:foo: no run has foo in its last row; scores: " in sharp("show", "best:foo").refusal
     assert "latest: no run has a row yet" in sharp("show", "latest", "runs_dir=elsewhere").refusal
+
+
+DAMAGED = {
+    "no method": lambda config: config.pop("method"),
+    "a list as the method": lambda config: config.update(method=["sam"]),
+    "no problem": lambda config: config.pop("problem"),
+    "objectives that are a text": lambda config: config.update(objective="x", method="custom"),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_a_config_of_no_run_is_one_line_in_every_command(sharp, folder, how):
+    import yaml
+
+    assert sharp("train", *TINY, "steps=2", "threads=1").code == 0
+    (path,) = (folder / "runs").iterdir()
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    DAMAGED[how](config)
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    facts = json.loads((path / "provenance.json").read_text())
+    for key in ("config_sha256", "hash", "config"):  # as of a version that did not note it
+        facts.pop(key, None)
+    (path / "provenance.json").write_text(json.dumps(facts))
+    for words in (("plot", "loss", str(path)), ("ls", "sort=lr"), ("show", path.name), ("report",)):
+        said = sharp(*words)
+        assert "Traceback" not in said.err and "fault of sharp" not in said.err, (words, said.err)
+
+
+def test_a_row_whose_number_of_examples_is_a_list_is_no_traceback(sharp, folder):
+    assert sharp("train", *TINY, "steps=2", "threads=1").code == 0
+    (path,) = (folder / "runs").iterdir()
+    rows = (path / "metrics.jsonl").read_text()
+    (path / "metrics.jsonl").write_text(
+        rows.replace('"sharpness_examples": 60', '"sharpness_examples": [60]', 1)
+    )
+    for words in (("plot", "loss", str(path)), ("ls",), ("show", path.name), ("report",)):
+        said = sharp(*words)
+        assert "Traceback" not in said.err and "fault of sharp" not in said.err, (words, said.err)

@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from sharpcli.config.words import explain, of_setting, places, refusing, suggest
 from sharpcli.due import is_count, length, spelled
 from sharpcli.errors import Refusal
 
+LARGEST = 2**63 - 1  # whole number that PyTorch takes
 MOST_REPLICAS = 10**6  # each takes memory of its own
 SEEDS = (
     "give a number of seeds from 1, or a mapping from settings to lists, as in replicas={lr:[0.1,0.2],seed:8}"
@@ -328,10 +329,21 @@ def _coerced(value: Any, hint: Any, setting: str) -> Any:
     is_flat = get_origin(hint) is list and not get_origin(get_args(hint)[0]) and get_args(hint)[0] is not Any
     if is_flat and any(isinstance(inner, list | dict) for inner in out or ()):
         raise Refusal(f"{setting}={value}: give a list of values, and no list or mapping in it")
-    for number in out if isinstance(out, list) else [out]:
-        if isinstance(number, float) and not math.isfinite(number):
+    for number in _numbers_in(out):
+        if not math.isfinite(number):
             raise Refusal(f"{setting}={number}: give a finite number")
+        if isinstance(number, int) and not -LARGEST <= number <= LARGEST:
+            raise Refusal(f"{setting}={number}: give a whole number of at most {LARGEST}, as 64 bits hold")
     return out
+
+
+def _numbers_in(value: Any) -> Iterator[int | float]:
+    """The numbers in nested lists and mappings."""
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, list | Mapping):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _numbers_in(inner)
 
 
 def _unmarked(value: Any) -> Any:
