@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -355,6 +356,99 @@ def watch(
 
 
 @app.command()
+def tag(
+    words: Annotated[
+        list[str], typer.Argument(metavar="TAG RUN... [runs_dir=DIR]", autocompletion=complete_runs)
+    ],
+    remove: Annotated[bool, typer.Option("--remove", help="Take the tag away.")] = False,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Give runs a tag, by which sharp ls and plots choose them: where "tags.str.contains('paper')".
+
+    \b
+    Example: sharp tag paper best:test_accuracy
+    """
+    from sharpcli.commands.keep import tag as give
+
+    names, overrides = _split(words)
+    print("\n".join(give(names, _only_runs_dir(overrides), remove)))
+
+
+@app.command()
+def note(
+    words: Annotated[
+        list[str], typer.Argument(metavar="RUN [TEXT] [runs_dir=DIR]", autocompletion=complete_runs)
+    ],
+    config_dir: ConfigDir = None,
+) -> None:
+    """Keep a text with a run, or show the one that is kept; sharp show RUN shows it too.
+
+    \b
+    Example: sharp note latest "the one with the spike at step 300"
+    """
+    from sharpcli.commands.keep import note as keep
+
+    overrides = [word for word in words if word.startswith("runs_dir=")]
+    texts = [word for word in words if not word.startswith("runs_dir=")]
+    print("\n".join(keep(texts, _only_runs_dir(overrides))))
+
+
+@app.command()
+def rm(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]... [runs_dir=DIR]", autocompletion=complete_runs)
+    ] = None,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Delete for good; of no RUN, what is in .trash.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Move runs into .trash beside them, from which mv brings them back. Asks first.
+
+    \b
+    Example: sharp rm gd-network-lr0.1-seed0
+    Example: sharp rm --purge --yes
+    """
+    from sharpcli.commands.keep import rm as remove
+
+    def agreed(question: str) -> bool:
+        if not yes and not sys.stdin.isatty():
+            raise Refusal(f"{question} nobody can answer here; --yes agrees")
+        return yes or typer.confirm(question)
+
+    names, overrides = _split(words or [])
+    print("\n".join(remove(names, _only_runs_dir(overrides), purge, agreed)))
+
+
+@app.command()
+def rerun(
+    words: Annotated[list[str], typer.Argument(metavar="RUN [KEY=VALUE]...", autocompletion=complete_runs)],
+    config_dir: ConfigDir = None,
+) -> None:
+    """Give the command again that made a run, with other settings where some are named; runs_dir= for another
+    folder.
+
+    \b
+    Example: sharp rerun latest runs_dir=again
+    Example: sharp rerun best:test_accuracy seed=1,2,3 -m
+    """
+    from sharpcli.commands.keep import command_of
+    from sharpcli.commands.report import note as say
+    from sharpcli.commands.train import main as run
+
+    names, own = _split([word for word in words if word != "-m"])
+    flags = ["-m"] if "-m" in words else []
+    if len(names) != 1:
+        raise Refusal(f"sharp rerun takes one run; got {', '.join(names) or 'none'}; sharp ls lists the runs")
+    former = command_of(names[0], folder_of_runs([]))
+    changed = {word.partition("=")[0] for word in own}
+    command = [*(word for word in former if word.partition("=")[0] not in changed), *own, *flags]
+    say(f"sharp train {shlex.join(command)}")
+    run(command)
+
+
+@app.command()
 def ls(
     words: Annotated[
         list[str] | None,
@@ -402,25 +496,37 @@ def diff(
 @app.command()
 def export(
     words: Annotated[
-        list[str], typer.Argument(metavar="RUN... [runs_dir=DIR]", autocompletion=complete_runs)
+        list[str],
+        typer.Argument(metavar="RUN... [where CONDITION] [runs_dir=DIR]", autocompletion=complete_runs),
     ],
-    to: Annotated[str, typer.Option(help="tensorboard, wandb or mlflow.")],
-    folder: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Folder; by default the tracker's own.")
+    to: Annotated[str, typer.Option(help="tensorboard, wandb or mlflow.")] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="A .parquet or .csv file; of a tracker, its folder."),
     ] = None,
     config_dir: ConfigDir = None,
 ) -> None:
-    """Hand the rows of runs to a tracker: TensorBoard, Weights & Biases (WANDB_MODE=offline) or MLflow.
+    """Write all rows of runs, with their settings, into one table; or hand them to a tracker: TensorBoard,
+    Weights & Biases (WANDB_MODE=offline) or MLflow.
 
     \b
+    Example: sharp export runs -o all.parquet
+    Example: sharp export runs where "method == 'sam'" -o sam.csv
     Example: sharp export runs --to tensorboard
     """
     from sharpcli.commands.export import export as hand_on
+    from sharpcli.commands.export import to_file
 
+    words, where = _condition(words)
     names, overrides = _split(words)
-    _need_runs(names, "sharp export RUN... --to TRACKER")
-    into = None if folder is None else expanded(folder)
-    print("\n".join(hand_on(names, to, into, _only_runs_dir(overrides))))
+    _need_runs(names, "sharp export RUN... -o FILE, or --to TRACKER")
+    into = None if out is None else expanded(out)
+    if to:
+        if where is not None:
+            raise Refusal("where chooses rows of a file; a tracker takes whole runs")
+        print("\n".join(hand_on(names, to, into, _only_runs_dir(overrides))))
+    else:
+        print(to_file(names, where, into, _only_runs_dir(overrides)))
 
 
 @app.command()

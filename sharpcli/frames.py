@@ -12,7 +12,7 @@ from sharpcli.config.identity import dotted
 from sharpcli.config.methods import shown_method
 from sharpcli.errors import Refusal
 from sharpcli.jsonl import Row, read_rows
-from sharpcli.run import Run, score_names
+from sharpcli.run import Run, labels, score_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,9 +68,9 @@ def frame_of_file(file: Path) -> pd.DataFrame:
     return pd.DataFrame(list(joined.values()))
 
 
-def meeting(frame: pd.DataFrame, condition: str) -> pd.DataFrame:
+def meeting(frame: pd.DataFrame, condition: str, needs_rows: bool = True) -> pd.DataFrame:
     """The rows that meet a condition on their columns, such as `method == 'sam' and lr > 0.01`. Refuses an
-    unknown column, what is no condition, and a condition that no row meets."""
+    unknown column, what is no condition, and where it `needs_rows` a condition that no row meets."""
     names = {str(name): f"`{name}`" for name in frame.columns if "." in str(name)}
     quoted = re.sub(r"[A-Za-z_][\w.]*", lambda word: names.get(word[0], word[0]), condition)
     try:
@@ -81,7 +81,7 @@ def meeting(frame: pd.DataFrame, condition: str) -> pd.DataFrame:
         raise Refusal(f"where {condition}: cannot be read ({str(problem)[:100]})") from None
     if str(getattr(met, "dtype", "")) != "bool":
         raise Refusal(f'where {condition}: is no condition; give one, as in where "lr > 0.01"')
-    if not met.any():
+    if needs_rows and not met.any():
         raise Refusal(f"where {condition}: no run meets it; sharp ls lists the runs")
     out = frame[met]
     out.attrs = frame.attrs
@@ -105,11 +105,15 @@ def settings_of(run: Run) -> dict[str, Any]:
         settings["problem"] = config["problem"]["_target_"].rsplit(".", 1)[-1]
         if "optimizer" in config:  # not in a loop of a user's own, which was watched
             settings["method"] = shown_method(config)
+        for part in ("model", "data"):
+            if isinstance(chosen := config.get(part), dict) and "_target_" in chosen:
+                settings[part] = chosen["_target_"].rsplit(".", 1)[-1]
     except (KeyError, TypeError, ValueError, AttributeError) as problem:  # yaml, but the config of no run
         raise Refusal(
             f"{run.path}/config.yaml: of no run ({type(problem).__name__}: {problem}); restore it"
         ) from None
-    return settings
+    said = labels(run.path)
+    return settings | {"tags": " ".join(said["tags"]), "note": said["note"]}
 
 
 def _records(

@@ -27,6 +27,7 @@ VERSION, READABLE = 2, (1, 2)  # the format that is written, and those that are 
 LARGEST_FACTS, LARGEST_CONFIG = 64_000_000, 4_000_000  # bytes of provenance.json and of config.yaml
 DEEPEST = 50  # levels of nested values in provenance.json
 HASHES = re.compile(r"-((?:[0-9a-f]{16}|[0-9a-f]{8})(?:-(?:[0-9a-f]{16}|[0-9a-f]{8}))?)$")
+LABELS = "labels.json"  # what a user says of a run
 FILES = ("provenance.json", "config.yaml", "metrics.jsonl", "checkpoints")  # a folder with one is a run
 LOST = (
     "metrics.jsonl",
@@ -610,16 +611,43 @@ def in_directory(runs_dir: Path, complain: Complain = _say_nothing) -> list[Run]
         complain(f"{runs_dir}: cannot be read ({problem.strerror or problem})")
         return []
     for path in paths:
-        try:
-            if path.is_symlink():
-                path.stat()  # raises where it leads nowhere, or back to itself
-            if path.is_dir() and any(inside.name in FILES for inside in path.iterdir()):
-                out.append(Run(path))
-        except OSError as problem:
-            complain(f"{printable(str(path))}: cannot be read ({problem.strerror or problem}); left out")
-        except Refusal as problem:
-            complain(f"{problem}; left out")
+        if (run := run_at(path, complain)) is not None:
+            out.append(run)
     return out
+
+
+def run_at(path: Path, complain: Complain = _say_nothing) -> Run | None:
+    """The run in a directory; None where there is none, and where it cannot be read, of which `complain` is
+    told."""
+    try:
+        if path.is_symlink():
+            path.stat()  # raises where it leads nowhere, or back to itself
+        if path.is_dir() and any(inside.name in FILES for inside in path.iterdir()):
+            return Run(path)
+    except OSError as problem:
+        complain(f"{printable(str(path))}: cannot be read ({problem.strerror or problem}); left out")
+    except Refusal as problem:
+        complain(f"{problem}; left out")
+    return None
+
+
+def labels(path: Path) -> dict[str, Any]:
+    """What a user has said of the run in a directory: its `tags`, and a `note`. Nothing where the file is
+    missing or damaged."""
+    try:
+        known = json.loads(read(path / LABELS, LARGEST_FACTS))
+        tags, note = known["tags"], known["note"]
+        if isinstance(note, str) and all(isinstance(tag, str) for tag in tags):
+            return {"tags": list(tags), "note": note}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return {"tags": [], "note": ""}
+
+
+def put_labels(path: Path, known: Mapping[str, Any]) -> None:
+    """Keeps what a user says of a run, beside what the run says of itself."""
+    with writing(path):
+        replace(path / LABELS, _pretty(known), durable=True)
 
 
 def find(word: str, runs_dir: Path) -> Run:

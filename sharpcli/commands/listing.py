@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sharpcli.commands.index import records
 from sharpcli.commands.report import aligned, complain, number
 from sharpcli.errors import Refusal, printable
-from sharpcli.run import Run, in_directory
 
-COLUMNS = ("run", "status", "step", "train_loss", "test_accuracy", "lambda_1")
+FIRST, LAST = ("run", "status", "step"), ("train_loss", "test_accuracy", "lambda_1")
+KNOWN_BY = ("method", "problem", "model", "data", "lr", "seed", "tags")  # settings that come first
+MOST_SETTINGS = 6  # that differ, in the list
 OPTIONS = ("sort", "columns", "runs_dir")
 
 
@@ -25,43 +27,31 @@ def ls(folder: Path, where: str | None, overrides: Sequence[str], as_json: bool)
             f"they are"
         )
     columns = given.get("columns", "").strip("[]").replace(" ", "").split(",") if "columns" in given else []
-    # reading the settings of a run takes its config: only where they are asked for
-    whole = bool(where or given.get("sort") or columns or as_json)
-    rows = [row for run in in_directory(folder, complain) if (row := record(run, whole)) is not None]
+    rows = records(folder, complain)
     if not rows:
         return [] if as_json else [f"{folder}: no runs yet; sharp train makes one"]
     if where or given.get("sort") or columns:
         rows = _chosen(rows, where, given.get("sort", ""), columns)
     if as_json:
-        return [json.dumps({key: _plain(value) for key, value in row.items()}) for row in rows]
-    shown = ["run", "status", "step", *columns] if columns else list(COLUMNS)
+        return [json.dumps({k: _plain(v) for k, v in row.items() if k != "settings"}) for row in rows]
+    shown = ["run", "status", "step", *columns] if columns else [*FIRST, *_differing(rows), *LAST]
     cells = [[_cell(key, row) for key in dict.fromkeys(shown)] for row in rows]
     return aligned([list(dict.fromkeys(shown)), *cells])
 
 
-def record(run: Run, whole: bool, complain: Callable[[str], Any] = complain) -> dict[str, Any] | None:
-    """What is known of a run: its name, its status, `step` of `steps`, its last row, and where `whole` its
-    settings by their dotted names. Complains of a run that was changed or is damaged, whose status is then
-    that, and of one that cannot be read, which is None."""
-    try:
-        last = run.last()
-        status = run.status_after(last)
-        if wrong := run.altered(quick=True):
-            complain(f"{run.path}: changed after the run was made: {wrong}")
-            status = "changed"
-        elif wrong := run.damage():
-            complain(f"{wrong}; the command that made the run mends it")
-            status = "damaged"
-        settings: dict[str, Any] = {}
-        if whole and status != "changed":
-            from sharpcli.frames import settings_of
-
-            settings = settings_of(run)
-        steps = None if run.is_open else run.steps
-    except Refusal as problem:
-        complain(f"{problem}; left out")
-        return None
-    return {**settings, **(last or {"step": 0}), "run": run.name, "status": status, "steps": steps}
+def _differing(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The settings in which runs differ, those first that a reader knows a run by; a few at most."""
+    names: dict[str, None] = {}
+    for known in {id(row["settings"]): row["settings"] for row in rows}.values():
+        names |= dict.fromkeys(known)
+    first = [key for key in KNOWN_BY if key in names]
+    others = [key for key in names if key not in KNOWN_BY and not key.endswith("_target_")]
+    out: list[str] = []
+    for key in [*first, *others]:
+        value = rows[0].get(key)
+        if len(out) < MOST_SETTINGS and any(row.get(key) != value for row in rows):
+            out.append(key)
+    return out
 
 
 def _option(override: str) -> tuple[str, str]:

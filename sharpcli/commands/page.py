@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sharpcli.commands.index import record
 from sharpcli.commands.landscapes import FOLDER, Answer
-from sharpcli.commands.listing import record
 from sharpcli.commands.report import number
 from sharpcli.errors import Refusal, printable
 from sharpcli.frames import frame_of, meeting
@@ -142,7 +142,7 @@ def data(shown: Content) -> dict[str, Any]:
 def _row(run: Run, differ: Sequence[str]) -> dict[str, Any]:
     complaints: list[str] = []
     try:
-        known = record(run, True, complaints.append)
+        known = record(run, complaints.append)
         about = run.provenance
     except Refusal as problem:
         known, about = None, {}

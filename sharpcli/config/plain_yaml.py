@@ -21,7 +21,7 @@ def plain_yaml(text: bytes) -> dict[str, Any]:
     with words as keys, nested too deeply, or of too many values."""
     try:
         depth = 0
-        for event in yaml.parse(text, Loader=Loader):
+        for event in yaml.parse(text, Loader=Loader) if _may_be_deep(text) else ():
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:
                 raise ValueError(f"nested more than {DEEPEST} deep")
@@ -37,6 +37,14 @@ def plain_yaml(text: bytes) -> dict[str, Any]:
     if _count(values, {}, 0) > MOST:
         raise ValueError(f"more than {MOST} values")
     return values
+
+
+def _may_be_deep(text: bytes) -> bool:
+    """Whether a text may hold more levels than allowed, by its brackets, its indentation and its marks of
+    nesting within a line; a config has few of each, and is then read once and not twice."""
+    brackets = text.count(b"[") + text.count(b"{")
+    indents = max((len(line) - len(line.lstrip(b" ")) for line in text.splitlines()), default=0)
+    return brackets + indents > DEEPEST or b"- -" in text or b"? " in text or b"\t" in text
 
 
 def dumped(values: Mapping[str, Any], allow_unicode: bool = False) -> str:

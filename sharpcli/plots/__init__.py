@@ -28,7 +28,15 @@ MARKERS = ("o", "s", "^", "D")  # of the curves after those that the palette tel
 MANY = 6  # curves whose legend is within the axes at most
 SMALLEST_PLAIN, LARGEST_PLAIN = 1e-3, 1e5  # labels of an axis that are written out
 NEAREST = 10  # columns that a message names
-FIRST = ("method", "problem", "lr", "seed")  # settings that a run is known by; the seed after all others
+FIRST = (
+    "method",
+    "problem",
+    "model",
+    "data",
+    "lr",
+    "seed",
+)  # settings that a run is known by; the seed after all others
+SAID = ("tags", "note")  # what a user says of a run, which makes no two runs different
 X_COLUMNS = ("epoch", "seconds", "step")  # that a run is drawn over
 AXIS_LABELS = {  # of columns and of expressions in them; others are labelled by themselves
     "lambda_1": r"sharpness $\lambda_1$",
@@ -115,7 +123,7 @@ def column(frame: pd.DataFrame, value: str) -> pd.Series:
 
 def settings(frame: pd.DataFrame) -> list[str]:
     """The settings among the columns of a frame, the ones first that a reader knows a run by."""
-    known = [key for key in frame.attrs.get("settings", FIRST) if key in frame]
+    known = [key for key in frame.attrs.get("settings", FIRST) if key in frame and key not in SAID]
     first = [key for key in FIRST if key in known and key != "seed"]
     others = [key for key in known if key not in FIRST]
     return [*first, *others, *(["seed"] if "seed" in known else [])]
@@ -201,7 +209,7 @@ def is_missing(value: Any) -> bool:
 
 
 def _setting(key: str, value: Any) -> str:
-    if key in ("method", "problem"):
+    if key in ("method", "problem", "model", "data"):
         return str(value)
     if key == "_target_":
         return str(value).rpartition(".")[2]
