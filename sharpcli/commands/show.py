@@ -19,7 +19,7 @@ from sharpcli.commands.report import aligned, complain, is_number
 from sharpcli.config.folders import yaml_files
 from sharpcli.config.plain_yaml import dumped
 from sharpcli.errors import Refusal, printable
-from sharpcli.run import Run, find
+from sharpcli.run import Run, find, labels
 
 PACKAGE = Path(__file__).parents[1]
 SETTING = re.compile(r"^(?P<indent> *)(?P<key>[\w.@/-]+):(?: +(?P<value>.*?))?(?:\s+# (?P<comment>.*))?$")
@@ -195,9 +195,11 @@ def about_run(run: Run) -> str:
     if wrong := run.altered() or run.damage():
         complain(f"{run.path}: {wrong}")
     rows = run.rows(complain)
+    said = {key: value for key, value in labels(run.path).items() if value}
     about = {
         "run": str(run.path),
         "status": run.status,
+        **said,
         "config": run.config,
         "provenance": run.provenance,
         "last row": {name: in_short(value) for name, value in rows[-1].items()} if rows else None,

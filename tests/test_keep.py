@@ -1,0 +1,223 @@
+"""What a user keeps of runs, throws away, makes once more and hands on; and the index of a folder."""
+
+import json
+import os
+import shutil
+import time
+
+import pandas as pd
+import pytest
+from conftest import TINY
+
+from sharpcli.commands import index
+from sharpcli.frames import frame_of
+from sharpcli.run import in_directory
+
+SHORT = (*TINY, "steps=4", "measure_every=2", "threads=1")
+
+
+@pytest.fixture
+def runs(sharp, folder):
+    """Three runs, and their names."""
+    assert sharp("train", *SHORT, "lr=0.05,0.1,0.2", "-m").code == 0
+    return [run.name for run in in_directory(folder / "runs")]
+
+
+# --- tags and notes ---
+
+
+def test_runs_are_chosen_by_their_tags(sharp, folder, runs):
+    said = sharp("tag", "paper", runs[0], runs[2])
+    assert said.code == 0 and said.out.splitlines() == [f"{runs[0]}: paper", f"{runs[2]}: paper"]
+    assert sharp("tag", "figure_2", runs[0]).out.strip() == f"{runs[0]}: paper figure_2"
+    listed = sharp("ls", "where", "tags.str.contains('paper')", "columns=[tags]")
+    assert [line.split()[0] for line in listed.out.splitlines()[1:]] == [runs[0], runs[2]]
+    assert sharp("tag", "paper", runs[0], "--remove").out.strip() == f"{runs[0]}: figure_2"
+    assert "not tagged paper" in sharp("tag", "paper", runs[0], "--remove").refusal
+    assert "without spaces" in sharp("tag", "two words", runs[0]).refusal
+    assert "sharp tag TAG RUN" in sharp("tag", "paper").refusal
+    # to say something of a run changes nothing of the run
+    assert "already complete" in sharp("train", *SHORT, "lr=0.05").out
+    frame = frame_of(in_directory(folder / "runs"))
+    assert set(frame["tags"]) == {"figure_2", "", "paper"}
+    assert sharp("plot", "compare", "runs", "y=train_loss", "by=[lr]", "-o", "x.png").code == 0
+
+
+def test_a_note_is_kept_and_shown(sharp, runs):
+    assert sharp("note", runs[0], "the one with the spike, x=3").code == 0
+    assert sharp("note", runs[0]).out.strip() == f"{runs[0]}: the one with the spike, x=3"
+    assert "the spike" in sharp("show", runs[0]).out
+    assert sharp("note", runs[0], "").out.strip() == f"{runs[0]}: no note"
+    assert "sharp note RUN" in sharp("note", runs[0], "two", "texts").refusal
+    assert "no such run" in sharp("note", "nothing", "text").refusal
+
+
+def test_damaged_labels_are_none(sharp, folder, runs):
+    for text in ("nonsense", "[1]", '{"tags": 3, "note": ""}', '{"tags": [3], "note": ""}'):
+        (folder / "runs" / runs[0] / "labels.json").write_text(text)
+        assert sharp("note", runs[0]).out.strip() == f"{runs[0]}: no note"
+
+
+# --- the trash ---
+
+
+def test_a_removed_run_is_in_the_trash_and_comes_back(sharp, folder, runs):
+    assert "--yes agrees" in sharp("rm", runs[0]).refusal  # nobody to ask
+    said = sharp("rm", runs[0], "--yes")
+    assert said.code == 0 and "moved to runs/.trash/" in said.out
+    assert [run.name for run in in_directory(folder / "runs")] == runs[1:]
+    assert runs[0] not in sharp("ls").out
+    (folder / "runs" / ".trash" / runs[0]).rename(folder / "runs" / runs[0])
+    assert runs[0] in sharp("ls").out
+    # twice the same name
+    assert sharp("rm", runs[0], "--yes").code == 0
+    assert sharp("train", *SHORT, "lr=0.05").code == 0
+    assert f"{runs[0]}.2" in sharp("rm", runs[0], "--yes").out
+    assert "2 runs deleted" in sharp("rm", "--purge", "--yes").out
+    assert not (folder / "runs" / ".trash").exists()
+    assert "empty" in sharp("rm", "--purge", "--yes").out
+
+
+def test_purge_deletes_and_nothing_else(sharp, folder, runs):
+    assert sharp("rm", runs[1], "--purge", "--yes").out.strip() == f"{runs[1]}: deleted"
+    assert sorted(path.name for path in (folder / "runs").iterdir() if path.name[0] != ".") == [
+        runs[0],
+        runs[2],
+    ]
+    assert "no run given" in sharp("rm").refusal and "no such run" in sharp("rm", "nothing", "--yes").refusal
+
+
+def test_a_run_in_other_hands_is_not_removed(sharp, process, folder):
+    child = process("train", *TINY, "steps=100000", "measure_every=100", "threads=1", "lr=0.01")
+    try:
+        for _ in range(400):
+            if any((folder / "runs").glob("*/metrics.jsonl")):
+                break
+            time.sleep(0.05)
+        (run,) = in_directory(folder / "runs")
+        assert "another process" in sharp("rm", run.name, "--purge", "--yes").refusal
+        assert run.path.exists()
+    finally:
+        child.terminate()
+        child.communicate(timeout=60)
+
+
+def test_a_link_is_not_followed(sharp, folder, runs):
+    elsewhere = folder / "elsewhere"
+    shutil.move(folder / "runs" / runs[0], elsewhere)
+    (folder / "runs" / runs[0]).symlink_to(elsewhere)
+    assert "symbolic link" in sharp("rm", runs[0], "--purge", "--yes").refusal
+    assert (elsewhere / "metrics.jsonl").exists()
+
+
+# --- once more ---
+
+
+def test_a_run_is_made_once_more_to_the_same_rows(sharp, folder, runs):
+    said = sharp("rerun", runs[1], "runs_dir=again")
+    assert said.code == 0 and f"sharp train {' '.join(SHORT[:1])}" in said.err, said.err
+    (before,) = [run for run in in_directory(folder / "runs") if run.name == runs[1]]
+    (after,) = in_directory(folder / "again")
+    assert after.name == before.name
+
+    def numbers(run):
+        return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in run.logged()]
+
+    assert numbers(after) == numbers(before)
+    assert sharp("rerun", runs[1], "lr=0.3", "runs_dir=again").code == 0
+    assert sorted(run.config["lr"] for run in in_directory(folder / "again")) == [0.1, 0.3]
+    assert "takes one run" in sharp("rerun", runs[0], runs[1]).refusal
+    assert "no such run" in sharp("rerun", "nothing").refusal
+
+
+# --- tables of all rows ---
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_all_rows_in_one_table(sharp, folder, runs, ending, monkeypatch):
+    monkeypatch.setattr("sharpcli.commands.export.AT_ONCE", 2)
+    assert sharp("train", "problem=uv", "steps=4", "measure=[density]", "measure_every=2").code == 0
+    said = sharp("export", "runs", "-o", f"all.{ending}")
+    assert said.code == 0 and said.out.strip() == f"all.{ending}: 12 rows of 4 runs", said.err
+    table = pd.read_csv("all.csv") if ending == "csv" else pd.read_parquet("all.parquet")
+    frame = frame_of(in_directory(folder / "runs"))
+    assert set(table) == set(frame)
+    both = frame[["run", "step", "lr", "train_loss"]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(table[list(both)], both, check_dtype=False, check_exact=True)
+    nodes = table.loc[table["run"].str.contains("uv"), "density_nodes"]
+    assert [json.loads(text) for text in nodes] == list(frame["density_nodes"].dropna())
+    chosen = sharp("export", "runs", "where", "lr > 0.15", "-o", f"some.{ending}")
+    assert "rows of 4 runs" in chosen.out and chosen.code == 0
+
+
+def test_wrong_words_of_an_export_are_one_line(sharp, folder, runs):
+    assert ".parquet or .csv" in sharp("export", "runs", "-o", "all.xlsx").refusal
+    assert ".parquet or .csv" in sharp("export", "runs").refusal
+    assert "no run meets it" in sharp("export", "runs", "where", "lr > 9", "-o", "x.csv").refusal
+    assert not list(folder.glob("*.csv")) and not list(folder.glob(".*part"))
+    assert "nearest" in sharp("export", "runs", "where", "lrr > 9", "-o", "x.csv").refusal
+
+
+# --- the index ---
+
+
+def old(folder):
+    """Makes every file of the runs older than what an index waits for."""
+    past = time.time() - 60
+    for path in (folder / "runs").rglob("*"):
+        os.utime(path, (past, past), follow_symlinks=False)
+
+
+def test_the_index_is_never_stale_and_may_be_deleted(sharp, folder, runs):
+    old(folder)
+    first = sharp("ls").out
+    file = folder / "runs" / index.FILE
+    assert file.exists() and sharp("ls").out == first
+    # it is read: a number that only it has is shown
+    text = file.read_text()
+    loss = next(row["train_loss"] for _, row in index._read(file).values())
+    file.write_text(text.replace(repr(loss), "77.5"))
+    assert "77.5" in sharp("ls").out
+    file.write_text(text)
+    # a tag, a row, a changed config, a run less: each is seen at once
+    assert sharp("tag", "paper", runs[0]).code == 0
+    assert "paper" in sharp("ls", "columns=[tags]").out
+    rows = folder / "runs" / runs[1] / "metrics.jsonl"
+    rows.write_text(rows.read_text()[:-20])
+    assert "damaged" in sharp("ls").out
+    shutil.rmtree(folder / "runs" / runs[1])
+    assert runs[1] not in sharp("ls").out
+    shown = sharp("ls").out
+    for text in ("", "nonsense", "[]", '{"version": "0", "common": {}, "runs": {}}', "[" * 100_000):
+        file.write_text(text)
+        assert sharp("ls").out == shown
+    file.unlink()
+    assert sharp("ls").out == shown
+
+
+def test_what_is_not_over_or_too_new_is_not_believed(sharp, folder, runs):
+    assert sharp("ls").code == 0
+    assert not index._read(folder / "runs" / index.FILE)  # written a moment ago
+    path = folder / "runs" / runs[0]
+    facts = json.loads((path / "provenance.json").read_text())
+    facts.pop("rows")
+    (path / "provenance.json").write_text(json.dumps(facts))
+    rows = (path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (path / "metrics.jsonl").write_text("".join(rows[:-1]))
+    old(folder)
+    assert sharp("ls").code == 0
+    assert set(index._read(folder / "runs" / index.FILE)) == set(runs[1:])
+
+
+def test_a_folder_that_is_read_only_is_listed(sharp, folder, runs):
+    old(folder)
+    (folder / "runs" / f"{index.FILE}.part").mkdir()  # what makes writing fail, for root too
+    assert sharp("ls").code == 0 and not (folder / "runs" / index.FILE).exists()
+
+
+def test_the_list_shows_what_differs(sharp, runs):
+    head = sharp("ls").out.splitlines()[0].split()
+    assert head == ["run", "status", "step", "lr", "train_loss", "test_accuracy", "lambda_1"]
+    assert sharp("train", *SHORT, "method=sam", "lr=0.1").code == 0
+    head = sharp("ls").out.splitlines()[0].split()
+    assert head[3:5] == ["method", "lr"] and "optimizer.rho" in head
