@@ -250,3 +250,16 @@ def test_a_part_is_handed_only_what_it_names():
 def test_a_whole_number_beyond_64_bits_is_one_line(sharp, word):
     problem = "problem=uv" if word.startswith("problem.") else "problem=network"
     assert word.partition("=")[0] in sharp("train", problem, word).refusal
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("measure=[least_norm]", "measure.least_norm.positive=null"),
+        ("measure=[sharpness]", "measure.sharpness.least=null"),
+        ("model=cnn", "model.widths=null"),
+        ("problem=uv", "problem.d=null"),
+    ],
+)
+def test_null_in_the_place_of_a_value_names_the_setting(sharp, words):
+    assert words[-1].partition("=")[0] in sharp("train", *words).refusal

@@ -322,9 +322,7 @@ def _coerced(value: Any, hint: Any, setting: str) -> Any:
         OmegaConf.merge(schema, {"value": _unmarked(value)})  # a text with the mark would pass for any type
         merged: Any = OmegaConf.to_container(OmegaConf.merge(schema, {"value": literal(value)}), resolve=True)
     except OmegaConfBaseException as problem:
-        if get_origin(hint) is list and not isinstance(value, list):
-            raise Refusal(f"{setting}={value}: give a list, as in {setting}=[{value}]") from None
-        raise Refusal(re.sub(r"^value(?=[=\[])", setting, explain(problem, ()))) from None
+        raise _not_of_type(value, hint, setting, problem) from None
     out = merged["value"]
     is_flat = get_origin(hint) is list and not get_origin(get_args(hint)[0]) and get_args(hint)[0] is not Any
     if is_flat and any(isinstance(inner, list | dict) for inner in out or ()):
@@ -335,6 +333,16 @@ def _coerced(value: Any, hint: Any, setting: str) -> Any:
         if isinstance(number, int) and not -LARGEST <= number <= LARGEST:
             raise Refusal(f"{setting}={number}: give a whole number of at most {LARGEST}, as 64 bits hold")
     return out
+
+
+def _not_of_type(value: Any, hint: Any, setting: str, problem: OmegaConfBaseException) -> Refusal:
+    """The line for a value that is not of an annotation's type."""
+    if get_origin(hint) is list and not isinstance(value, list):
+        return Refusal(f"{setting}={value}: give a list, as in {setting}=[{value}]")
+    reason = re.sub(r"^value(?=[=\[])", setting, explain(problem, ()))
+    if not reason.startswith(setting):  # OmegaConf does not name the field of every fault
+        reason = f"{setting}={'null' if value is None else value}: {reason}"
+    return Refusal(reason)
 
 
 def _numbers_in(value: Any) -> Iterator[int | float]:
