@@ -173,7 +173,6 @@ def plot(
     words = words or []
     words, where = _condition(words)
     names, overrides = _split(words)
-    _need_runs(names, f"sharp plot {name} RUN... [where CONDITION] [KEY=VALUE]...")
     into = None if out is None else expanded(out)
     print(draw(name, names, overrides, into, folder_of_runs(overrides), where))
 

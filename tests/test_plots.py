@@ -19,7 +19,9 @@ from sharpcli.errors import Refusal
 from sharpcli.frames import frame_of, frame_of_file
 from sharpcli.jsonl import append
 from sharpcli.plots import curves, label, telling
+from sharpcli.plots.claims import claims
 from sharpcli.plots.compare import compare
+from sharpcli.plots.density import density
 from sharpcli.plots.grid import grid
 from sharpcli.plots.layers import layers
 from sharpcli.plots.looks import LOOKS
@@ -437,3 +439,59 @@ def test_help_of_a_plot_lists_its_settings(sharp, folder):
     assert said.code == 0 and "plot.resamples" in said.out and "Kendall" in said.out
     assert "sharp plot scatter --help" in sharp("plot", "--help").out
     assert "did you mean scatter" in sharp("plot", "scater", "--help").refusal
+
+
+def test_claims_are_drawn_where_they_lie_between_their_bounds():
+    frame = pd.DataFrame(
+        [
+            {"claim": "both", "low": 1.0, "high": 1.2, "measured": 1.15, "spread": 0.05, "as_expected": True},
+            {
+                "claim": "least",
+                "low": 0.8,
+                "high": np.inf,
+                "measured": 1.0,
+                "spread": 0.0,
+                "as_expected": True,
+            },
+            {
+                "claim": "far",
+                "low": -np.inf,
+                "high": 0.01,
+                "measured": 5.0,
+                "spread": 0.0,
+                "as_expected": False,
+            },
+            {
+                "claim": "none",
+                "low": 0.0,
+                "high": 1.0,
+                "measured": None,
+                "spread": None,
+                "as_expected": False,
+            },
+        ]
+    ).assign(words="w", asked="x: 1 to 2", verdict="holds")
+    (ax,) = claims(frame).axes
+    dots = {line.get_ydata()[0]: line for line in ax.lines if len(line.get_xdata()) == 1}
+    assert dots[3].get_xdata()[0] == pytest.approx(0.5) and dots[2].get_xdata()[0] == pytest.approx(-0.5)
+    assert dots[1].get_xdata()[0] == 3 and dots[1].get_marker() == ">" and 0 not in dots
+    assert to_hex(dots[1].get_color()) == "#d55e00" and to_hex(dots[3].get_color()) == "#0072b2"
+    spread = next(line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_ydata()[0] == 3)
+    assert list(spread.get_xdata()) == pytest.approx([0.0, 1.0])
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["none", "far", "least", "both"]
+
+
+def test_claims_that_were_judged_are_drawn_without_naming_a_run(sharp, folder):
+    assert "no claim was judged" in sharp("plot", "claims").refusal
+    assert sharp("claim", "check", "sam_edge").code in (0, 1)
+    assert sharp("plot", "claims", "-o", "c.pdf").code == 0 and Path("c.pdf").exists()
+    assert sharp("plot", "claims", "all_checks=true", "-o", "c.png").code == 0
+
+
+def test_a_density_over_training_has_a_curve_for_each_step(sharp, folder):
+    assert sharp("train", *SHORT, "measure=[density]").code == 0
+    frame = of(folder)
+    (above, below) = density(frame, width=0.01, over_training=True).axes
+    assert list(drawn(above)) == [f"step {step}" for step in (0, 2, 4, 6, 8)]
+    assert len({line.get_color() for line in above.lines}) == 5
+    assert len(density(frame, width=0.01, over_training=False).axes[0].lines) == 1

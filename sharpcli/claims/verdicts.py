@@ -3,14 +3,18 @@ torch."""
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sharpcli.claims.claim import TIERS, Claim, Verdict, last, read
+from sharpcli.claims.claim import HOLDS, NOT_HERE, TIERS, Claim, Verdict, last, read
 from sharpcli.config.folders import options
 from sharpcli.errors import Refusal, printable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def line(claim: Claim, verdict: Verdict) -> list[str]:
@@ -111,11 +115,43 @@ def pictures(runs_dir: Path, complain: Callable[[str], Any]) -> list[dict[str, A
                 "title": claim.id,
                 "text": text,
                 "verdict": verdict["verdict"],
-                "good": verdict["verdict"] == claim.expect,
+                "good": verdict["verdict"] in (HOLDS, NOT_HERE),
                 "image": runs_dir / "claims" / claim.id / "figure.png",
             }
         )
     return out
+
+
+def rows(runs_dir: Path, *, all_checks: bool) -> pd.DataFrame:
+    """The checks of every claim that has a verdict, the first of each or `all_checks`: `claim`, what was
+    `asked`, `measured` with its `spread`, the bounds `low` and `high` (infinite where there is none), and the
+    `verdict`. Refuses a folder without a verdict."""
+    import pandas as pd
+
+    out = []
+    for claim in map(read, options("claim")):
+        if (verdict := _last(claim.id, runs_dir, lambda message: None)) is None:
+            continue
+        for check, finding in list(zip(claim.check, verdict["checks"], strict=False))[
+            : None if all_checks else 1
+        ]:
+            low, high = check.get("between") or (None, None)
+            out.append(
+                {
+                    "run": claim.id,
+                    "claim": claim.id,
+                    "verdict": verdict["verdict"],
+                    "as_expected": verdict["verdict"] in (HOLDS, NOT_HERE),
+                    "low": -math.inf if low is None else float(low),
+                    "high": math.inf if high is None else float(high),
+                    **{key: finding[key] for key in ("asked", "measured", "spread", "words")},
+                }
+            )
+    if not out:
+        raise Refusal(f"{runs_dir}: no claim was judged there; sharp claim check judges")
+    frame = pd.DataFrame(out)
+    frame.attrs = {"notes": [], "settings": []}
+    return frame
 
 
 def short(commit: str | None) -> str:

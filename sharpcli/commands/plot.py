@@ -66,14 +66,18 @@ def draw(
         raise Refusal(f"style={look}: " + suggest(look, list(LOOKS)))
     trust = trusted(overrides)
     checked = checked_plot(name, own, trust)
-    runs, files = _named(names, runs_dir, computed)
+    rows = checked.pop("rows", None)
+    compute = None if rows is None else part(rows, trust, f"plot {name}.rows")
+    of_folder = compute is not None and "runs_dir" in compute.takes  # the verdicts, and not runs
+    if not names and not of_folder:
+        raise Refusal(f"no run given; sharp plot {name} RUN... [where CONDITION]; sharp ls lists the runs")
+    runs, files = ([], []) if of_folder else _named(names, runs_dir, computed)
     if out is not None and out.suffix.lower() not in (*ENDINGS, *TABLE_ENDINGS):
         raise Refusal(f"-o {out}: possible endings: {', '.join((*ENDINGS, *TABLE_ENDINGS))}")
-    rows = checked.pop("rows", None)
-    if rows is None:
+    if compute is None:
         frame = _rows(runs, files, checked)
     else:
-        frame = part(rows, trust, f"plot {name}.rows")(Asked(runs, files, measuring))
+        frame = compute(asked=Asked(runs, files, measuring), runs_dir=runs_dir)
     if where is not None:
         frame = meeting(frame, where)
     command = shlex.join(["sharp", "plot", name, *names, *(["where", where] if where else []), *overrides])

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from sharpcli.plots import figure, legend, log_axis, need, style
@@ -15,8 +17,9 @@ from sharpcli.plots import figure, legend, log_axis, need, style
 GRID_POINTS = 2000  # eigenvalues at which a density is drawn
 
 
-def density(frame: pd.DataFrame, *, width: float) -> Figure:
-    """phi(lambda) at each run's last step with the measure: every quadrature node is a Gaussian whose
+def density(frame: pd.DataFrame, *, width: float, over_training: bool) -> Figure:
+    """phi(lambda) at each run's last step with the measure, or `over_training` at every step that has it,
+    from dark to light: every quadrature node is a Gaussian whose
     standard deviation is `width` times the distance of the outermost nodes. The line is the mean over probes,
     the band one standard error to either side.
 
@@ -25,7 +28,9 @@ def density(frame: pd.DataFrame, *, width: float) -> Figure:
     """
     need(frame, "density_nodes", "density")
     fig, axes = figure(2)
-    rows = frame[frame["density_nodes"].notna()].groupby("run", sort=False).tail(1)
+    rows = frame[frame["density_nodes"].notna()]
+    rows = rows if over_training else rows.groupby("run", sort=False).tail(1)
+    shades = colormaps["cividis"](np.linspace(0, 0.9, len(rows)))
     for i, (_, row) in enumerate(rows.iterrows()):
         nodes, weights = np.array(row["density_nodes"]), np.array(row["density_weights"])
         spectrum_length = max(nodes.max() - nodes.min(), np.finfo(float).tiny)
@@ -36,6 +41,9 @@ def density(frame: pd.DataFrame, *, width: float) -> Figure:
         by_probe = (gaussians * weights).sum(2)  # [points, probes], summed over the nodes
         mean, stderr = by_probe.mean(1), by_probe.std(1, ddof=1) / np.sqrt(by_probe.shape[1])
         look, name = style(i), f"{row['run']}, step {row['step']}"
+        if over_training:
+            look = {"color": to_hex(shades[i])}
+            name = f"step {row['step']}" if frame["run"].nunique() == 1 else name
         low, high = np.maximum(mean - stderr, 1e-12), mean + stderr  # a logarithmic scale ends above 0
         for ax in axes:
             ax.plot(grid, mean, linewidth=1.2, label=name, **look)
