@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,7 +71,7 @@ def _csv(runs: Sequence[Run], where: str | None, file: Path) -> int:
 
 
 def _parquet(runs: Sequence[Run], where: str | None, file: Path) -> int:
-    """One pass for the columns and their types, another to write them."""
+    """Pieces in files of their own, then one file of the columns and types of all."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -78,16 +79,26 @@ def _parquet(runs: Sequence[Run], where: str | None, file: Path) -> int:
         raise Refusal(
             "-o FILE.parquet: needs pyarrow; pip install 'sharpcli[parquet]', or write a .csv"
         ) from None
-    schemas = [pyarrow.Table.from_pandas(f, preserve_index=False).schema for f in _pieces(runs, where)]
-    if not schemas:
-        return 0
-    schema = pyarrow.unify_schemas([one.remove_metadata() for one in schemas], promote_options="permissive")
-    rows = 0
-    with pyarrow.parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+    pieces: list[Path] = []
+    schemas = []
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".export-") as folder:
         for frame in _pieces(runs, where):
-            frame = frame.reindex(columns=schema.names)
-            writer.write_table(pyarrow.Table.from_pandas(frame, schema=schema, preserve_index=False))
-            rows += len(frame)
+            table = pyarrow.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
+            pieces.append(Path(folder) / f"{len(pieces)}.parquet")
+            schemas.append(table.schema)
+            pyarrow.parquet.write_table(table, pieces[-1], compression="lz4")
+        if not pieces:
+            return 0
+        schema = pyarrow.unify_schemas(schemas, promote_options="permissive")
+        rows = 0
+        with pyarrow.parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+            for piece in pieces:
+                table = pyarrow.parquet.read_table(piece)
+                missing = [field for field in schema if field.name not in table.schema.names]
+                for field in missing:
+                    table = table.append_column(field, pyarrow.nulls(len(table), field.type))
+                writer.write_table(table.select(schema.names).cast(schema))
+                rows += len(table)
     return rows
 
 
