@@ -150,14 +150,13 @@ def in_float64(net: nn.Module, loss: Any, data: tuple[Tensor, Tensor]) -> float:
 
 def report(name: str, net: nn.Module, loss: Any, data: Any, value: Tensor, **settings: Any) -> None:
     """What `sharp.measure` says at its defaults."""
-    began = time.perf_counter()
     print(f"\n{name}: {sum(p.numel() for p in net.parameters()):,} weights")
-    found = sharp.measure(net, loss, data, ["sharpness", "trace"], **settings)
-    print(f"loss {float(value):.5g}", end="; ")
-    for column in ("lambda_1", "trace"):
-        print(f"{column} {found[column]:.6g} ± {found.error(column):.2g}", end="; ")
-    products = found["sharpness_products"] + found["trace_products"]
-    print(f"{products} products, {time.perf_counter() - began:.1f} s")
+    print(f"loss {float(value):.5g}", end="; ", flush=True)
+    for measure, column in (("sharpness", "lambda_1"), ("trace", "trace")):
+        began = time.perf_counter()
+        found = sharp.measure(net, loss, data, [measure], **settings)
+        print(f"{column} {found[column]:.6g} ± {found.error(column):.2g}", end=", ")
+        print(f"{found[f'{measure}_products']} products, {time.perf_counter() - began:.1f} s", flush=True)
 
 
 def main() -> None:
