@@ -173,6 +173,9 @@ def test_the_index_is_never_stale_and_may_be_deleted(sharp, folder, runs):
     first = sharp("ls").out
     file = folder / "runs" / index.FILE
     assert file.exists() and sharp("ls").out == first
+    as_json = sharp("ls", "--json").out
+    file.unlink()
+    assert sharp("ls", "--json").out == as_json and file.exists()
     # it is read: a number that only it has is shown
     text = file.read_text()
     loss = next(row["train_loss"] for _, row in index._read(file).values())

@@ -81,7 +81,10 @@ def record(run: Run, complain: Callable[[str], Any]) -> dict[str, Any] | None:
             status = "damaged"
         settings: dict[str, Any] = {}
         if status != "changed":
-            settings = settings_of(run)
+            try:
+                settings = settings_of(run)
+            except Refusal as problem:
+                complain(f"{problem}; its settings are not shown")
         steps = None if run.is_open else run.steps
     except Refusal as problem:
         complain(f"{problem}; left out")

@@ -33,7 +33,8 @@ def ls(folder: Path, where: str | None, overrides: Sequence[str], as_json: bool)
     if where or given.get("sort") or columns:
         rows = _chosen(rows, where, given.get("sort", ""), columns)
     if as_json:
-        return [json.dumps({k: _plain(v) for k, v in row.items() if k != "settings"}) for row in rows]
+        plain = [{k: _plain(v) for k, v in row.items() if k != "settings"} for row in rows]
+        return [json.dumps(row, sort_keys=True) for row in plain]
     shown = ["run", "status", "step", *columns] if columns else [*FIRST, *_differing(rows), *LAST]
     cells = [[_cell(key, row) for key in dict.fromkeys(shown)] for row in rows]
     return aligned([list(dict.fromkeys(shown)), *cells])

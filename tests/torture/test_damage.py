@@ -98,7 +98,8 @@ class Served:
 
     def all(self, plots: bool = True) -> None:
         """Every command that reads runs; a plot of all runs, which takes long, where asked."""
-        self.command("ls", "ls")
+        self.command("table", "ls")
+        self.command("ls", "ls", "--json")
         self.command("show", "show", f"runs/{self.run}")
         self.command("plot", "plot", "loss", f"runs/{self.run}", "-o", "one.svg")
         if plots:
@@ -109,9 +110,9 @@ class Served:
     # --- the numbers that commands gave ---
 
     def line(self, run: str) -> str | None:
-        """The line of `sharp ls` about a run."""
-        lines = [line for line in self.said["ls"].out.splitlines() if line.split()[:1] == [run]]
-        return re.sub(" +", " ", lines[0]) if lines else None
+        """What `sharp ls` says of a run."""
+        rows = [json.loads(line) for line in self.said["ls"].out.splitlines()]
+        return next((json.dumps(without_times(row)) for row in rows if row["run"] == run), None)
 
     def points(self) -> list[dict]:
         """What `sharp measure` printed."""
@@ -127,6 +128,11 @@ class Served:
         return about.get("status"), config, without_times(last)
 
 
+def names_in(runs: Path) -> set[str]:
+    """The names of the runs in a folder, without the index of `sharp ls`."""
+    return {name for name in os.listdir(runs) if not name.startswith(".")}
+
+
 @pytest.fixture
 def base(sharp, folder, monkeypatch):
     """A folder with all runs, and what every command says of each."""
@@ -137,9 +143,9 @@ def base(sharp, folder, monkeypatch):
     assert sharp("train", *BESIDE.split()).code == 0
     names = {}
     for words in RUNS:
-        before = set(os.listdir("runs"))
+        before = names_in(Path("runs"))
         assert sharp("train", *words.split()).code == 0
-        (names[words],) = set(os.listdir("runs")) - before
+        (names[words],) = names_in(Path("runs")) - before
     served = {}
     for words, name in names.items():
         if "replicas" not in words:
@@ -197,7 +203,7 @@ def silent(got: Served, want: Served, beside: str, folder: Path, work: Path) -> 
         out.append("measure: other numbers")
     train = got.said["train"]
     if train.code == 0 and not complained(train):
-        new = set(os.listdir(work / "runs")) - set(os.listdir(folder / "runs"))
+        new = names_in(work / "runs") - names_in(folder / "runs")
         kept = work / "runs" / (next(iter(new)) if new else got.run)
         try:
             same = rows_and_weights(kept, train) == rows_and_weights(folder / "runs" / got.run, train)
@@ -211,7 +217,7 @@ def silent(got: Served, want: Served, beside: str, folder: Path, work: Path) -> 
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_a_damaged_run_is_complained_of_and_changes_no_number_in_silence(base, monkeypatch, shard):
     folder, served = base
-    beside = next(name for name in os.listdir(folder / "runs") if name not in served)
+    beside = next(name for name in names_in(folder / "runs") if name not in served)
 
     def one(case: int) -> str | None:
         draw = draws("damage", case)
