@@ -17,7 +17,12 @@ import sys
 import tempfile
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
+
+from sharpcli.config.check import check
+from sharpcli.config.words import compose
+from sharpcli.run import Run
 
 SHARP = [sys.executable, "-m", "sharpcli"]
 SOURCE = ("data.train_examples=60", "model.widths=[6]", "steps=20", "measure_every=2", "threads=1")
@@ -36,18 +41,16 @@ def made(folder: Path, count: int, rows: int) -> None:
     (source,) = (folder / "source").iterdir()
     lines = [json.loads(line) for line in (source / "metrics.jsonl").read_text().splitlines()]
     long = "".join(json.dumps(lines[i % len(lines)] | {"step": i}) + "\n" for i in range(rows)).encode()
-    config = (source / "config.yaml").read_text()
-    facts = json.loads((source / "provenance.json").read_text())
+    first = Run(source)
+    facts = {key: value for key, value in first.provenance.items() if key != "version"}
     facts |= {"steps": rows - 1, "rows": {"bytes": len(long), "crc32": zlib.crc32(long)}}
+    checked = check(compose([*SOURCE, f"steps={rows - 1}"]), [])
     past = time.time() - 60
-    for i in range(count):
-        key = f"{i:016x}"
-        path = folder / "runs" / f"gd-network-lr0.2-seed{i}-{key}"
-        path.mkdir(parents=True)
-        (path / "metrics.jsonl").write_bytes(long)
-        (path / "config.yaml").write_text(config.replace("seed: 0", f"seed: {i}", 1))
-        (path / "provenance.json").write_text(json.dumps(facts | {"hash": key}))
-        for file in path.iterdir():
+    for seed in range(count):
+        other = replace(checked, config=checked.config | {"seed": seed})
+        run = Run.create(folder / "runs" / other.name, other.config, facts | {"hash": other.hash})
+        (run.path / "metrics.jsonl").write_bytes(long)
+        for file in run.path.iterdir():
             os.utime(file, (past, past))
 
 
