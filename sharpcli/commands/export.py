@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLES = (".parquet", ".csv")
-AT_ONCE = 500  # runs whose rows are in memory together
+AT_ONCE = 100  # runs whose rows are in memory together
 
 
 def to_file(names: Sequence[str], where: str | None, out: Path | None, runs_dir: Path) -> str:
