@@ -27,7 +27,7 @@ SHORT = (*TINY, "lr=0.5", "steps=8", "measure_every=4", "checkpoint_every=2", "t
 def rows_of(folder):
     """The rows of the only landscape in the only run, and what is said of them."""
     (file,) = (folder / "runs").glob("*/landscapes/*.jsonl")
-    return Answer(file)
+    return Answer(file, ["loss"])
 
 
 def test_at_its_origin_the_picture_has_the_loss_of_the_run(sharp, folder):
@@ -311,7 +311,7 @@ def test_matching_lowers_the_barrier_of_a_permuted_copy_to_zero(sharp, folder):
     said = sharp("plot", "connect", *words, "-o", "c.png")
     assert said.code == 0, said.err
     (file,) = (folder / "landscapes").glob("*.json")
-    barriers = json.loads(file.read_text())["barriers"]
+    barriers = json.loads(file.read_text())["about"]["barriers"]
     assert barriers["line"]["height"] > 1e-4 and abs(barriers["line, matched"]["height"]) < 1e-12
 
 
@@ -347,3 +347,33 @@ def test_ends_of_other_networks_or_data_are_refused(sharp, folder):
     assert "other examples" in sharp("plot", "connect", one, three).refusal
     assert "takes two runs" in sharp("plot", "connect", one).refusal
     assert "the same weights" in sharp("plot", "connect", one, "between=[8,8]").refusal
+
+
+# --- damage ---
+
+
+def test_a_damaged_checkpoint_is_one_line_and_damaged_rows_are_computed_again(sharp, folder):
+    assert sharp("train", *SHORT).code == 0
+    (run,) = in_directory(folder / "runs")
+    words = ("plot", "landscape", run.name, "points=3", "-o", "l.png")
+    assert sharp(*words).code == 0
+    want = rows_of(folder)
+    text, notes = want.file.read_text(), want.notes.read_text()
+    for damaged in ("[]", "{}", '{"about": {}, "crc32": 0}', notes.replace('"step": 8', '"step": 9')):
+        want.notes.write_text(damaged)
+        assert sharp(*words).code == 0 and rows_of(folder).about == want.about
+    want.file.write_text(text.replace('"loss": ', '"loss": "x", "was": ', 3))
+    assert sharp(*words).code == 0
+    assert {k: row["loss"] for k, row in rows_of(folder).rows.items()} == {
+        k: row["loss"] for k, row in want.rows.items()
+    }
+    checkpoint = run.path / "checkpoints" / "step_00000004.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
+    for more in (
+        ("landscape", run.name, "directions=checkpoints", "through=[0,4,8]"),
+        ("landscape", run.name, "directions=trajectory", "step=4"),
+        ("connect", run.name, "between=[4,8]"),
+    ):
+        said = sharp("plot", *more, "points=3")
+        assert said.code == 2 and "cannot be read" in said.err and "Traceback" not in said.err, said.err
+    assert sharp("plot", "landscape", run.name, "directions=trajectory", "points=3", "-o", "t.png").code == 0

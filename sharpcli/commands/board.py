@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpcli.commands.page import Content, content, data, page
-from sharpcli.commands.report import complain, note
+from sharpcli.commands.report import note
 from sharpcli.errors import Refusal, signals
 from sharpcli.run import in_directory
 
@@ -33,7 +33,10 @@ class Board:
         """What the page shows now."""
         with self._lock:
             if time.monotonic() - self._read_at >= FRESH:
-                self._content = content(in_directory(self.folder, lambda message: None), static=False)
+                messages: list[str] = []
+                runs = in_directory(self.folder, messages.append)
+                self._content = content(runs, static=False)
+                self._content.problems[:0] = messages
                 self._read_at = time.monotonic()
             return self._content
 
@@ -97,7 +100,6 @@ def serve(folder: Path, port: int) -> None:
         ) from None
     with server:
         note(f"http://{HOST}:{server.server_address[1]}/ shows {folder}; Ctrl-C ends it")
-        in_directory(folder, complain)
         with signals.raised():
             try:
                 server.serve_forever()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,13 +32,15 @@ from sharpcli.run import Run
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sharpcli.engine.experiment import Experiment
     from sharpcli.landscape.distributed import Processes
 
 FOLDER = "landscapes"
 MARGIN = 0.25  # beyond the outermost point of a trajectory, as a share of its extent
-AT_ONCE = 64  # points between two looks at the clock
+AT_ONCE = 64  # points that are evaluated together, where the loss allows it
+PLANE, LINE, PATH = ("a", "b", "loss"), ("a", "loss"), ("t", "loss")  # numbers of a row
 Directions = Literal["random", "eigenvectors", "trajectory", "checkpoints"]
-Curve = Literal["line", "bezier", "chain"]
+Curve = Literal["line", "bezier", "chain"]  # of landscape/paths.py, which needs torch
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,11 @@ class Asked:
 
     def key(self, points: Sequence[tuple[Run | Path, int]], settings: Mapping[str, Any]) -> str:
         """16 hex digits of everything that the numbers depend on."""
-        of = [
-            [thing.hash, step, thing.path.joinpath("checkpoints", f"step_{step:08d}.pt").stat().st_size]
-            if isinstance(thing, Run)
-            else [hashlib.sha256(read(thing)).hexdigest(), 0, 0]
-            for thing, step in points
-        ]
+        of = []
         for thing, step in points:
-            if isinstance(thing, Run):  # a checkpoint ends with the checksum of its bytes
-                of.append([read(thing.path / "checkpoints" / f"step_{step:08d}.pt")[-4:].hex()])
+            is_run = isinstance(thing, Run)
+            file = thing.path / "checkpoints" / f"step_{step:08d}.pt" if is_run else thing
+            of.append([thing.hash if is_run else "", step, hashlib.sha256(read(file)).hexdigest()])
         local = tuple(f"{name}=" for name in LOCAL)
         how = [o for o in self.overrides if not o.startswith(local)]
         return hashlib.sha256(json.dumps([of, how, dict(settings)], default=str).encode()).hexdigest()[:16]
@@ -85,7 +84,22 @@ class Asked:
             folder.mkdir(exist_ok=True)
         return folder / f"{key}.jsonl"
 
-    def subjects(self, steps: Mapping[Path, Sequence[int]], group: Processes) -> Iterator[Subject]:
+    def weights(
+        self, steps: Mapping[Path, Sequence[int]], group: Processes, every: bool = True
+    ) -> tuple[Experiment, list[tuple[int, Tensor]]]:
+        """The experiment of the first run or file, and the step and weights of each point. Refuses networks of
+        other sizes or data, and where `every` point is needed a checkpoint that cannot be read."""
+        subjects = list(self._subjects(steps, group))
+        weights = [(p.step, p.w) for subject in subjects for p in subject.points]
+        _alike(subjects)
+        wanted = len(self.files) + sum(map(len, steps.values()))
+        if not weights or (every and len(weights) < wanted):
+            raise Refusal(
+                f"{subjects[0].name}: a checkpoint that is needed cannot be read; name another step"
+            )
+        return subjects[0].experiment, weights
+
+    def _subjects(self, steps: Mapping[Path, Sequence[int]], group: Processes) -> Iterator[Subject]:
         """Each run at its steps, and each file, as for `sharp measure`."""
         for run in self.runs:
             again = checked_again(run, [*self.overrides, "measure=[scores]"])
@@ -97,24 +111,31 @@ class Asked:
 class Answer:
     """The rows of one question, read from its file or added to it; `about`, what else a picture says."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, columns: Sequence[str]) -> None:
+        """The rows that have a number, or null, in each of the `columns`; others are as if they were not."""
         self.file = file
-        self.rows: dict[int, Row] = {row["step"]: row for row in read_rows(file)[0]}
+        self.rows: dict[int, Row] = {
+            row["step"]: row
+            for row in read_rows(file)[0]
+            if all(key in row and isinstance(row[key], int | float | None) for key in columns)
+        }
         self.notes = file.with_suffix(".json")
 
     @property
     def about(self) -> dict[str, Any] | None:
-        """What was kept beside the rows; None where nothing is, or it is damaged."""
+        """What was kept beside the rows; None where nothing is, or other bytes than were written."""
         try:
-            about = json.loads(read(self.notes))
-        except (OSError, ValueError):
+            kept = json.loads(read(self.notes))
+            text = json.dumps(kept["about"])
+            return dict(kept["about"]) if kept["crc32"] == zlib.crc32(text.encode()) else None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
-        return about if isinstance(about, dict) else None
 
     def describe(self, about: Mapping[str, Any]) -> None:
         """Keeps what the picture says beside its points."""
         with writing(self.notes):
-            replace(self.notes, json.dumps(dict(about)).encode())
+            kept = {"about": dict(about), "crc32": zlib.crc32(json.dumps(dict(about)).encode())}
+            replace(self.notes, json.dumps(kept).encode())
 
     def add(self, *rows: Row) -> None:
         """Adds rows; `step` is the number of a point."""
@@ -164,7 +185,8 @@ def plane(
         "span": span,
     }
     settings |= {"seed": seed, "steps": list(steps.values())}
-    answer = Answer(asked.place(asked.key(at, settings)))
+    used = [(run, s) for run in asked.runs for s in steps[run.path]] + at[len(at) - len(asked.files) :]
+    answer = Answer(asked.place(asked.key(used, settings)), PLANE if dimensions == 2 else LINE)
     name = at[0][0].name
     if len(answer.rows) == points**dimensions and answer.about is not None:
         return answer.frame(name)
@@ -174,12 +196,11 @@ def plane(
         from sharpcli.engine.landscapes import chosen, losses_at
         from sharpcli.landscape import planes
 
-        subjects = list(asked.subjects(steps, group))
-        weights = [(p.step, p.w) for subject in subjects for p in subject.points]
-        experiment = subjects[0].experiment
-        _alike(subjects, weights)
+        experiment, weights = asked.weights(steps, group, every=directions != "trajectory")
         origin = weights[0][1]
         if directions == "trajectory":
+            if at[0][1] not in dict(weights):
+                raise Refusal(f"{name}: checkpoint {at[0][1]} cannot be read; give another step=")
             origin = dict(weights)[at[0][1]]
         trail = weights if directions in ("trajectory", "checkpoints") else []
         basis, said, spans, more = chosen(experiment, origin, trail, directions, dimensions, seed)
@@ -257,7 +278,7 @@ def path(
         "match": match,
     }
     settings |= {"fit": [fit_steps, lr, batch_size, seed]}
-    answer = Answer(asked.place(asked.key(at, settings)))
+    answer = Answer(asked.place(asked.key(at, settings)), PATH)
     name = " - ".join(thing.name + (f" step {s}" if between else "") for thing, s in at)
     kinds = [(curve, is_matched) for is_matched in ((False, True) if match else (False,)) for curve in curves]
     if len(answer.rows) == points * len(kinds) and answer.about is not None:
@@ -266,10 +287,7 @@ def path(
         from sharpcli.engine.landscapes import fitted, matched_to
         from sharpcli.landscape import paths
 
-        subjects = list(asked.subjects(steps, group))
-        weights = [(p.step, p.w) for subject in subjects for p in subject.points]
-        experiment = subjects[0].experiment
-        _alike(subjects, weights)
+        experiment, weights = asked.weights(steps, group)
         first, last = weights[0][1], weights[1][1]
         if float((last - first).norm()) == 0:
             raise Refusal(f"{name}: the two minima are the same weights")
@@ -342,7 +360,7 @@ def _check_plane(
         raise Refusal(f"directions={directions}: a plane; take dimensions=2, or sharp plot connect")
 
 
-def _alike(subjects: Sequence[Subject], weights: Sequence[tuple[int, Tensor]]) -> None:
+def _alike(subjects: Sequence[Subject]) -> None:
     """Refuses points of networks of other sizes, or of other data."""
     first = subjects[0].experiment
     for subject in subjects[1:]:
@@ -351,8 +369,6 @@ def _alike(subjects: Sequence[Subject], weights: Sequence[tuple[int, Tensor]]) -
             raise Refusal(f"{subject.name}: other weights than {subjects[0].name}, of another model")
         if other.data_hash != first.data_hash:
             raise Refusal(f"{subject.name}: trained on other examples than {subjects[0].name}")
-    if not weights:
-        raise Refusal(f"{subjects[0].name}: no checkpoint of it could be read")
 
 
 def _tell_loss(tell: Any, step: int, value: float) -> None:

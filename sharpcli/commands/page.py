@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from sharpcli.commands.index import record
-from sharpcli.commands.landscapes import FOLDER, Answer
+from sharpcli.commands.landscapes import FOLDER, PLANE, Answer
 from sharpcli.commands.report import number
 from sharpcli.errors import Refusal, printable
 from sharpcli.frames import frame_of, meeting
@@ -223,10 +223,10 @@ def _landscapes(run: Run) -> list[dict[str, Any]]:
     except OSError:
         return []
     for file in files:
-        answer = Answer(file)
+        answer = Answer(file, PLANE)
         about = answer.about
         rows = [answer.rows[k] for k in sorted(answer.rows)]
-        if about is None or not rows or "b" not in rows[0]:
+        if about is None or not rows:
             continue
         a, b = (sorted({row[key] for row in rows}) for key in ("a", "b"))
         if len(rows) != len(a) * len(b):

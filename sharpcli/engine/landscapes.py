@@ -4,7 +4,7 @@ to another point."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,14 +21,12 @@ from sharpcli.landscape.surface import LossSurface
 from sharpcli.problems.minibatches import Minibatches
 from sharpcli.rng import generator
 
-Directions = Literal["random", "eigenvectors", "trajectory", "checkpoints"]
-
 
 def chosen(
     experiment: Experiment,
     origin: Tensor,
     path: Sequence[tuple[int, Tensor]],
-    directions: Directions,
+    directions: str,
     dimensions: int,
     seed: int,
 ) -> tuple[Tensor, list[str], list[float], dict[str, Any]]:

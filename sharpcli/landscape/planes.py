@@ -11,7 +11,6 @@ from torch import Tensor
 from sharpcli.landscape.surface import LossSurface
 
 SMALL = 20_000  # weights of a loss of which many points are evaluated at once
-AT_ONCE = 256  # points then
 
 
 def filter_normalized(v: Float[Tensor, " D"], w: Float[Tensor, " D"], shapes: Sequence[torch.Size]) -> Tensor:
