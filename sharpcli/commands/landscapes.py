@@ -66,11 +66,14 @@ class Asked:
 
     def key(self, points: Sequence[tuple[Run | Path, int]], settings: Mapping[str, Any]) -> str:
         """16 hex digits of everything that the numbers depend on."""
-        of = []
+        of: list[list[Any]] = []
         for thing, step in points:
-            is_run = isinstance(thing, Run)
-            file = thing.path / "checkpoints" / f"step_{step:08d}.pt" if is_run else thing
-            of.append([thing.hash if is_run else "", step, hashlib.sha256(read(file)).hexdigest()])
+            if isinstance(thing, Run):
+                data = read(thing.path / "checkpoints" / f"step_{step:08d}.pt")
+            else:
+                data = read(thing)
+            of.append([step, hashlib.sha256(data).hexdigest()])
+        of += [[run.hash] for run in self.runs]
         local = tuple(f"{name}=" for name in LOCAL)
         how = [o for o in self.overrides if not o.startswith(local)]
         return hashlib.sha256(json.dumps([of, how, dict(settings)], default=str).encode()).hexdigest()[:16]
@@ -87,8 +90,8 @@ class Asked:
     def weights(
         self, steps: Mapping[Path, Sequence[int]], group: Processes, every: bool = True
     ) -> tuple[Experiment, list[tuple[int, Tensor]]]:
-        """The experiment of the first run or file, and the step and weights of each point. Refuses networks of
-        other sizes or data, and where `every` point is needed a checkpoint that cannot be read."""
+        """The experiment of the first run or file, and the step and weights of each point. Refuses networks
+        of other sizes or data, and where `every` point is needed a checkpoint that cannot be read."""
         subjects = list(self._subjects(steps, group))
         weights = [(p.step, p.w) for subject in subjects for p in subject.points]
         _alike(subjects)
