@@ -14,7 +14,7 @@ import io
 import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from sharpcli.commands.report import number
 from sharpcli.errors import Refusal, printable
 from sharpcli.frames import frame_of, meeting
 from sharpcli.jsonl import writing
-from sharpcli.plots import curves, style, telling
+from sharpcli.plots import PALETTE, curves, is_missing, telling
 from sharpcli.provenance import commit
 from sharpcli.run import Run, find_all, in_directory
 
@@ -37,6 +37,7 @@ POINTS = 250  # of a curve at most; more cannot be told apart on a screen
 CURVES = 12  # columns that curves can be drawn of, at most
 FIRST_COLUMNS = ("train_loss", "test_loss", "train_accuracy", "test_accuracy", "lambda_1", "trace")
 LAST_COLUMNS = ("train_loss", "test_accuracy", "recovery_error", "lambda_1", "trace")  # of the table
+DASHES = ("solid", "dash", "dot", "dashdot")  # Plotly's names, once the colours have been used
 DIGITS = 5  # significant ones that a curve keeps
 TEMPLATE = Path(__file__).parent / "templates" / "page.html"
 
@@ -76,21 +77,21 @@ def content(runs: Sequence[Run], where: str | None = None, static: bool = True) 
     frame = frame_of(runs, problems.append)
     problems += frame.attrs["notes"]
     if where is not None and not frame.empty:
-        attrs = frame.attrs
         frame = meeting(frame, where)
-        frame.attrs = attrs
         kept = {str(name).partition("#")[0] for name in frame["run"].unique()}
         runs = [run for run in runs if run.name in kept]
     differ = [] if frame.empty else telling(frame)
-    table = [_row(run, differ) for run in runs]
+    ends = {} if frame.empty else _ends(frame)
+    table = [_row(run, ends.get(run.name, {}), problems.append) for run in runs]
     columns = [] if frame.empty else _columns(frame)
     last = [name for name in LAST_COLUMNS if any(row["last"].get(name) is not None for row in table)]
     head = ["run", "status", "step", *differ, *last]
     for row in table:
         row["cells"] = [row["name"], row["status"], row["step"]]
-        row["cells"] += [number(row["settings"].get(key)) for key in differ]
+        row["cells"] += [number(row["last"].get(key)) for key in differ]
         row["cells"] += [number(row["last"].get(key)) for key in last]
         row["keys"] = [_key(cell) for cell in row["cells"]]
+    frame = frame if frame.empty else _thinned(frame)
     return Content(
         head,
         table,
@@ -139,16 +140,31 @@ def data(shown: Content) -> dict[str, Any]:
     }
 
 
-def _row(run: Run, differ: Sequence[str]) -> dict[str, Any]:
-    complaints: list[str] = []
-    try:
-        known = record(run, complaints.append)
-        about = run.provenance
-    except Refusal as problem:
-        known, about = None, {}
-        complaints.append(str(problem))
+def _ends(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """What the last row of each run has, by the run's name; of replicas that of the last."""
+    rows = frame.drop_duplicates("run", keep="last").to_dict("records")
+    return {
+        str(row["run"]).partition("#")[0]: {str(k): v for k, v in row.items() if not is_missing(v)}
+        for row in rows
+    }
+
+
+def _thinned(frame: pd.DataFrame) -> pd.DataFrame:
+    """At most `POINTS` rows of each run, evenly spaced, the first and the last among them."""
+    pieces = [
+        rows.iloc[np.unique(np.linspace(0, len(rows) - 1, POINTS).round().astype(int))]
+        for _, rows in frame.groupby("run", sort=False)
+    ]
+    out = pd.concat(pieces)
+    out.attrs = frame.attrs
+    return out
+
+
+def _row(run: Run, last: Mapping[str, Any], complain: Callable[[str], Any]) -> dict[str, Any]:
+    known = record(run, complain)
+    about = run.provenance
     if known is None:
-        return {"name": run.name, "status": "unreadable", "step": "-", "settings": {}, "last": {}, "made": []}
+        return {"name": run.name, "status": "unreadable", "step": "-", "last": {}, "made": []}
     made = [f"{key}: {about[key]}" for key in ("command", "commit", "device", "started") if about.get(key)]
     packages = about.get("packages")
     if isinstance(packages, Mapping):
@@ -157,8 +173,7 @@ def _row(run: Run, differ: Sequence[str]) -> dict[str, Any]:
         "name": run.name,
         "status": known["status"] if run.last() else "empty",
         "step": f"{known['step']}/{known['steps'] or '?'}",
-        "settings": known,
-        "last": run.rows()[-1] if known["status"] not in ("damaged", "changed") and run.last() else known,
+        "last": {**known, **last},
         "made": [printable(line) for line in made],
     }
 
@@ -183,22 +198,17 @@ def _columns(frame: pd.DataFrame) -> list[str]:
 def _series(frame: pd.DataFrame, columns: Sequence[str]) -> list[dict[str, Any]]:
     """For each run its label, colour and the values of what it can be drawn over and of the columns."""
     out = []
-    for i, (_, label, _) in enumerate(curves(frame, "step")):
-        run = frame["run"].unique()[i]
-        rows = frame[frame["run"] == run]
-        if len(rows) > POINTS:
-            rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, POINTS).round().astype(int))]
+    for i, (look, label, rows) in enumerate(curves(frame, "step")):
         lr = rows["lr"] if "lr" in rows else float("nan")
         over = {"step": rows["step"], "lr · step": rows["step"] * lr}
         over |= {key: rows[key] for key in ("epoch", "seconds") if key in rows}
         over |= {key: rows[key] for key in columns}
-        look = style(i)
         out.append(
             {
-                "run": str(run),
+                "run": str(rows["run"].iloc[0]),
                 "label": label,
                 "colour": look["color"],
-                "dash": ("solid", "dash", "dot", "dashdot")[i // 7 % 4],
+                "dash": DASHES[i // len(PALETTE) % len(DASHES)],
                 "values": {key: _numbers(values) for key, values in over.items()},
             }
         )
