@@ -71,6 +71,10 @@ def test_along_an_eigenvector_the_curvature_is_the_eigenvalue(sharp, folder):
     left, middle, right = (answer.rows[k]["loss"] for k in range(3))
     assert (left - 2 * middle + right) / 1e-6 == pytest.approx(run.last()["lambda_1"], rel=1e-3)
     assert answer.about["eigenvalues"][0] == pytest.approx(run.last()["lambda_1"], rel=1e-3)
+    (ax,) = landscape(answer.frame(run.name), surface=False, log=False).axes
+    (dashed,) = [line for line in ax.lines if line.get_linestyle() == "--"]
+    # the parabola that is drawn rises as the loss does without its slope
+    assert dashed.get_ydata()[0] - middle == pytest.approx((left + right) / 2 - middle, rel=1e-2)
 
 
 def test_a_trajectory_lies_in_its_plane_and_ends_at_the_origin(sharp, folder):

@@ -28,7 +28,7 @@ from sharpcli.commands.landscapes import FOLDER, PLANE, Answer
 from sharpcli.commands.report import number
 from sharpcli.errors import Refusal, printable
 from sharpcli.frames import frame_of, meeting
-from sharpcli.jsonl import writing
+from sharpcli.jsonl import replace, writing
 from sharpcli.plots import PALETTE, curves, is_missing, telling
 from sharpcli.provenance import commit
 from sharpcli.run import Run, find_all, in_directory
@@ -320,5 +320,6 @@ def write(
     with writing(out):
         if out.parent != Path():
             out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page(title, ["sharp", *words], shown, figures), encoding="utf-8")
+        # a full disk leaves the former page; a link of the user's is followed
+        replace(out.resolve(), page(title, ["sharp", *words], shown, figures).encode())
     return out
