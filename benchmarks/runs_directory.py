@@ -2,23 +2,27 @@
 
     python benchmarks/runs_directory.py [--runs 10000 --rows 1000]
 
-The runs are copies of a small real one with its rows repeated. `sharp ls` is timed without its index and with
-it, an export to .parquet and .csv, each plot of 100 runs, and a report of 100 runs.
+The runs are copies of a small real one, with rows between its first and its last. Timed are `sharp ls`
+without its index and with it, an export to .parquet and .csv, each plot of 100 runs, and a report of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import random
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sharpcli.config.check import check
 from sharpcli.config.words import compose
@@ -40,7 +44,7 @@ def made(folder: Path, count: int, rows: int) -> None:
     subprocess.run([*SHARP, "train", *SOURCE, f"runs_dir={folder}/source"], check=True, capture_output=True)
     (source,) = (folder / "source").iterdir()
     lines = [json.loads(line) for line in (source / "metrics.jsonl").read_text().splitlines()]
-    long = "".join(json.dumps(lines[i % len(lines)] | {"step": i}) + "\n" for i in range(rows)).encode()
+    long = "".join(json.dumps(row) + "\n" for row in between(lines[0], lines[-1], rows)).encode()
     first = Run(source)
     facts = {key: value for key, value in first.provenance.items() if key != "version"}
     facts |= {"steps": rows - 1, "rows": {"bytes": len(long), "crc32": zlib.crc32(long)}}
@@ -52,6 +56,19 @@ def made(folder: Path, count: int, rows: int) -> None:
         (run.path / "metrics.jsonl").write_bytes(long)
         for file in run.path.iterdir():
             os.utime(file, (past, past))
+
+
+def between(first: dict[str, Any], last: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
+    """Rows that go from the first to the last as a run does, fast and then slowly, with noise of 1 %."""
+    noise = random.Random(0)
+    for step in range(count):
+        share = 1 - math.exp(-5 * step / count)
+        row = {
+            key: (value + share * (last[key] - value)) * noise.uniform(0.99, 1.01)
+            for key, value in first.items()
+            if isinstance(value, float) and key not in ("lr_now", "edge", "epoch")
+        }
+        yield first | row | {"step": step, "epoch": 2.0 * step}
 
 
 def timed(folder: Path, *words: str) -> str:

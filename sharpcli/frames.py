@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,13 @@ Complain = Callable[[str], Any]
 NEAREST = 10  # columns that a message names
 
 
+class Names(tuple[str, ...]):
+    """Names in `attrs`, which pandas copies deeply at every step: in vain, since they do not change."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Names:
+        return self
+
+
 def frame_of(runs: Sequence[Run], complain: Complain | None = None, of_layers: bool = False) -> pd.DataFrame:
     """One row a run and step: the logged and measured columns, and the run's settings by their dotted names;
     in the column `scores` the names of the scores that the problem reports. `attrs` holds the names of the
@@ -32,23 +40,47 @@ def frame_of(runs: Sequence[Run], complain: Complain | None = None, of_layers: b
     """
     import pandas as pd
 
-    records: list[dict[str, Any]] = []
+    rows: list[Row] = []
+    of_runs: list[Mapping[str, Any]] = []  # what holds of all rows of a run
+    which: list[int] = []  # of_runs, for each row
     notes: list[str] = []
     settings: dict[str, None] = {}  # in their order
     for run in runs:
         try:
             of_run = settings_of(run)
-            records += _records(run, of_run, complain, notes.append)
+            of_its = _rows(run, complain, notes.append)
             if of_layers:
-                records += [of_run | {"run": run.name} | row for row in run.of_layers(complain or _refuse)]
-            settings |= dict.fromkeys(of_run)
+                of_its += run.of_layers(complain or _refuse)
         except Refusal as problem:
             if complain is None:
                 raise
             complain(f"{problem}; left out")
-    frame = pd.DataFrame(records)
-    frame.attrs = {"settings": list(settings), "notes": notes}
+            continue
+        settings |= dict.fromkeys(of_run)
+        which += [len(of_runs)] * len(of_its)
+        rows += of_its
+        of_runs.append(of_run | {"run": run.name, "scores": " ".join(score_names(run))})
+    frame = _joined(of_runs, which, rows) if rows else pd.DataFrame()
+    frame.attrs = {"settings": Names(settings), "notes": notes}
     return frame
+
+
+def _joined(of_runs: Sequence[Mapping[str, Any]], which: Sequence[int], rows: Sequence[Row]) -> pd.DataFrame:
+    """The columns of the rows beside those of their runs, the latter built for a run once. Where a row has a
+    value of its own (the lr of a replica), that counts."""
+    import pandas as pd
+
+    measured = pd.DataFrame(rows)
+    used = dict.fromkeys(which)
+    place = {number: at for at, number in enumerate(used)}
+    about = pd.DataFrame([of_runs[number] for number in used])
+    both = [str(name) for name in about if name in measured]
+    for name in both:
+        of_run = [of_runs[number].get(name, math.nan) for number in which]
+        measured[name] = [row.get(name, value) for row, value in zip(rows, of_run, strict=True)]
+    about = about.take([place[number] for number in which]).reset_index(drop=True)
+    about[both] = measured[both]
+    return pd.concat([about, measured.drop(columns=both)], axis=1)
 
 
 def frame_of_file(file: Path) -> pd.DataFrame:
@@ -65,7 +97,8 @@ def frame_of_file(file: Path) -> pd.DataFrame:
         values = {key: value for key, value in row.items() if key not in ("provenance", "file")}
         at = joined.setdefault((of, row["step"]), {"scores": ""})
         at |= values | {"run": of}
-    return pd.DataFrame(list(joined.values()))
+    _refuse_mixed(out := list(joined.values()), file)
+    return pd.DataFrame(out)
 
 
 def meeting(frame: pd.DataFrame, condition: str, needs_rows: bool = True) -> pd.DataFrame:
@@ -116,31 +149,29 @@ def settings_of(run: Run) -> dict[str, Any]:
     return settings | {"tags": " ".join(said["tags"]), "note": said["note"]}
 
 
-def _records(
-    run: Run, settings: dict[str, Any], complain: Complain | None, note: Complain
-) -> list[dict[str, Any]]:
-    """The rows of a run for a frame."""
+def _rows(run: Run, complain: Complain | None, note: Complain) -> list[Row]:
+    """The rows of a run for a frame. Refuses damaged ones, and a column of both numbers and words."""
     if wrong := run.damage():
         raise Refusal(f"{wrong}; the command that made the run mends it")
-    about = settings | {"run": run.name, "scores": " ".join(score_names(run))}
-    out = []
-    for row in _of_a_kind(run, run.rows(complain or _refuse, note)):
-        name = {"run": f"{run.name}#{row['replica']}"} if "replica" in row else {}
-        out.append(about | row | name)
-    return out
+    out = run.rows(complain or _refuse, note)
+    _refuse_mixed(out, run.path)
+    return [row | {"run": f"{run.name}#{row['replica']}"} if "replica" in row else row for row in out]
 
 
-def _of_a_kind(run: Run, rows: list[Row]) -> list[Row]:
-    """The rows, in each column either numbers or words; refuses a column of both, as after a damage."""
-    kinds: dict[str, type] = {}
+def _refuse_mixed(rows: Sequence[Row], of: Path) -> None:
+    """Refuses rows that have both numbers and words in a column, as after a damage."""
+    seen: set[tuple[str, type]] = set()
     for row in rows:
-        for name, value in row.items():
-            if value is None:
-                continue
-            kind = float if isinstance(value, bool | int | float) else type(value)
-            if kinds.setdefault(name, kind) is not kind:
-                raise Refusal(f"{run.path}: {name} is {value!s:.60} at step {row['step']} and else a number")
-    return rows
+        seen.update(zip(row, map(type, row.values()), strict=True))
+    kinds: dict[str, set[type]] = {}
+    for name, kind in seen:
+        if kind is not type(None):
+            kinds.setdefault(name, set()).add(float if issubclass(kind, int) else kind)
+    for name in (name for name in kinds if len(kinds[name]) > 1):
+        others = "a number" if float in kinds[name] else "of another kind"
+        for row in rows:
+            if not isinstance(value := row.get(name), int | float | None):
+                raise Refusal(f"{of}: {name} is {value!s:.60} at step {row['step']} and else {others}")
 
 
 def _refuse(message: str) -> None:

@@ -17,7 +17,17 @@ from sharpcli.config import former
 from sharpcli.config.identity import hash_of
 from sharpcli.config.plain_yaml import dumped, plain_yaml
 from sharpcli.errors import InOtherHands, Refusal, printable
-from sharpcli.jsonl import Row, append, cannot_write, is_count, last_row, read_rows, replace, writing
+from sharpcli.jsonl import (
+    Row,
+    append,
+    cannot_write,
+    is_count,
+    last_row,
+    read_rows,
+    replace,
+    rows_written,
+    writing,
+)
 from sharpcli.jsonl.files import no_link, open_regular, read, sync, truncate
 
 if TYPE_CHECKING:
@@ -62,6 +72,7 @@ class Run:
         self.path, self.writes = Path(path), writes
         self.provenance: dict[str, Any] = _facts(self.path)
         self._written: Written | None = None
+        self._config_text: bytes | None = None
 
     @classmethod
     def create(
@@ -114,11 +125,18 @@ class Run:
         """The values of config.yaml as they are there."""
         file = self.path / "config.yaml"
         try:
-            return plain_yaml(read(file, LARGEST_CONFIG))
+            text = self._read_config()
+            return plain_yaml(text, bounded=zlib.crc32(text) == self.provenance.get("config_crc32"))
         except OSError as problem:
             raise Refusal(f"{file}: cannot be read ({problem.strerror or problem}); restore it") from None
         except ValueError as problem:
             raise Refusal(f"{file}: cannot be read ({problem!s:.200}); restore it") from None
+
+    def _read_config(self) -> bytes:
+        """The bytes of config.yaml, read once. Raises OSError where they cannot be read."""
+        if self._config_text is None:
+            self._config_text = read(self.path / "config.yaml", LARGEST_CONFIG)
+        return self._config_text
 
     @property
     def steps(self) -> int:
@@ -163,7 +181,7 @@ class Run:
         as_written = False
         if "config_crc32" in self.provenance:
             try:
-                text = read(self.path / "config.yaml", LARGEST_CONFIG)
+                text = self._read_config()
             except OSError as problem:
                 return f"config.yaml cannot be read ({problem.strerror or problem})"
             as_written = zlib.crc32(text) == self.provenance["config_crc32"]
@@ -194,7 +212,14 @@ class Run:
 
     def logged(self) -> list[Row]:
         """The rows of metrics.jsonl, without lines that are no rows: see `damage`."""
-        return [former.row(row) for row in read_rows(self.path / "metrics.jsonl")[0]]
+        file, rows = self.path / "metrics.jsonl", None
+        if (ended := self.provenance.get("rows")) is not None:
+            try:
+                data = read(file, ended["bytes"])
+                rows = rows_written(data) if zlib.crc32(data) == ended["crc32"] else None
+            except OSError:
+                pass  # read_rows says what it is
+        return [former.row(row) for row in (read_rows(file)[0] if rows is None else rows)]
 
     def logged_before(self, offset: int) -> list[Row]:
         """The rows in the first `offset` bytes of metrics.jsonl; none where a line of them is no row."""
@@ -212,6 +237,8 @@ class Run:
         measured, wrong = self._measured()
         if wrong:
             complain(wrong)
+        if not measured:
+            return [joined[at] for at in sorted(joined)]
         # rows of some parameters alone are not the network's numbers
         measured = [
             {k: v for k, v in row.items() if k != "provenance"} for row in measured if "params" not in row

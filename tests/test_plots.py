@@ -495,3 +495,11 @@ def test_a_density_over_training_has_a_curve_for_each_step(sharp, folder):
     assert list(drawn(above)) == [f"step {step}" for step in (0, 2, 4, 6, 8)]
     assert len({line.get_color() for line in above.lines}) == 5
     assert len(density(frame, width=0.01, over_training=False).axes[0].lines) == 1
+
+
+def test_measured_rows_of_words_and_numbers_in_a_column_are_refused(tmp_path):
+    (tmp_path / "m.jsonl").write_text(
+        '{"file": "a.pt", "step": 0, "trace": 1.5}\n{"file": "b.pt", "step": 0, "trace": "x"}\n'
+    )
+    with pytest.raises(Refusal, match="trace is x at step 0 and else a number"):
+        frame_of_file(tmp_path / "m.jsonl")

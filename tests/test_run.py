@@ -12,7 +12,7 @@ import yaml
 
 from sharpcli.errors import InOtherHands, Refusal, printable
 from sharpcli.frames import frame_of
-from sharpcli.jsonl import files, read_rows, replace
+from sharpcli.jsonl import files, read_rows, replace, rows_written
 from sharpcli.run import Run, append, find, find_all, in_directory
 
 
@@ -444,6 +444,54 @@ def test_a_column_of_words_and_numbers_is_refused(tmp_path):
     run.log({"step": 0, "lambda_1": 1.0}, {"step": 5, "lambda_1": "abc"})
     with pytest.raises(Refusal, match="lambda_1 is abc at step 5"):
         frame_of([run])
+
+
+def test_a_frame_by_columns_is_that_of_its_rows(tmp_path):
+    """Runs whose settings and columns differ, with replicas that have an lr of their own."""
+    said = {"problem": {"_target_": "a.b"}, "seed": 0}
+    configs = ({**said, "lr": 0.1}, {**said, "lr": 0.2, "model": {"widths": [3, 2]}}, {**said, "lr": 0.3})
+    first, second, third = (
+        Run.create(tmp_path / name, config, {"steps": 2, "replicas": replicas})
+        for name, config, replicas in zip("abc", configs, (1, 1, 2), strict=True)
+    )
+    first.log({"step": 0, "train_loss": 1.5}, {"step": 2, "lambda_1": None, "diverged": True})
+    second.log({"step": 0, "train_loss": 2, "nodes": [1.0, 2.0]}, {"step": 1, "lambda_1": 7.25})
+    third.log({"step": 0, "replica": 0, "lr": 0.5}, {"step": 0, "replica": 1, "seed": 9, "lr": 0.6})
+    for run in (first, second, third):
+        run.finish()
+    frame = frame_of(in_directory(tmp_path))
+    assert list(frame["run"]) == ["a", "a", "b", "b", "c#0", "c#1"]
+    assert list(frame["lr"]) == [0.1, 0.1, 0.2, 0.2, 0.5, 0.6] and list(frame["seed"]) == [0, 0, 0, 0, 0, 9]
+    assert frame["model.widths"].isna().tolist() == [True, True, False, False, True, True]
+    assert frame["nodes"][2] == [1.0, 2.0] and frame["lambda_1"][3] == 7.25
+    assert frame["train_loss"].dropna().tolist() == [1.5, 2.0] and bool(frame["diverged"][1])
+    assert {"lr", "seed", "model.widths", "problem"} <= set(frame.attrs["settings"])
+
+
+TEXTS = {
+    "rows": b'{"step": 0, "x": 1e-7}\n{"step": 1, "x": null, "y": [1, "a"], "b": true}\n',
+    "with numbers of any size": b'{"step": 0, "x": 123456789012345678901}\n{"step": 3, "x": -0.0}\n',
+    "with provenance": b'{"step": 0, "provenance": {"command": "sharp"}}\n',
+    "joined over a line's end": b'{"step": 0, "a": [1\n2]}, {"step": 1}\n',
+    "two in a line": b'{"step": 0}, {"step": 1}\n{"step": 2}\n',
+    "without a step": b'{"step": 0}\n{"x": 1}\n',
+    "an object inside": b'{"step": 0, "x": {"y": 1}}\n',
+    "not finite": b'{"step": 0, "x": NaN}\n',
+    "half a surrogate pair": b'{"step": 0, "x": "\\ud800"}\n',
+    "no text": b"\xff\xfe\n",
+    "nothing": b"",
+    "cut short": b'{"step": 0}\n{"step": 1, "x"',
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_rows_read_at_once_are_those_read_line_by_line(tmp_path, kind):
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(TEXTS[kind])
+    rows, wrong = read_rows(file)
+    at_once = rows_written(TEXTS[kind])
+    assert at_once is None or (at_once == rows and not wrong)
+    assert (at_once is not None) == (kind in ("rows", "with numbers of any size"))
 
 
 # --- identity ---

@@ -13,7 +13,6 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
-from sharpcli.commands.landscapes import Asked
 from sharpcli.commands.measure import ENDINGS as WEIGHTS
 from sharpcli.commands.measure import MAY_CHANGE
 from sharpcli.commands.report import complain
@@ -77,6 +76,8 @@ def draw(
     if compute is None:
         frame = _rows(runs, files, checked)
     else:
+        from sharpcli.commands.landscapes import Asked
+
         frame = compute(asked=Asked(runs, files, measuring), runs_dir=runs_dir)
     if where is not None:
         frame = meeting(frame, where)
@@ -150,12 +151,20 @@ def _keep_figure(figure: Figure, out: Path | None, short: str, runs: Sequence[Ru
         if into.parent != Path():
             into.parent.mkdir(parents=True, exist_ok=True)
         file = io.BytesIO()
+        _lay_out(figure)
         figure.savefig(file, format=form, metadata={DESCRIBED_IN[form]: about})
         if own_place:  # a link in a run's directory would lead the figure elsewhere
             replace(into, file.getvalue())
         else:
             into.write_bytes(file.getvalue())
     return str(into)
+
+
+def _lay_out(figure: Figure) -> None:
+    """Places what is in the figure; else `savefig` draws everything once more to find the places."""
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)  # "none" still counts as an engine, and draws twice
 
 
 def _keep_table(table: pd.DataFrame, out: Path | None) -> str:

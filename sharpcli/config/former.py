@@ -45,10 +45,10 @@ def updated(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _with_added(value) for key, value in out.items()}
 
 
-def row(logged: Mapping[str, Any]) -> dict[str, Any]:
+def row(logged: dict[str, Any]) -> dict[str, Any]:
     """A row of any version as one of today's: the step size of a row was called lr, as the setting is."""
     if "lr" not in logged or "lr_now" in logged:
-        return dict(logged)
+        return logged
     now = {("lr_now" if key == "lr" else key): value for key, value in logged.items()}
     return now | {"lr": logged["lr"]} if "replica" in logged else now  # of which lr may be the setting
 

@@ -132,13 +132,17 @@ def settings(frame: pd.DataFrame) -> list[str]:
 def telling(frame: pd.DataFrame, apart_from: Sequence[str] = ()) -> list[str]:
     """The fewest settings, taken in turn, that tell the runs of a frame apart as far as all of them do; none
     of `apart_from`."""
-    by_run = frame.groupby("run", sort=False).first(skipna=False) if len(frame) else frame
+    known = [key for key in settings(frame) if key not in apart_from]
+    runs = frame["run"].drop_duplicates()
+    if len(runs) < 2:
+        return []
+    by_run = frame.loc[runs.index, known].astype(str)
     chosen: list[str] = []
     groups = 1
-    for key in settings(frame):
-        if key in apart_from:
+    for key in known:
+        if by_run[key].nunique() == 1:
             continue
-        more = len(by_run[[*chosen, key]].astype(str).drop_duplicates())
+        more = len(by_run[[*chosen, key]].drop_duplicates())
         if more > groups:
             chosen, groups = [*chosen, key], more
         if groups == len(by_run):
@@ -182,7 +186,7 @@ def finals(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     values = {name: column(frame, name) for name in columns}
     rows = []
     for _, of_run in frame.groupby("run", sort=False):
-        ended = "diverged" in of_run and bool(of_run["diverged"].eq(True).any())
+        ended = "diverged" in frame and bool(of_run["diverged"].eq(True).any())
         last = of_run.iloc[-1].to_dict() | {"diverged": ended}
         for name, series in values.items():
             known = series.loc[of_run.index].dropna()
@@ -235,7 +239,11 @@ def curves(frame: pd.DataFrame, y: str) -> Iterator[tuple[dict[str, Any], str, p
         name = names[str(run)]
         if list(names.values()).count(name) > 1:  # nothing but the directory tells them apart
             name = f"{name} ({str(run)[-8:]})"
-        yield style(i), name, rows[rows[y].notna()] if y in rows else rows.iloc[:0]
+        if y not in rows:
+            rows = rows.iloc[:0]
+        elif rows[y].hasnans:
+            rows = rows[rows[y].notna()]
+        yield style(i), name, rows
 
 
 def log_axis(ax: Axes, axis: str, between: bool = True) -> None:

@@ -86,5 +86,6 @@ def edges_are_those_of_gd(frame: pd.DataFrame) -> bool:
 
 def diverged(frame: pd.DataFrame, rows: pd.DataFrame) -> bool:
     """Whether the run whose rows are `rows` diverged, by all of its rows in `frame`."""
-    of_run = frame[frame["run"] == rows["run"].iloc[0]]
-    return "diverged" in of_run and bool(of_run["diverged"].eq(True).any())
+    if "diverged" not in frame:
+        return False
+    return bool(frame.loc[frame["run"] == rows["run"].iloc[0], "diverged"].eq(True).any())
