@@ -251,6 +251,52 @@ def test_label_noise_fluctuates_around_the_flow_as_its_closed_form(experiment):
     assert np.mean(shares) == pytest.approx(1, abs=0.04)
 
 
+@pytest.mark.parametrize(
+    "words, strength",
+    [
+        ("batch_size=1 lr=0.005", 1),
+        ("batch_size=4 lr=0.01", 1 / 4),
+        ("batch_size=full lr=0.01", 1 / 8),
+        ("batch_size=1 lr=0.005 objective.label_noise.distribution=uniform", 1 / 3),
+        ("batch_size=1 lr=0.002 optimizer=momentum optimizer.beta=0.6", 1),
+        ("batch_size=2 lr=0.002 optimizer=momentum optimizer.beta=0.6 optimizer.nesterov=true", 1 / 2),
+        ("batch_size=4 lr=0.01 objective.label_noise.shared=true", None),
+    ],
+)
+def test_the_limiting_flow_is_that_of_the_batches_the_noise_and_the_momentum(experiment, words, strength):
+    e = experiment(
+        *words.split(),
+        *("problem=uv", "problem.instance=0", "problem.start=0.5", "method=label_noise", "replacement=true"),
+        *("objective.label_noise.delta=0.5", "measure=[uv_flow]", "steps=40000", "seed=3"),
+    )
+    w, state, _ = advance(e)(e.problem.w0, e.optimizer.init(e.problem.w0), 0, 40000)
+    row, _ = measure(e, w, 40000, {}, ["uv_flow"], state)
+    if strength is None:  # noise that a batch shares does not lower Tr H
+        assert "flow_trace" in row and "flow_trace_theory" not in row
+        return
+    lr = e.lr / (1 - 0.6) if "momentum" in words else e.lr
+    A = 8 * 0.25 * 0.5**2 * lr**2 * 40000 * strength
+    assert row["flow_clock"] == pytest.approx(A, rel=0.15)  # the next order in lr is lr Tr / 2
+    assert row["flow_trace"] == pytest.approx(row["flow_trace_theory"], rel=0.06)
+    assert row["flow_trace_start"] > 1.3 * row["flow_trace"]  # it has moved
+
+
+@pytest.mark.parametrize("rule", ["momentum", "sam"])
+def test_a_step_with_momentum_takes_more_time_of_gradient_flow(experiment, rule):
+    words = {"momentum": ["optimizer=momentum"], "sam": ["method=sam", "optimizer@optimizer.base=momentum"]}[
+        rule
+    ]
+    beta = {"momentum": "optimizer.beta=0.8", "sam": "optimizer.base.beta=0.8"}[rule]
+    more = ["optimizer.rho=0"] if rule == "sam" else []
+    e = experiment(
+        *("problem=uv", "problem.instance=0", "measure=[gradient_flow_distance]", "lr=1e-4", "steps=4000"),
+        *words, beta, *more,
+    )  # fmt: skip
+    w, state, _ = advance(e)(e.problem.w0, e.optimizer.init(e.problem.w0), 0, 4000)
+    row, _ = measure(e, w, 4000, {}, ["gradient_flow_distance"], state)
+    assert row["gradient_flow_distance"] < 0.01
+
+
 def test_gradient_flow_of_a_quadratic_is_the_matrix_exponential(experiment):
     e = experiment("problem=quadratic", "method=gradient_flow", "lr=0.7", "steps=3")
     w, state = e.problem.w0, e.optimizer.init(e.problem.w0)
@@ -348,6 +394,18 @@ def test_gradient_flow_of_too_many_gradients_is_given_up_before_an_interpolator(
         (["problem=uv", "method=gradient_flow", "optimizer.rtol=0"], "the first two above 0, tol at least 0"),
         (["problem=uv", "problem.d=5", "problem.n=7", "measure=[uv_flow]"], "take n below d"),
         (["problem=uv", "problem.start=0"], "no coordinate ever moves"),
+        (["problem=uv", "optimizer=adam", "measure=[uv_flow]"], "follows no gradient flow"),
+        (["problem=uv", "optimizer=rmsprop", "measure=[gradient_flow_distance]"], "follows no gradient flow"),
+        (
+            [
+                "problem=uv",
+                "method=label_noise",
+                "batch_size=2",
+                "measure=[uv_flow]",
+                "measure.uv_flow.clock=true",
+            ],
+            "known for batch_size=1 without momentum",
+        ),
         (["problem=uv", "problem.rows=[[1,2]]"], "give 8 lists of 21 numbers, y the last"),
         (
             ["problem=uv", "problem.d=2", "problem.n=2", "problem.k=1", "problem.rows=[[1,1,1],[1,1,2]]"],

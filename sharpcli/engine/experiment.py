@@ -26,6 +26,7 @@ from sharpcli.errors import Refusal
 from sharpcli.landscape.distributed import ALONE, Processes
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.measures import Estimates, Point
+from sharpcli.objectives import flow_strength
 from sharpcli.optimizers import Optimizer, State, needs_full_batch, started
 from sharpcli.problems.minibatches import Minibatches, chunks
 from sharpcli.problems.problem import Problem
@@ -79,6 +80,11 @@ class Experiment:
     def data_hash(self) -> str:
         """16 hex digits of the training examples, by which a run knows its data again."""
         return content_hash(self.problem.examples)
+
+    @property
+    def flow_strength(self) -> float | None:
+        """The speed of the limiting flow of the run's noise; see `objectives.flow_strength`."""
+        return flow_strength(self.objectives, self.minibatches.batch_size)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -275,6 +281,8 @@ def _rehearse(experiment: Experiment) -> None:
         optimizer=experiment.optimizer,
         state=state,
         init=experiment.init,
+        batch_size=experiment.minibatches.batch_size,
+        flow_strength=experiment.flow_strength,
     )
     for measure in experiment.measures.values():
         with contextlib.suppress(_Reached):

@@ -115,6 +115,8 @@ def each(
             step=step,
             constant_lr=experiment.schedule.is_constant,
             population=experiment.population,
+            batch_size=experiment.minibatches.batch_size,
+            flow_strength=experiment.flow_strength,
         )
         try:
             if not is_finite:

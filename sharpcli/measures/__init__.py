@@ -15,7 +15,7 @@ from sharpcli.landscape.batches import Batch, can_be_cut
 from sharpcli.landscape.curvature import Curvature, Operator
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.linalg.accuracy import mean_and_stderr, widening
-from sharpcli.optimizers import Optimizer, State
+from sharpcli.optimizers import Optimizer, State, flow_step, preconditioner
 from sharpcli.problems.problem import ClosedFlows, Problem
 
 GROUPS = 8  # of the measured examples, whose differences say what other examples would change
@@ -43,7 +43,9 @@ class Point:
     `lr` is the step size, `step` the number of steps taken, `optimizer` the update rule. `state`, the state
     of the update rule, and `init` [D], the weights at which training began, are None for a file of weights.
     `constant_lr` says whether the step size is the same at every step. `population` is the number of examples
-    of which the measured ones are a part; None where nothing is left out.
+    of which the measured ones are a part; None where nothing is left out. `batch_size` is the number of
+    examples of a step, and `flow_strength` the speed of the limiting flow of the run's noise, over that of
+    label noise of variance 1 on single examples; None where it has another limiting flow.
     """
 
     w: Tensor
@@ -59,6 +61,8 @@ class Point:
     step: int = 0
     constant_lr: bool = True
     population: int | None = None
+    batch_size: int = 1
+    flow_strength: float | None = 1.0
 
     def normal(self) -> Tensor:
         """A vector of independent N(0, 1) [D] from the measure's own generator, drawn in float64."""
@@ -164,11 +168,18 @@ def update(at: Point) -> tuple[Tensor, float, float]:
 
 
 def elapsed(at: Point, measure: str, power: int = 1) -> float:
-    """lr^power step, the time of a flow that a run has followed. Refuses, in the name of `measure`, a
-    schedule under which the time is no multiple of the step."""
+    """lr^power step, the time of a flow that a run has followed; for a rule whose step takes another time of
+    gradient flow than lr, as with momentum, that time in place of lr. Refuses, in the name of `measure`, a
+    schedule under which the time is no multiple of the step, and a rule that divides its steps by a
+    preconditioner and follows no gradient flow."""
     if not at.constant_lr:
         raise Refusal(
             f"measure={measure}: its time is lr^{power} step, which needs the same lr at every step; use "
             f"schedule=constant"
         )
-    return at.lr**power * at.step
+    if at.state is not None and preconditioner(at.optimizer, at.state, at.lr) is not None:
+        raise Refusal(
+            f"measure={measure}: optimizer={type(at.optimizer).__name__} divides its steps by a "
+            f"preconditioner, and follows no gradient flow; use optimizer=gd or optimizer=momentum"
+        )
+    return flow_step(at.optimizer, at.lr) ** power * at.step

@@ -9,6 +9,7 @@ import numpy as np
 
 from sharpcli.errors import Refusal, Unreachable
 from sharpcli.measures import Estimates, Point, closed_flows, elapsed
+from sharpcli.optimizers import flow_step
 
 
 def uv_flow(at: Point, *, rate: float, delta: float, power: int, clock: bool) -> Estimates:
@@ -16,11 +17,13 @@ def uv_flow(at: Point, *, rate: float, delta: float, power: int, clock: bool) ->
     limiting flow of label noise from Phi(w_0), w_0 where the run began.
 
     Y is the flow of `rate` and `delta` at its time tau = lr^`power` step (2 for label noise, 1 for the flow
-    itself).
+    itself), lr / (1 - beta) for lr with momentum. `rate` is that of noise of variance delta^2 on single
+    examples; label noise on batches of B has 1/B of it, and uniform noise 1/3.
 
     Only for a problem that supplies the closed forms of its flows (problem=uv). Weights of a file have no
-    start, and no column from flow_clock on. Refuses a problem in which a single vector fits, so that nothing
-    flows.
+    start, and no column from flow_clock on; noise that all of a batch shares has another limiting flow, and
+    no column of a theory. Refuses a problem in which a single vector fits, so that nothing flows, and a
+    `clock` where its next order is not known: for batches, and for momentum.
 
     Columns:
         flow_reached [-]: whether gradient flow from w reaches an interpolator; where false, the other columns
@@ -31,8 +34,8 @@ def uv_flow(at: Point, *, rate: float, delta: float, power: int, clock: bool) ->
         flow_recovery_error [-]: recovery_error, as in `scores`, at Phi(w)
         flow_l1 [weight^2]: |u*u - v*v|_1 at Phi(w)
         flow_clock [-]: -(1/2d) sum_j log(u_j v_j / (u_j v_j at the start)), the A in Phi(w) = Phi(e^-A w_0),
-            which is exact for inputs +-1; in theory 8 rate delta^2 tau; null where a product u_j v_j is 0 or
-            has changed its sign
+            which is exact for inputs +-1; in theory 8 rate delta^2 tau, over B on batches; null where a
+            product u_j v_j is 0 or has changed its sign
         flow_trace_start [loss/weight^2]: Tr H at Phi(w_0)
         flow_trace_theory [loss/weight^2]: Tr H at Y; absent, with the columns below, where tau is so late
             that Y cannot be computed
@@ -44,6 +47,11 @@ def uv_flow(at: Point, *, rate: float, delta: float, power: int, clock: bool) ->
     flows = closed_flows(at, "uv_flow")
     if flows.idle:
         raise Refusal(f"measure=uv_flow: nothing flows: {flows.idle}")
+    if clock and (at.batch_size != 1 or flow_step(at.optimizer, at.lr) != at.lr):
+        raise Refusal(
+            "measure.uv_flow.clock=true: its next order in lr is known for batch_size=1 without momentum "
+            "alone; use these, or measure.uv_flow.clock=false"
+        )
     values: dict[str, float | None] = {}
     try:
         limit = flows.limit(at.w)
@@ -59,6 +67,9 @@ def uv_flow(at: Point, *, rate: float, delta: float, power: int, clock: bool) ->
         return Estimates(values)
     values["flow_clock"] = flows.elapsed(at.w, at.init)
     tau = elapsed(at, "uv_flow", power)
+    if at.flow_strength is None:
+        return Estimates(values)
+    rate *= at.flow_strength
     try:
         values["flow_trace_start"] = flows.trace(flows.limit(at.init))
         theory = flows.trace_flow(at.init, tau, rate, delta)
@@ -68,6 +79,6 @@ def uv_flow(at: Point, *, rate: float, delta: float, power: int, clock: bool) ->
     values["flow_error"] = float(np.linalg.norm((limit - theory).numpy()))
     values["flow_raw_error"] = float(np.linalg.norm((at.w - theory).numpy()))
     if clock:
-        effective = flows.clock(at.init, tau, at.lr, delta)
+        effective = flows.clock(at.init, tau, at.lr, delta * math.sqrt(at.flow_strength))
         values["flow_clock_theory"] = 8 * rate * delta**2 * effective if math.isfinite(effective) else None
     return Estimates(values)

@@ -4,11 +4,13 @@ A part is a function `(surface, w, rng, *, ...) -> surface`, or a frozen datacla
 the loss of the step's examples and the weights w [D] before the step it makes the loss to descend on. It
 draws its random numbers once, from `rng`; the surface that it returns is deterministic, so that two gradients
 of one step have the same noise. A dataclass may also have a method `compiled() -> Noise | None`, for toys
-whose steps are compiled; the function `compiled` below calls it.
+whose steps are compiled, and a method `flow_strength(batch_size) -> float | None`, the speed of its limiting
+flow; the functions of these names below call them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
@@ -21,6 +23,16 @@ class Noise(NamedTuple):
     law: int = 0
     shared: bool = False
     key: int = 0
+
+
+def flow_strength(objectives: Mapping[str, Any], batch_size: int) -> float | None:
+    """The speed of the limiting flow over that of label noise of variance 1 on single examples, by the
+    objective that states one; 1 where none does, and None where the noise has another limiting flow."""
+    for objective in objectives.values():
+        if "flow_strength" in vars(type(objective)):
+            strength: float | None = objective.flow_strength(batch_size)
+            return strength
+    return 1.0
 
 
 def compiled(objective: Any) -> Noise | None:

@@ -12,7 +12,7 @@ from sharpcli.errors import Refusal
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.objectives import Noise
 from sharpcli.rng import Stream
-from sharpcli.rng.laws import LAWS, draws, number
+from sharpcli.rng.laws import LAWS, VARIANCES, draws, number
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,13 @@ class LabelNoise:
             batches.append((x, y + self.delta * xi_of_batch.to(y)))
             used += y.numel()
         return surface.on(batches)
+
+    def flow_strength(self, batch_size: int) -> float | None:
+        """Var(xi) / B, the speed of the limiting flow over that of noise of variance 1 on single examples:
+        the gradient of a batch of B has 1/B of the covariance. None of noise that a batch shares, whose
+        covariance is not that of H, and whose limiting flow does not lower Tr H."""
+        shares = self.shared and batch_size > 1
+        return None if shares else VARIANCES[self.distribution] / batch_size
 
     def compiled(self) -> Noise:
         """The same noise for compiled steps."""

@@ -1,4 +1,4 @@
-"""Update rules. A part is a frozen dataclass with `init` and `step`; four more methods are optional, and a
+"""Update rules. A part is a frozen dataclass with `init` and `step`; five more methods are optional, and a
 rule that lacks one has nothing to say there.
 
 | method | what it states | without it |
@@ -6,6 +6,7 @@ rule that lacks one has nothing to say there.
 | `edge(lr)` | the curvature above which the rule diverges on a quadratic | no edge is logged or drawn |
 | `base_edge(lr)` | the edge of the rule that this one wraps, drawn for comparison | none is drawn |
 | `preconditioner(state, lr)` | P [D] that steps are divided by, the edge of P^(-1/2) H P^(-1/2) | P = 1 |
+| `flow_step(lr)` | the time of gradient flow that a step takes, for small lr | lr |
 | `columns(state, lr)` | numbers of its state, added to every row | no column |
 | `full_batch = True` | that it is defined for the loss of all examples alone | any batch |
 | `compiled()` | its `Rule`, for toys whose steps are compiled | the general path |
@@ -60,6 +61,11 @@ def base_edge(rule: Any, lr: float) -> float | None:
 def preconditioner(rule: Any, state: State, lr: float) -> tuple[Tensor, float] | None:
     """The diagonal P [D] that steps are divided by, and the edge of P^(-1/2) H P^(-1/2); None for P = 1."""
     return rule.preconditioner(state, lr) if _states(rule, "preconditioner") else None
+
+
+def flow_step(rule: Any, lr: float) -> float:
+    """The time of gradient flow that a step takes, in the limit of small lr, of a rule with P = 1."""
+    return rule.flow_step(lr) if _states(rule, "flow_step") else lr
 
 
 def columns(rule: Any, state: State, lr: float) -> dict[str, float]:

@@ -38,6 +38,10 @@ class Momentum:
         arXiv:2103.00065, appendix B."""
         return 2 * (1 + self.beta) / ((1 + 2 * self.beta) * lr if self.nesterov else lr)
 
+    def flow_step(self, lr: float) -> float:
+        """lr / (1 - beta): v is near g / (1 - beta) while g hardly changes; for Nesterov's momentum too."""
+        return lr / (1 - self.beta)
+
     def compiled(self) -> Rule:
         """The rule with this beta, Nesterov's or heavy-ball."""
         return Rule(beta=self.beta, nesterov=self.nesterov)

@@ -8,7 +8,17 @@ from torch import Tensor
 
 from sharpcli.errors import Refusal
 from sharpcli.landscape.surface import Grad
-from sharpcli.optimizers import Optimizer, Rule, State, columns, compiled, edge, preconditioner, started
+from sharpcli.optimizers import (
+    Optimizer,
+    Rule,
+    State,
+    columns,
+    compiled,
+    edge,
+    flow_step,
+    preconditioner,
+    started,
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,10 @@ class SAM:
 
     def preconditioner(self, state: State, lr: float) -> tuple[Tensor, float] | None:
         return preconditioner(self.base, state, lr)
+
+    def flow_step(self, lr: float) -> float:
+        """That of the base."""
+        return flow_step(self.base, lr)
 
     def columns(self, state: State, lr: float) -> dict[str, float]:
         return columns(self.base, state, lr)

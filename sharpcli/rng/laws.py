@@ -2,7 +2,7 @@
 others.
 
 A law is a function (key, step, i) -> xi of mean 0. To add one, write it here with its line in `draw` and its
-name in `LAWS`. That each has the moments it states is tested by its words.
+variance in `VARIANCES`. That each has the moments it states is tested by its words.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ FAST: dict[str, Any] = {
     "nogil": True,
     "cache": True,
 }
-LAWS = ("signs", "uniform", "normal", "student")
+VARIANCES = {"signs": 1.0, "uniform": 1 / 3, "normal": 1.0, "student": 1.0}
+LAWS = tuple(VARIANCES)
 LAW = float64(uint64, uint64, int64)
 
 
