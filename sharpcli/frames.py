@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharpcli.config.identity import dotted
 from sharpcli.config.methods import shown_method
-from sharpcli.errors import Refusal
+from sharpcli.errors import Refusal, unknown_column
 from sharpcli.jsonl import Row, read_rows
 from sharpcli.run import Run, labels, score_names
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Complain = Callable[[str], Any]
-NEAREST = 10  # columns that a message names
 
 
 class Names(tuple[str, ...]):
@@ -123,9 +121,7 @@ def meeting(frame: pd.DataFrame, condition: str, needs_rows: bool = True) -> pd.
 
 def unknown(frame: pd.DataFrame, name: str) -> Refusal:
     """The refusal of a column that no run has, with the nearest that some have."""
-    known = [str(c) for c in frame if frame[c].notna().any()]
-    near = difflib.get_close_matches(name, known, n=NEAREST, cutoff=0.0)
-    return Refusal(f"{name}: no such column in these runs; the nearest: {', '.join(near)}")
+    return unknown_column(name, [str(c) for c in frame if frame[c].notna().any()])
 
 
 def settings_of(run: Run) -> dict[str, Any]:

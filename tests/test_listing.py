@@ -33,7 +33,7 @@ def test_runs_are_listed_by_condition_order_and_columns(sharp, runs):
 
 
 REFUSED = {
-    "an unknown column": (("where", "foo > 1"), "foo: no such column in these runs; the nearest: "),
+    "an unknown column": (("where", "foo > 1"), "foo: no such column in these runs; the nearest columns: "),
     "no condition": (("where", "lr * 2"), "where lr * 2: is no condition"),
     "what is not read": (("where", "lr >"), "where lr >: cannot be read"),
     "no run": (("where", "lr > 99"), "where lr > 99: no run meets it"),

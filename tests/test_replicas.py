@@ -70,6 +70,16 @@ def test_a_grid_over_settings_and_seeds_in_which_some_diverge(sharp, folder):
     assert "8 replicas" in sharp("measure", only_run(folder), "measure=[scores]").refusal
 
 
+def test_a_grid_over_lr_names_its_run_by_the_least_and_the_largest(sharp, folder):
+    words = (*TOY, "steps=10", "measure_every=10", "replicas={lr:[0.02,1e-3,0.01]}")
+    assert sharp("train", *words).code == 0
+    (made,) = (folder / "runs").iterdir()
+    assert made.name.startswith("label_noise-uv-lr0.001to0.02-seed0-")
+    made.rename(made.with_name(made.name.replace("lr0.001to0.02", "lr0.02")))  # as earlier versions named it
+    assert "already complete" in sharp("train", *words).out
+    assert len(list((folder / "runs").iterdir())) == 1
+
+
 def test_interrupted_replicas_resume_to_the_same_rows(process, folder):
     words = (
         *TOY[:3],

@@ -66,11 +66,18 @@ class Checked:
 
     @property
     def name(self) -> str:
-        """<method>-<problem>-lr<lr>-seed<seed>-<hash>, the run's directory."""
+        """<method>-<problem>-lr<lr>-seed<seed>-<hash>, the run's directory; with replicas of several lr
+        lr<least>to<largest>."""
         problem = self.config["problem"]["_target_"].rsplit(".", 1)[-1]
-        return (
-            f"{self.config['method']}-{problem}-lr{self.config['lr']:g}-seed{self.config['seed']}-{self.hash}"
-        )
+        replicas, lr = self.config["replicas"], f"{self.config['lr']:g}"
+        if isinstance(replicas, Mapping) and (listed := replicas.get("lr")):
+            numbers = sorted({float(value) for value in listed if _is_number(value)})
+            lr = (
+                "to".join(f"{value:g}" for value in dict.fromkeys((numbers[0], numbers[-1])))
+                if numbers
+                else lr
+            )
+        return f"{self.config['method']}-{problem}-lr{lr}-seed{self.config['seed']}-{self.hash}"
 
 
 def check(cfg: DictConfig | Mapping[str, Any], overrides: Sequence[str] = ()) -> Checked:
@@ -187,6 +194,14 @@ def _replicas(value: Any, key: str) -> Any:
     if total > MOST_REPLICAS:
         raise Refusal(f"{key}={value}: {total} replicas; give at most {MOST_REPLICAS}")
     return value
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value of a list is a number, also as a text such as 1e-3, which yaml takes for a word."""
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False
 
 
 def _packages(value: list[Any], key: str) -> list[str]:

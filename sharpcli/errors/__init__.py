@@ -3,9 +3,12 @@ that another process trains, a signal; and a fault of sharp's own, which ends it
 
 from __future__ import annotations
 
+import difflib
 import re
 import signal
+from collections.abc import Sequence
 
+NEAREST = 10  # columns that a message names
 LONG = re.compile(r"[^\s/]{121,}")
 
 
@@ -49,6 +52,12 @@ class NotFinite(FloatingPointError):
 
 class Unreachable(ValueError):
     """A flow in closed form that does not exist at these weights: no interpolator is reached."""
+
+
+def unknown_column(name: str, known: Sequence[str], why: str = "no such column in these runs") -> Refusal:
+    """The refusal of a column, or of an expression in columns, with the nearest of those that are `known`."""
+    near = difflib.get_close_matches(name, known, n=NEAREST, cutoff=0.0)
+    return Refusal(f"{name}: {why}; the nearest columns: {', '.join(near)}")
 
 
 def shortened(text: str) -> str:

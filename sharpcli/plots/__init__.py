@@ -9,7 +9,6 @@ Figures are matplotlib's objects; pyplot's state is never touched.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -21,13 +20,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, NullFormatter
 
-from sharpcli.errors import Refusal
+from sharpcli.errors import Refusal, unknown_column
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito 2008
 MARKERS = ("o", "s", "^", "D")  # of the curves after those that the palette tells apart
 MANY = 6  # curves whose legend is within the axes at most
 SMALLEST_PLAIN, LARGEST_PLAIN = 1e-3, 1e5  # labels of an axis that are written out
-NEAREST = 10  # columns that a message names
 FIRST = (
     "method",
     "problem",
@@ -109,12 +107,11 @@ def column(frame: pd.DataFrame, value: str) -> pd.Series:
     try:
         values: Any = frame.eval(value, engine="python")
     except Exception as problem:  # pandas raises exceptions of many kinds for what it cannot read
-        unknown = re.search(r"name '([^']+)' is not defined", str(problem))
-        came = unknown[1] if unknown else value
+        missing = re.search(r"name '([^']+)' is not defined", str(problem))
         known = [str(c) for c in frame if frame[c].notna().any()]
-        near = difflib.get_close_matches(came, known, n=NEAREST, cutoff=0.0)
-        why = "no such column in these runs" if unknown or value.isidentifier() else "cannot be read"
-        raise Refusal(f"{value}: {why}; the nearest columns: {', '.join(near)}") from None
+        if missing or value.isidentifier():
+            raise unknown_column(missing[1] if missing else value, known) from None
+        raise unknown_column(value, known, "cannot be read") from None
     return values if isinstance(values, pd.Series) else pd.Series(float(values), index=frame.index)
 
 
