@@ -24,7 +24,7 @@ RUNS = [  # the words of a run, and what it measures
     (f"{TINY} model.activation=identity method=sgd optimizer=adam", "norms, preconditioned_sharpness"),
     (f"{TINY} method=central_flow", "scores, central_flow"),
     (
-        "problem=uv method=label_noise steps=40 measure_every=40",
+        "problem=uv method=label_noise batch_size=1 steps=40 measure_every=40",
         "scores, norms, manifold, projected, uv_flow clock=true, least_norm, hessian_rank",
     ),
     ("problem=uv method=sam steps=40 measure_every=40", "sam_flow"),
