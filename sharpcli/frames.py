@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sharpcli.config.identity import dotted
 from sharpcli.config.methods import shown_method
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Complain = Callable[[str], Any]
+T = TypeVar("T")
 
 
 class Names(tuple[str, ...]):
@@ -25,6 +26,14 @@ class Names(tuple[str, ...]):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Names:
         return self
+
+
+class OfRun(NamedTuple):
+    """A run, its settings by their dotted names, and its rows."""
+
+    run: Run
+    settings: Mapping[str, Any]
+    rows: list[Row]
 
 
 def frame_of(runs: Sequence[Run], complain: Complain | None = None, of_layers: bool = False) -> pd.DataFrame:
@@ -38,47 +47,67 @@ def frame_of(runs: Sequence[Run], complain: Complain | None = None, of_layers: b
     """
     import pandas as pd
 
-    rows: list[Row] = []
-    of_runs: list[Mapping[str, Any]] = []  # what holds of all rows of a run
-    which: list[int] = []  # of_runs, for each row
+    told = complain or _refuse
+    gathered: list[OfRun] = []
     notes: list[str] = []
-    settings: dict[str, None] = {}  # in their order
-    for run in runs:
-        try:
-            of_run = settings_of(run)
-            of_its = _rows(run, complain, notes.append)
-            if of_layers:
-                of_its += run.of_layers(complain or _refuse)
-        except Refusal as problem:
-            if complain is None:
-                raise
-            complain(f"{problem}; left out")
-            continue
-        settings |= dict.fromkeys(of_run)
-        which += [len(of_runs)] * len(of_its)
-        rows += of_its
-        of_runs.append(of_run | {"run": run.name, "scores": " ".join(score_names(run))})
-    frame = _joined(of_runs, which, rows) if rows else pd.DataFrame()
+
+    def gather(run: Run) -> None:
+        settings = settings_of(run)
+        rows = run.rows(told, notes.append)
+        if wrong := run.damage():  # after the rows, which are read then
+            raise Refusal(f"{wrong}; the command that made the run mends it")
+        rows += run.of_layers(told) if of_layers else []
+        gathered.append(OfRun(run, settings, rows))
+
+    _each(runs, gather, complain)
+    measured = pd.DataFrame([row for of_run in gathered for row in of_run.rows])
+    if any(_may_be_mixed(measured[name]) for name in measured):
+        gathered = _each(gathered, lambda of_run: _refuse_mixed(of_run.rows, of_run.run.path), complain)
+        measured = pd.DataFrame([row for of_run in gathered for row in of_run.rows])
+    frame = pd.DataFrame() if measured.empty else _joined(gathered, measured)
+    settings = dict.fromkeys(name for of_run in gathered for name in of_run.settings)
     frame.attrs = {"settings": Names(settings), "notes": notes}
     return frame
 
 
-def _joined(of_runs: Sequence[Mapping[str, Any]], which: Sequence[int], rows: Sequence[Row]) -> pd.DataFrame:
+def _each(items: Sequence[T], do: Callable[[T], Any], complain: Complain | None) -> list[T]:
+    """The items with which something can be done. The others are refused, or with `complain` left out."""
+    out = []
+    for item in items:
+        try:
+            do(item)
+            out.append(item)
+        except Refusal as problem:
+            if complain is None:
+                raise
+            complain(f"{problem}; left out")
+    return out
+
+
+def _joined(gathered: Sequence[OfRun], measured: pd.DataFrame) -> pd.DataFrame:
     """The columns of the rows beside those of their runs, the latter built for a run once. Where a row has a
     value of its own (the lr of a replica), that counts."""
+    import numpy as np
     import pandas as pd
 
-    measured = pd.DataFrame(rows)
-    used = dict.fromkeys(which)
-    place = {number: at for at, number in enumerate(used)}
-    about = pd.DataFrame([of_runs[number] for number in used])
-    both = [str(name) for name in about if name in measured]
-    for name in both:
-        of_run = [of_runs[number].get(name, math.nan) for number in which]
-        measured[name] = [row.get(name, value) for row, value in zip(rows, of_run, strict=True)]
-    about = about.take([place[number] for number in which]).reset_index(drop=True)
-    about[both] = measured[both]
-    return pd.concat([about, measured.drop(columns=both)], axis=1)
+    about = pd.DataFrame(
+        [
+            {**of_run.settings, "run": of_run.run.name, "scores": " ".join(score_names(of_run.run))}
+            for of_run in gathered
+            if of_run.rows
+        ]
+    )
+    about = about.take(np.repeat(range(len(about)), [len(of_run.rows) for of_run in gathered if of_run.rows]))
+    about = about.reset_index(drop=True)
+    if "replica" in measured:
+        about["run"] = [
+            f"{of_run.run.name}#{row['replica']}" if "replica" in row else of_run.run.name
+            for of_run in gathered
+            for row in of_run.rows
+        ]
+    for name in [str(name) for name in about if name in measured]:
+        about[name] = [row.get(name, of.settings.get(name, math.nan)) for of in gathered for row in of.rows]
+    return pd.concat([about, measured.drop(columns=list(about), errors="ignore")], axis=1)
 
 
 def frame_of_file(file: Path) -> pd.DataFrame:
@@ -145,13 +174,14 @@ def settings_of(run: Run) -> dict[str, Any]:
     return settings | {"tags": " ".join(said["tags"]), "note": said["note"]}
 
 
-def _rows(run: Run, complain: Complain | None, note: Complain) -> list[Row]:
-    """The rows of a run for a frame. Refuses damaged ones, and a column of both numbers and words."""
-    if wrong := run.damage():
-        raise Refusal(f"{wrong}; the command that made the run mends it")
-    out = run.rows(complain or _refuse, note)
-    _refuse_mixed(out, run.path)
-    return [row | {"run": f"{run.name}#{row['replica']}"} if "replica" in row else row for row in out]
+def _may_be_mixed(column: pd.Series[Any]) -> bool:
+    """Whether a column may hold both numbers and words; seen by its type, where it does not."""
+    import pandas as pd
+
+    return column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) not in (
+        "string",
+        "boolean",
+    )
 
 
 def _refuse_mixed(rows: Sequence[Row], of: Path) -> None:

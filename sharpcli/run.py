@@ -4,6 +4,7 @@ touched."""
 from __future__ import annotations
 
 import json
+import operator
 import os
 import re
 import zlib
@@ -11,11 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from sharpcli.config import former
 from sharpcli.config.identity import hash_of
-from sharpcli.config.plain_yaml import dumped, plain_yaml
+from sharpcli.config.plain_yaml import dumped, plain_yaml, written_yaml
 from sharpcli.errors import InOtherHands, Refusal, printable
 from sharpcli.jsonl import (
     Row,
@@ -29,9 +30,6 @@ from sharpcli.jsonl import (
     writing,
 )
 from sharpcli.jsonl.files import no_link, open_regular, read, sync, truncate
-
-if TYPE_CHECKING:
-    pass
 
 VERSION, READABLE = 2, (1, 2)  # the format that is written, and those that are read: see config/former.py
 LARGEST_FACTS, LARGEST_CONFIG = 64_000_000, 4_000_000  # bytes of provenance.json and of config.yaml
@@ -73,6 +71,7 @@ class Run:
         self.provenance: dict[str, Any] = _facts(self.path)
         self._written: Written | None = None
         self._config_text: bytes | None = None
+        self._as_ended = False  # whether metrics.jsonl was seen to hold what the run had ended with
 
     @classmethod
     def create(
@@ -126,7 +125,8 @@ class Run:
         file = self.path / "config.yaml"
         try:
             text = self._read_config()
-            return plain_yaml(text, bounded=zlib.crc32(text) == self.provenance.get("config_crc32"))
+            as_written = zlib.crc32(text) == self.provenance.get("config_crc32")
+            return (written_yaml if as_written else plain_yaml)(text)
         except OSError as problem:
             raise Refusal(f"{file}: cannot be read ({problem.strerror or problem}); restore it") from None
         except ValueError as problem:
@@ -216,10 +216,14 @@ class Run:
         if (ended := self.provenance.get("rows")) is not None:
             try:
                 data = read(file, ended["bytes"])
-                rows = rows_written(data) if zlib.crc32(data) == ended["crc32"] else None
+                self._as_ended = Written(len(data), zlib.crc32(data)) == Written(
+                    ended["bytes"], ended["crc32"]
+                )
+                rows = rows_written(data) if self._as_ended else None
             except OSError:
                 pass  # read_rows says what it is
-        return [former.row(row) for row in (read_rows(file)[0] if rows is None else rows)]
+        rows = read_rows(file)[0] if rows is None else rows
+        return [former.row(row) if "lr" in row else row for row in rows]
 
     def logged_before(self, offset: int) -> list[Row]:
         """The rows in the first `offset` bytes of metrics.jsonl; none where a line of them is no row."""
@@ -233,10 +237,13 @@ class Run:
         A measure's columns are of one number of examples: of that on which it was measured at the most steps,
         the larger of two. Its numbers of other examples are left out, and `note` is told so.
         """
-        joined = {(row["step"], row.get("replica", 0)): row for row in self.logged()}
+        logged = self.logged()
         measured, wrong = self._measured()
         if wrong:
             complain(wrong)
+        if not measured and _in_order(logged):
+            return logged
+        joined = {(row["step"], row.get("replica", 0)): row for row in logged}
         if not measured:
             return [joined[at] for at in sorted(joined)]
         # rows of some parameters alone are not the network's numbers
@@ -649,13 +656,23 @@ def run_at(path: Path, complain: Complain = _say_nothing) -> Run | None:
     try:
         if path.is_symlink():
             path.stat()  # raises where it leads nowhere, or back to itself
-        if path.is_dir() and any(inside.name in FILES for inside in path.iterdir()):
+        if path.is_dir() and any(_is_inside(path, name) for name in FILES):
             return Run(path)
     except OSError as problem:
         complain(f"{printable(str(path))}: cannot be read ({problem.strerror or problem}); left out")
     except Refusal as problem:
         complain(f"{problem}; left out")
     return None
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    """Whether a folder holds a file of this name, even a link that leads nowhere; raises OSError for a folder
+    that cannot be read."""
+    try:
+        (folder / name).lstat()
+        return True
+    except FileNotFoundError:
+        return False
 
 
 def labels(path: Path) -> dict[str, Any]:
@@ -760,6 +777,12 @@ def find_all(words: Sequence[str], runs_dir: Path, complain: Complain = _say_not
         for run in found:
             out.setdefault(run.path.resolve(), run)
     return list(out.values())
+
+
+def _in_order(rows: Sequence[Row]) -> bool:
+    """Whether each row is of a later step than the row before, as all are but those of replicas."""
+    steps = [row["step"] for row in rows]
+    return all(map(operator.lt, steps, steps[1:]))
 
 
 def _examples_measured(rows: Iterable[Row]) -> dict[str, int]:

@@ -1,8 +1,10 @@
 """What a user keeps of runs, throws away, makes once more and hands on; and the index of a folder."""
 
 import json
+import math
 import os
 import shutil
+import signal
 import time
 
 import pandas as pd
@@ -10,6 +12,8 @@ import pytest
 from conftest import TINY
 
 from sharpcli.commands import index
+from sharpcli.commands.processes import in_processes
+from sharpcli.errors import Refusal
 from sharpcli.frames import frame_of
 from sharpcli.run import in_directory
 
@@ -158,6 +162,60 @@ def test_wrong_words_of_an_export_are_one_line(sharp, folder, runs):
     assert "no run meets it" in sharp("export", "runs", "where", "lr > 9", "-o", "x.csv").refusal
     assert not list(folder.glob("*.csv")) and not list(folder.glob(".*part"))
     assert "nearest" in sharp("export", "runs", "where", "lrr > 9", "-o", "x.csv").refusal
+
+
+def test_processes_give_what_one_gives(sharp, folder, runs, monkeypatch):
+    assert sharp("train", "problem=uv", "steps=4").code == 0
+    (folder / "runs" / runs[2] / "metrics.jsonl").write_text("{}\n")
+    old(folder)
+    whole = sharp("export", "runs", "-o", "whole.csv"), sharp("export", "runs", "-o", "whole.parquet")
+    listed = sharp("ls", "--json")
+    (folder / "runs" / index.FILE).unlink()
+    monkeypatch.setattr("sharpcli.commands.export.AT_ONCE", 1)
+    monkeypatch.setattr("sharpcli.commands.index.AT_ONCE", 1)
+    monkeypatch.setattr("sharpcli.commands.processes._cores", lambda: 2)
+    parts = sharp("export", "runs", "-o", "parts.csv"), sharp("export", "runs", "-o", "parts.parquet")
+    assert [said.code for said in (*whole, *parts)] == [0] * 4
+    assert all(said.err.count("is no row") == 1 for said in (*whole, *parts))  # each process tells of its own
+    # the columns of the pieces differ, and come in the order in which they first do
+    first, second = pd.read_csv("whole.csv"), pd.read_csv("parts.csv")
+    assert list(first) != list(frame_of(in_directory(folder / "runs")[:1]))
+    pd.testing.assert_frame_equal(first, second[list(first)])
+    first, second = pd.read_parquet("whole.parquet"), pd.read_parquet("parts.parquet")
+    first, second = (table.dropna(axis=1, how="all") for table in (first, second[list(first)]))
+    pd.testing.assert_frame_equal(first, second, check_dtype=False)
+    again = sharp("ls", "--json")
+    assert again.out == listed.out and again.err == listed.err and "damaged" in again.out
+
+
+def test_a_process_that_is_ended_from_outside_is_one_line(monkeypatch):
+    monkeypatch.setattr("sharpcli.commands.processes._cores", lambda: 2)
+    assert list(in_processes(abs, [-3, 2, -1, 0, 5])) == [3, 2, 1, 0, 5]
+    with pytest.raises(Refusal, match="ended from outside"):
+        list(in_processes(os._exit, [9, 9, 9, 9]))
+    with pytest.raises(ValueError, match="math domain error"):  # ours, and shown as ours
+        list(in_processes(math.sqrt, [1, 1, -1, 1, 1]))
+
+
+def test_an_export_that_is_interrupted_leaves_nothing(folder, runs, process):
+    (folder / "out").mkdir()
+    (folder / "out" / "all.csv").write_text("as before")
+    row = (folder / "runs" / runs[0] / "metrics.jsonl").read_text().splitlines()[-1]
+    for number in range(800):
+        shutil.copytree(folder / "runs" / runs[0], copy := folder / "many" / f"copy{number}")
+        facts = json.loads((copy / "provenance.json").read_text())
+        (copy / "provenance.json").write_text(json.dumps({k: v for k, v in facts.items() if k != "rows"}))
+        lines = (json.dumps(json.loads(row) | {"step": step}) for step in range(200))
+        (copy / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    child = process("export", "many", "-o", "out/all.csv")
+    until = time.time() + 60
+    while not list((folder / "out").glob(".all.csv.*/0.csv")) and time.time() < until:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130 and "out/all.csv is as it was before" in err
+    assert [file.name for file in (folder / "out").iterdir()] == ["all.csv"]
+    assert (folder / "out" / "all.csv").read_text() == "as before"
 
 
 # --- the index ---

@@ -13,7 +13,7 @@ from sharpcli.commands.completion import complete
 from sharpcli.config import paths
 from sharpcli.config.check import check
 from sharpcli.config.folders import options
-from sharpcli.config.plain_yaml import dumped
+from sharpcli.config.plain_yaml import dumped, plain_yaml, written_yaml
 from sharpcli.config.quoting import TEXTS, marks, parsed, quoted
 from sharpcli.config.settings import GROUPS
 from sharpcli.config.sweep import is_sweep, sweep
@@ -418,3 +418,26 @@ def test_an_option_may_be_asked_for_as_it_is_chosen(sharp):
 def test_completion_survives_what_was_typed_before(before):
     assert isinstance(complete("optimizer.rh", [before]), list)
     assert complete("optimizer=sa", [before]) in (["optimizer=sam"], [])
+
+
+def test_a_config_read_setting_by_setting_is_the_same():
+    inner = {"names": ["a: b", "- c", "#d"], "none": None, "deep": {"x": [1, [2.5, True]], "y": {}}}
+    values = {
+        "first": "two\nlines:\nx: 3\n",
+        "second": "long " * 60,
+        "third": [1, {"a": "b"}],
+        "fourth": inner,
+        "x y": "a key that is no name",
+        "seed": 1,
+        "lr": 1e-5,
+        "empty": [],
+        "quoted": "'it''s': \"x\"",
+        "hash": "45303e66",
+    }
+    for chosen in (values, {k: v for k, v in values.items() if " " not in k}, {"a": inner, "b": inner}, {}):
+        text = dumped(chosen).encode()
+        assert written_yaml(text) == plain_yaml(text) == chosen
+        assert list(written_yaml(text)) == list(chosen)
+    read = written_yaml(dumped({"model": {"widths": [1, 2]}}).encode())
+    read["model"]["widths"].append(3)  # no other run's
+    assert written_yaml(dumped({"model": {"widths": [1, 2]}}).encode()) == {"model": {"widths": [1, 2]}}

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from sharpcli.commands.processes import in_processes
 from sharpcli.commands.report import complain
-from sharpcli.errors import Refusal
+from sharpcli.errors import Interrupted, Refusal, signals
 from sharpcli.frames import frame_of, meeting
 from sharpcli.jsonl import writing
-from sharpcli.run import Run, find_all
+from sharpcli.run import Run, find_all, run_at
 from sharpcli.trackers import NAMES, tracker
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TABLES = (".parquet", ".csv")
-AT_ONCE = 100  # runs whose rows are in memory together
+AT_ONCE = 100  # runs whose rows are in the memory of a process together
 
 
 def to_file(names: Sequence[str], where: str | None, out: Path | None, runs_dir: Path) -> str:
@@ -31,75 +34,136 @@ def to_file(names: Sequence[str], where: str | None, out: Path | None, runs_dir:
         raise Refusal(f"-o {out}: give a file that ends in {' or '.join(TABLES)}, or --to TRACKER")
     runs = find_all(names, runs_dir, complain)
     half = out.with_name(f".{out.name}.part")
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            rows = (_parquet if out.suffix.lower() == ".parquet" else _csv)(runs, where, half)
-            if not rows:
-                raise Refusal(f"where {where}: no run meets it" if where else "the runs have no row yet")
-            half.replace(out)
-        finally:
-            half.unlink(missing_ok=True)
-    return f"{out}: {rows} rows of {len(runs)} runs"
-
-
-def _pieces(runs: Sequence[Run], where: str | None) -> Iterator[pd.DataFrame]:
-    """Frames of some hundred runs each, of plain values."""
-    for start in range(0, len(runs), AT_ONCE):
-        frame = frame_of(runs[start : start + AT_ONCE], complain)
-        if where is not None and not frame.empty:
-            frame = meeting(frame, where, needs_rows=False)
-        if frame.empty:
-            continue
-        for name in frame:
-            if frame[name].dtype == object:
-                frame[name] = [json.dumps(v) if isinstance(v, list) else v for v in frame[name]]
-        yield frame
-
-
-def _csv(runs: Sequence[Run], where: str | None, file: Path) -> int:
-    """One pass for the columns, another to write them."""
-    columns: dict[str, None] = {}
-    for frame in _pieces(runs, where):
-        columns |= dict.fromkeys(map(str, frame))
-    rows = 0
-    with file.open("w", encoding="utf-8", newline="") as opened:
-        for frame in _pieces(runs, where):
-            frame.reindex(columns=list(columns)).to_csv(opened, index=False, header=not rows)
-            rows += len(frame)
-    return rows
-
-
-def _parquet(runs: Sequence[Run], where: str | None, file: Path) -> int:
-    """Pieces in files of their own, then one file of the columns and types of all."""
+    is_parquet = out.suffix.lower() == ".parquet"
+    if is_parquet:
+        _refuse_without_pyarrow()
     try:
-        import pyarrow
-        import pyarrow.parquet
+        with writing(out), signals.raised():
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+                pieces = list(_pieces(runs, where, Path(folder), out.suffix.lower()))
+                if not pieces:
+                    raise Refusal(f"where {where}: no run meets it" if where else "the runs have no row yet")
+                (_join_parquet if is_parquet else _join_csv)(pieces, half)
+            half.replace(out)
+    except KeyboardInterrupt as interrupt:
+        signum = signals.number_of(interrupt)
+        raise Interrupted(f"{signals.how(signum)}; {out} is as it was before", signum) from None
+    finally:
+        half.unlink(missing_ok=True)
+    return f"{out}: {sum(piece.rows for piece in pieces)} rows of {len(runs)} runs"
+
+
+class Piece(NamedTuple):
+    """The rows of some runs in a file of their own."""
+
+    file: Path
+    rows: int
+    columns: list[str]
+
+
+class _Task(NamedTuple):
+    """What a process does for a piece: it reads runs and writes the file."""
+
+    runs: list[Path]
+    where: str | None
+    file: Path
+
+
+def _pieces(runs: Sequence[Run], where: str | None, folder: Path, ending: str) -> Iterator[Piece]:
+    """Files of the rows of some hundred runs each, in order, without those that have none."""
+    tasks = [
+        _Task([run.path for run in runs[at : at + AT_ONCE]], where, folder / f"{at}{ending}")
+        for at in range(0, len(runs), AT_ONCE)
+    ]
+    for piece, said in in_processes(_written, tasks):
+        for message in said:
+            complain(message)
+        if piece.rows:
+            yield piece
+
+
+def _written(task: _Task) -> tuple[Piece, list[str]]:
+    """A piece of plain values, and what there is to complain of in its runs."""
+    said: list[str] = []
+    runs = [run for path in task.runs if (run := run_at(path, said.append)) is not None]
+    frame = frame_of(runs, said.append)
+    if task.where is not None and not frame.empty:
+        frame = meeting(frame, task.where, needs_rows=False)
+    for name in frame:
+        if frame[name].dtype == object:
+            frame[name] = [json.dumps(v) if isinstance(v, list) else v for v in frame[name]]
+    if not frame.empty:
+        if task.file.suffix == ".parquet":
+            import pyarrow
+            import pyarrow.parquet
+
+            table = pyarrow.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
+            pyarrow.parquet.write_table(table, task.file, compression="lz4")
+        else:
+            _write_csv(frame, task.file)
+    return Piece(task.file, len(frame), list(map(str, frame))), said
+
+
+def _write_csv(frame: pd.DataFrame, file: Path) -> None:
+    """As `to_csv` writes it, byte for byte, in a quarter of the time."""
+    cells = [
+        column.astype(object).where(column.notna(), None).tolist() if column.hasnans else column.tolist()
+        for _, column in frame.items()
+    ]
+    with file.open("w", encoding="utf-8", newline="") as opened:
+        writer = csv.writer(opened, lineterminator="\n")
+        writer.writerow(frame)
+        writer.writerows(zip(*cells, strict=True))
+
+
+def _refuse_without_pyarrow() -> None:
+    try:
+        import pyarrow.parquet  # noqa: F401
     except ImportError:
         raise Refusal(
             "-o FILE.parquet: needs pyarrow; pip install 'sharpcli[parquet]', or write a .csv"
         ) from None
-    pieces: list[Path] = []
-    schemas = []
-    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".export-") as folder:
-        for frame in _pieces(runs, where):
-            table = pyarrow.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
-            pieces.append(Path(folder) / f"{len(pieces)}.parquet")
-            schemas.append(table.schema)
-            pyarrow.parquet.write_table(table, pieces[-1], compression="lz4")
-        if not pieces:
-            return 0
-        schema = pyarrow.unify_schemas(schemas, promote_options="permissive")
-        rows = 0
-        with pyarrow.parquet.ParquetWriter(file, schema, compression="zstd") as writer:
-            for piece in pieces:
-                table = pyarrow.parquet.read_table(piece)
-                missing = [field for field in schema if field.name not in table.schema.names]
-                for field in missing:
-                    table = table.append_column(field, pyarrow.nulls(len(table), field.type))
-                writer.write_table(table.select(schema.names).cast(schema))
-                rows += len(table)
-    return rows
+
+
+def _join_csv(pieces: Sequence[Piece], file: Path) -> None:
+    """One file of the columns of all pieces, in the order in which they first come."""
+    import pandas as pd
+
+    columns = list(dict.fromkeys(name for piece in pieces for name in piece.columns))
+    with file.open("wb") as out:
+        for number, piece in enumerate(pieces):
+            if piece.columns == columns:
+                with piece.file.open("rb") as opened:
+                    first = opened.readline()
+                    out.write(b"" if number else first)
+                    shutil.copyfileobj(opened, out)
+            else:  # as text: what a piece says is not to be rounded or taken for another type
+                frame = pd.read_csv(piece.file, dtype=str, keep_default_na=False)
+                frame.reindex(columns=columns).to_csv(out, index=False, header=not number)
+            piece.file.unlink()
+
+
+def _join_parquet(pieces: Sequence[Piece], file: Path) -> None:
+    """One file of the columns and types of all pieces."""
+    import pyarrow
+    import pyarrow.parquet
+
+    schemas = [pyarrow.parquet.read_schema(piece.file) for piece in pieces]
+    schema = pyarrow.unify_schemas(schemas, promote_options="permissive")
+    words = [field.name for field in schema if field.type in (pyarrow.string(), pyarrow.large_string())]
+    for name in words:  # few and often repeated: read and written as numbers of a list, in half of the time
+        as_numbers = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
+        schema = schema.set(schema.get_field_index(name), pyarrow.field(name, as_numbers))
+    # without Arrow's own schema beside Parquet's, they are strings for whoever reads the file
+    with pyarrow.parquet.ParquetWriter(file, schema, compression="zstd", store_schema=False) as writer:
+        for piece in pieces:
+            table = pyarrow.parquet.read_table(piece.file, read_dictionary=words)
+            missing = [field for field in schema if field.name not in table.schema.names]
+            for field in missing:
+                table = table.append_column(field, pyarrow.nulls(len(table), field.type))
+            writer.write_table(table.select(schema.names).cast(schema))
+            piece.file.unlink()
 
 
 def export(names: Sequence[str], kind: str, folder: Path | None, runs_dir: Path) -> list[str]:

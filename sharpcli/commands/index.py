@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sharpcli import __version__
+from sharpcli.commands.processes import in_processes
 from sharpcli.errors import Refusal
 from sharpcli.frames import settings_of
 from sharpcli.jsonl import replace
@@ -23,6 +24,7 @@ from sharpcli.run import FILES, LABELS, Run, run_at
 
 FILE = ".index.json"
 MOST = 2**30  # bytes of an index that is read
+AT_ONCE = 500  # runs that a process reads at a time
 SETTLED = 2.0  # seconds after which a file's time of change tells two changes apart
 OVER = ("complete", "diverged")
 Stamp = list[list[int] | None]
@@ -37,21 +39,20 @@ def records(folder: Path, complain: Callable[[str], Any]) -> list[dict[str, Any]
     except OSError as problem:
         complain(f"{folder}: cannot be read ({problem.strerror or problem})")
         return []
+    stamps = {name: stamp for name in names if any(stamp := _stamp(f"{folder}/{name}"))}
+    unknown = [name for name, stamp in stamps.items() if name not in known or known[name][0] != stamp]
+    pieces = [
+        [folder / name for name in unknown[at : at + AT_ONCE]] for at in range(0, len(unknown), AT_ONCE)
+    ]
+    read_anew = (run for piece in in_processes(_read_runs, pieces) for run in piece)
     entries: dict[str, tuple[Stamp, dict[str, Any]]] = {}
     out, changed = [], False
-    for name in names:
-        stamp = _stamp(f"{folder}/{name}")
-        if not any(stamp):
+    for name, stamp in stamps.items():
+        if name in known and known[name][0] == stamp:
+            entries[name] = known[name]
+            out.append(known[name][1])
             continue
-        before = known.get(name)
-        if before is not None and before[0] == stamp:
-            entries[name] = before
-            out.append(before[1])
-            continue
-        said: list[str] = []
-        tell = said.append
-        run = run_at(folder / name, tell)
-        row = None if run is None else record(run, tell)
+        row, said = next(read_anew)
         for message in said:
             complain(message)
         if row is None:
@@ -63,6 +64,16 @@ def records(folder: Path, complain: Callable[[str], Any]) -> list[dict[str, Any]
             changed = True
     if changed or len(entries) != len(known):
         _write(folder / FILE, entries)
+    return out
+
+
+def _read_runs(paths: Sequence[Path]) -> list[tuple[dict[str, Any] | None, list[str]]]:
+    """The record of each run, None where it cannot be read, and what there is to complain of."""
+    out = []
+    for path in paths:
+        said: list[str] = []
+        run = run_at(path, said.append)
+        out.append((None if run is None else record(run, said.append), said))
     return out
 
 

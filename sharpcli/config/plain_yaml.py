@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -14,15 +15,16 @@ NUMBERLIKE = re.compile(
     r"[-+.]?\d[\d_.:]*([eE][-+]?\d+)?|0[xXoObB]\w+|[-+]?\.?(inf|nan)|true|false|null|y|n|yes|no|on|off", re.I
 )
 DEEPEST, MOST = 50, 100_000  # levels of nesting, and values
+SETTING = re.compile(rb"^(?=[A-Za-z_][A-Za-z0-9_]*:)", re.M)  # where a setting of the outermost level begins
+REMEMBERED = 1000  # settings with their values: runs of a sweep share most of them
 
 
-def plain_yaml(text: bytes, bounded: bool = False) -> dict[str, Any]:
+def plain_yaml(text: bytes) -> dict[str, Any]:
     """The mapping that a text of yaml holds. Raises ValueError for anything else: what is no yaml, no mapping
-    with words as keys, nested too deeply, or of too many values. `bounded`: the text is one that `dumped`
-    wrote, and the last two are not looked for, which takes as long as the reading."""
+    with words as keys, nested too deeply, or of too many values."""
     try:
         depth = 0
-        for event in yaml.parse(text, Loader=Loader) if not bounded and _may_be_deep(text) else ():
+        for event in yaml.parse(text, Loader=Loader) if _may_be_deep(text) else ():
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:
                 raise ValueError(f"nested more than {DEEPEST} deep")
@@ -35,9 +37,35 @@ def plain_yaml(text: bytes, bounded: bool = False) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ValueError("no mapping from settings to their values")
-    if not bounded and _count(values, {}, 0) > MOST:
+    if _count(values, {}, 0) > MOST:
         raise ValueError(f"more than {MOST} values")
     return values
+
+
+def written_yaml(text: bytes) -> dict[str, Any]:
+    """The mapping that a text holds of which it is known, by a sum over its bytes, that `dumped` wrote it;
+    otherwise as `plain_yaml`. Each setting is read by itself and remembered: the configs of a sweep differ in
+    few, and to read yaml takes most of the time in which thousands of runs are listed."""
+    first, *settings = SETTING.split(text)
+    if first or b"&" in text:  # an anchor of one setting may be meant in another
+        return plain_yaml(text)
+    out: dict[str, Any] = {}
+    for setting in settings:
+        for key, value in _setting(setting).items():
+            out[key] = _copied(value)
+    return out
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _setting(text: bytes) -> dict[str, Any]:
+    return plain_yaml(text)
+
+
+def _copied(value: Any) -> Any:
+    """Nested values that a caller may change."""
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return [_copied(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _may_be_deep(text: bytes) -> bool:

@@ -1,0 +1,61 @@
+"""Reading thousands of runs in several processes of this machine, for a command alone: a process that Python
+starts reads the user's script again, which a library must not do."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import TypeVar
+
+from sharpcli.errors import Refusal, signals
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+MOST = 8  # processes: more wait for the disk
+
+
+def in_processes(
+    work: Callable[[Piece], Result], pieces: Sequence[Piece], least: int = 4
+) -> Iterator[Result]:
+    """`work` of every piece, in order, in as many processes as there are cores; in this one where there are
+    fewer than `least` pieces, since a process takes half a second to start. `work` is a function of a module,
+    and it, its pieces and its results can be pickled. Refuses to go on where a process was ended from
+    outside."""
+    processes = min(_cores(), MOST, len(pieces))
+    if processes < 2 or len(pieces) < least:
+        yield from map(work, pieces)
+        return
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_begin)
+    ahead: deque[Future[Result]] = deque()
+    try:
+        for piece in pieces:
+            ahead.append(pool.submit(work, piece))
+            if len(ahead) > 2 * processes:  # results that wait take memory
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    except BrokenProcessPool:
+        raise Refusal(
+            "a process that read runs was ended from outside, as by a system that runs out of memory; give "
+            "fewer runs"
+        ) from None
+    except (GeneratorExit, KeyboardInterrupt):
+        signals.end_workers()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started the process ends it, by SIGTERM
+    signals.follow_parent()
+
+
+def _cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
