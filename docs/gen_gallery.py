@@ -46,7 +46,8 @@ TOYS = """\
 sharp train problem=uv problem.instance=0 problem.start=0.5 method=label_noise objective.label_noise.delta=0.5 batch_size=1 replacement=true \
 lr=0.01,0.02 steps=40000 measure=[scores,trace,uv_flow,norms] measure_every="log 60" -m
 sharp plot phases runs -o phases.png
-sharp plot recovery runs -o recovery.png"""
+sharp plot recovery runs -o recovery.png
+sharp plot learned runs -o learned.png"""
 
 SECTIONS = (
     (

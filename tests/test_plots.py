@@ -11,6 +11,8 @@ from conftest import TINY
 from matplotlib.colors import to_hex
 from scipy.stats import kendalltau
 
+from sharpcli.commands.landscapes import Asked
+from sharpcli.commands.learned import entries
 from sharpcli.commands.tables import as_text, cell
 from sharpcli.config.check import check
 from sharpcli.config.methods import shown_method
@@ -24,6 +26,7 @@ from sharpcli.plots.compare import compare
 from sharpcli.plots.density import density
 from sharpcli.plots.grid import grid
 from sharpcli.plots.layers import layers
+from sharpcli.plots.learned import learned
 from sharpcli.plots.looks import LOOKS
 from sharpcli.plots.loss import loss
 from sharpcli.plots.scatter import interval, scatter
@@ -386,6 +389,46 @@ def test_a_plot_without_its_measure_names_the_command(sharp, folder):
     assert sharp("train", *SHORT).code == 0
     for name in ("noise", "alignment", "recovery", "phases", "layers", "density"):
         assert "sharp measure gd-" in sharp("plot", name, "runs").refusal
+
+
+@pytest.mark.parametrize(
+    "problem", ["uv", "hadamard", "squares", "matrix_sensing", "uv problem.instance=3 seed=1,2"]
+)
+def test_learned_draws_the_entries_whose_error_is_the_logged_one(sharp, folder, problem):
+    words = (f"problem={problem}".split(), "lr=0.01", "steps=8", "measure=[scores]", "measure_every=4")
+    sweep = ("-m",) if "," in problem else ()
+    assert sharp("train", *words[0], *words[1:], "checkpoint_every=4", "threads=1", *sweep).code == 0
+    assert sharp("plot", "learned", "runs", "-o", "x.png").code == 0
+    runs = in_directory(folder / "runs")
+    for step in (4, None):
+        frame = entries(asked=Asked(runs, [], []), step=step)
+        fig = learned(frame, most=1000)
+        truth, *dots, _ = fig.axes[0].lines
+        for run, line in zip(runs, dots, strict=True):
+            off = np.linalg.norm(line.get_ydata() - truth.get_ydata()) / np.linalg.norm(truth.get_ydata())
+            row = next(row for row in run.logged() if row["step"] == (step or 8))
+            expected = row["recovery_error"] if problem == "matrix_sensing" else row["recovery_error"] ** 0.5
+            assert off == pytest.approx(expected, rel=1e-6)
+        assert (np.diff(np.abs(truth.get_ydata())) <= 0).all()
+    few = learned(frame, most=5).axes[0]
+    assert len(few.lines[1].get_ydata()) == 5 and "the first 5 of " in few.get_xlabel()
+
+
+def test_learned_draws_each_of_several_truths(sharp, folder):
+    words = ("problem=uv", "lr=0.01", "steps=4", "problem.instance=0,1", "-m")
+    assert sharp("train", *words).code == 0
+    frame = entries(asked=Asked(in_directory(folder / "runs"), [], []), step=None)
+    lines = learned(frame, most=1000).axes[0].lines[:-1]
+    colours = [line.get_color() for line in lines]
+    assert colours[0] == colours[1] != colours[2] == colours[3]
+    for line, (_, rows) in zip(lines[::2], frame.groupby("run", sort=False), strict=True):
+        assert sorted(line.get_ydata()) == sorted(rows["truth"])
+    assert sharp("train", *SHORT).code == 0
+    assert "log recovery_error" in sharp("plot", "learned", "gd-network").err
+    several = sharp("plot", "learned", "runs", "-o", "x.png")
+    assert several.code == 0 and "gd-network" in several.err and "left out" in several.err
+    assert "most=0" in sharp("plot", "learned", "runs", "most=0").err
+    assert "has checkpoints at 0, 4" in sharp("plot", "learned", rows["run"].iloc[0], "step=3").refusal
 
 
 def test_layers_draws_what_was_measured_by_layer(sharp, folder):

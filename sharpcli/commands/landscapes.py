@@ -92,7 +92,7 @@ class Asked:
     ) -> tuple[Experiment, list[tuple[int, Tensor]]]:
         """The experiment of the first run or file, and the step and weights of each point. Refuses networks
         of other sizes or data, and where `every` point is needed a checkpoint that cannot be read."""
-        subjects = list(self._subjects(steps, group))
+        subjects = list(self.subjects(steps, group))
         weights = [(p.step, p.w) for subject in subjects for p in subject.points]
         _alike(subjects)
         wanted = len(self.files) + sum(map(len, steps.values()))
@@ -102,7 +102,7 @@ class Asked:
             )
         return subjects[0].experiment, weights
 
-    def _subjects(self, steps: Mapping[Path, Sequence[int]], group: Processes) -> Iterator[Subject]:
+    def subjects(self, steps: Mapping[Path, Sequence[int]], group: Processes) -> Iterator[Subject]:
         """Each run at its steps, and each file, as for `sharp measure`."""
         for run in self.runs:
             again = checked_again(run, [*self.overrides, "measure=[scores]"])
@@ -193,7 +193,7 @@ def plane(
     name = at[0][0].name
     if len(answer.rows) == points**dimensions and answer.about is not None:
         return answer.frame(name)
-    with _Computing() as group:
+    with Computing() as group:
         import torch
 
         from sharpcli.engine.landscapes import chosen, losses_at
@@ -286,7 +286,7 @@ def path(
     kinds = [(curve, is_matched) for is_matched in ((False, True) if match else (False,)) for curve in curves]
     if len(answer.rows) == points * len(kinds) and answer.about is not None:
         return answer.frame(name)
-    with _Computing() as group:
+    with Computing() as group:
         from sharpcli.engine.landscapes import fitted, matched_to
         from sharpcli.landscape import paths
 
@@ -315,7 +315,7 @@ def path(
     return answer.frame(name)
 
 
-class _Computing(ExitStack):
+class Computing(ExitStack):
     """Within it signals are raised and say that what is computed is kept; it gives the group of processes."""
 
     def __enter__(self) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor
 from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
 from sharpcli.problems.compiled import CompiledToy, descend, output, pull
-from sharpcli.problems.problem import Problem
+from sharpcli.problems.problem import Problem, Recovery
 from sharpcli.problems.regression import layout, regression, signs, sparsest, start_around, users_examples
 from sharpcli.rng import generator
 
@@ -54,6 +54,7 @@ def hadamard(
         },
         better={"recovery_error": "lower"},
         norms=lambda w: {"l1_norm": float(vector(w).abs().sum())},
+        recovery=Recovery(beta, vector),
     )
 
 
@@ -90,6 +91,7 @@ def squares(
             "recovery_error": float((w.square() - beta.to(w)).square().sum() / beta.square().sum())
         },
         better={"recovery_error": "lower"},
+        recovery=Recovery(beta, torch.square),
         norms=lambda w: {"l1_norm": float(w.square().sum())},
     )
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
 from sharpcli.problems.compiled import CompiledToy, output, pull
-from sharpcli.problems.problem import Problem
+from sharpcli.problems.problem import Problem, Recovery
 from sharpcli.problems.regression import layout, normal, regression, users_examples
 from sharpcli.theory.convex import least_nuclear, least_trace
 
@@ -114,6 +114,7 @@ def matrix(
         better={"recovery_error": "lower"},
         norms=norms,
         least_norm=least_norm,
+        recovery=Recovery(truth, product),
     )
 
 

@@ -45,6 +45,15 @@ class ClosedFlows:
 
 
 @dataclass(frozen=True)
+class Recovery:
+    """What the data of a problem were made of, and what weights say that it is: the `truth`, a vector [d] or
+    a matrix [d, d], and `of(w)`, that which w [D] stands for, of the same shape."""
+
+    truth: Tensor
+    of: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
 class Problem:
     """A toy and a CIFAR ResNet are both this.
 
@@ -59,9 +68,9 @@ class Problem:
     is the share of a surface's examples that are classified wrongly, where there are classes; `norms(w)` what
     a model's own structure defines.
 
-    What is known in closed form a problem supplies itself: `flows`, and `least_norm(w, positive)`, named
-    numbers about the solutions of least norm. `compiled` is the same loss as compiled functions, where a toy
-    has them.
+    What is known in closed form a problem supplies itself: `flows`, `least_norm(w, positive)`, named numbers
+    about the solutions of least norm, and the `recovery` of what its data were made of. `compiled` is the
+    same loss as compiled functions, where a toy has them.
     """
 
     w0: Tensor
@@ -80,6 +89,7 @@ class Problem:
     norms: Callable[[Tensor], dict[str, float]] = lambda w: {}
     flows: ClosedFlows | None = None
     least_norm: Callable[[Tensor, bool], dict[str, float]] | None = None
+    recovery: Recovery | None = None
     compiled: CompiledToy | None = None
 
     @property
@@ -112,6 +122,7 @@ class Problem:
                 [next(parts) if name in chosen else p for name, p in zip(names, pieces, strict=True)]
             )
 
+        known = self.recovery
         return Problem(
             w0=torch.cat(kept),
             examples=self.examples,
@@ -124,4 +135,5 @@ class Problem:
             tests=self.tests,
             fewest=self.fewest,
             error=self.error,
+            recovery=None if known is None else Recovery(known.truth, lambda u: known.of(embed(u))),
         )

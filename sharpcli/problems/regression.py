@@ -15,7 +15,7 @@ from sharpcli.errors import Refusal
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.losses.half_squared import half_squared
 from sharpcli.problems.minibatches import chunks
-from sharpcli.problems.problem import Better, ClosedFlows, Problem
+from sharpcli.problems.problem import Better, ClosedFlows, Problem, Recovery
 from sharpcli.rng import generator
 from sharpcli.theory.convex import least_l1
 
@@ -40,6 +40,7 @@ def regression(
     norms: Scores = lambda w: {},
     flows: ClosedFlows | None = None,
     least_norm: Callable[[Tensor, bool], dict[str, float]] | None = None,
+    recovery: Recovery | None = None,
     joint: bool = False,
 ) -> Problem:
     """The problem L(w) = (1/2n) sum_i (predict(w, x_i) - y_i)^2 with x [n, ...], y [n, 1] and predict(w, x)
@@ -65,6 +66,7 @@ def regression(
         norms=norms,
         flows=flows,
         least_norm=least_norm,
+        recovery=recovery,
         compiled=compiled,
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
 from sharpcli.problems.compiled import CompiledToy, descend, output, pull
-from sharpcli.problems.problem import ClosedFlows, Problem
+from sharpcli.problems.problem import ClosedFlows, Problem, Recovery
 from sharpcli.problems.regression import (
     layout,
     normal,
@@ -102,6 +102,7 @@ def uv(
         norms=lambda w: {"l1_norm": float(vector(w).abs().sum())},
         flows=_flows(x, y[:, 0]),
         least_norm=least_norm,
+        recovery=Recovery(beta, vector),
     )
 
 
