@@ -128,22 +128,22 @@ def rows_written(data: bytes) -> list[Row] | None:
         rows = orjson.loads(b"[" + data[:-1].replace(b"\n", b",") + b"]")
     except orjson.JSONDecodeError:
         return None
-    flat = data.count(b"{") == lines  # no object within another
-    return rows if len(rows) == lines and all(map(_has_step if flat else _is_row, rows)) else None
+    if len(rows) != lines or set(map(type, rows)) != {dict}:
+        return None
+    if data.count(b"{") == lines and b'"replica"' not in data:  # no object within another: the steps remain
+        steps = [row.get("step", -1) for row in rows]
+        return rows if set(map(type, steps)) == {int} and min(steps) >= 0 else None
+    return rows if all(map(_is_row, rows)) else None
 
 
 def _is_row(row: Any) -> bool:
     """Whether a value is a row without `provenance`, as nearly all are."""
-    return _has_step(row) and dict not in set(map(type, row.values()))
-
-
-def _has_step(row: Any) -> bool:
-    """Whether a value has the step of a row, and its replica where it has any."""
     return (
         type(row) is dict
-        and type(step := row.get("step")) is int
-        and step >= 0
+        and type(row.get("step")) is int
+        and row["step"] >= 0
         and ("replica" not in row or is_count(row["replica"]))
+        and dict not in set(map(type, row.values()))
     )
 
 
