@@ -5,13 +5,24 @@ import itertools
 import pytest
 import torch
 
+from sharpcli.config.build import Part
 from sharpcli.errors import Refusal
-from sharpcli.optimizers import base_edge, columns, edge, preconditioner
+from sharpcli.optimizers import base_edge, columns, edge, flow_step, preconditioner, shaped
+from sharpcli.optimizers.adamw import AdamW
+from sharpcli.optimizers.clipping import Clipping
 from sharpcli.optimizers.gd import GD
+from sharpcli.optimizers.lion import Lion
 from sharpcli.optimizers.momentum import Momentum
+from sharpcli.optimizers.muon import Muon
 from sharpcli.optimizers.sam import SAM
+from sharpcli.optimizers.sign_descent import SignDescent
 from sharpcli.schedules.constant import constant
 from sharpcli.schedules.cosine import cosine
+from sharpcli.schedules.linear import linear
+from sharpcli.schedules.multistep import multistep
+from sharpcli.schedules.one_cycle import one_cycle
+from sharpcli.schedules.warmup import warmup
+from sharpcli.schedules.warmup_stable_decay import warmup_stable_decay
 
 LAM = torch.tensor([2.0, 1.0, 0.3], dtype=torch.float64)
 W0 = torch.ones(3, dtype=torch.float64)
@@ -99,6 +110,207 @@ def test_sam_at_a_minimum_stays():
 def test_rules_refuse_what_is_out_of_range():
     for make in (lambda: Momentum(1.0, False), lambda: Momentum(-0.1, False), lambda: SAM(-1.0, True, GD())):
         with pytest.raises(Refusal):
+            make()
+
+
+def steps_of(rule, w, grad, lr, steps):
+    """The weights after each step."""
+    state, out = rule.init(w), []
+    for _ in range(steps):
+        w, state = rule.step(w, state, grad, lr)
+        out.append(w)
+    return out
+
+
+def steps_of_torch(make, shapes, w, loss, steps, before=lambda params: None):
+    """The weights after each step of a rule of torch on parameters of these shapes."""
+    pieces = w.split([shape.numel() for shape in shapes])
+    params = [torch.nn.Parameter(p.view(s).clone()) for p, s in zip(pieces, shapes, strict=True)]
+    rule, out = make(params), []
+    for _ in range(steps):
+        rule.zero_grad()
+        loss(torch.cat([p.flatten() for p in params])).backward()
+        before(params)
+        rule.step()
+        out.append(torch.cat([p.detach().flatten() for p in params]))
+    return out
+
+
+def bowl(w):
+    return (w.square() * torch.linspace(0.2, 3, len(w), dtype=w.dtype)).sum() / 2 + w.sin().sum()
+
+
+def slope(w):
+    return w * torch.linspace(0.2, 3, len(w), dtype=w.dtype) + w.cos()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_adamw_agrees_with_torch_step_by_step(decay):
+    theirs = steps_of_torch(
+        lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=decay), [W0.shape], W0, bowl, 20
+    )
+    for ours, other in zip(steps_of(AdamW(0.9, 0.999, 1e-8, decay), W0, slope, 0.1, 20), theirs, strict=True):
+        assert torch.allclose(ours, other, rtol=1e-12)
+
+
+@pytest.mark.parametrize("decay", [0.0, 4.0])
+def test_adamw_with_a_frozen_preconditioner_is_unstable_above_its_edge(decay):
+    rule, lr = AdamW(0.9, 1 - 1e-12, 1e-8, decay), 0.1
+    state = (torch.zeros(1).double(), torch.full((1,), 0.25).double(), torch.tensor(1e15).double())
+    P, edge = rule.preconditioner(state, lr)
+    for factor, grows in ((0.99, False), (1.01, True)):
+        w, now = torch.ones(1).double(), state
+        for _ in range(3000):
+            w, (m, _, t) = rule.step(w, now, lambda w, h=float(P * edge * factor): h * w, lr)
+            now = (m, state[1], t)
+        assert (w.abs() > 10).item() is grows
+
+
+def test_lion_and_sign_descent_by_hand():
+    first = W0 - 0.1 * (0.1 * slope(W0)).sign() - 0.1 * 0.5 * W0
+    m = 0.01 * slope(W0)
+    second = first - 0.1 * ((0.9 * m + 0.1 * slope(first)).sign() + 0.5 * first)
+    assert torch.allclose(
+        torch.stack(steps_of(Lion(0.9, 0.99, 0.5), W0, slope, 0.1, 2)), torch.stack([first, second])
+    )
+    w = torch.tensor([1.0, -0.2, 0.5], dtype=torch.float64)
+    assert torch.allclose(run(SignDescent(0.0), 0.1, 1, w=w), w - 0.1 * w.sign())
+    # the mean of 0.1 g before and after a change of sign still points where it did
+    g = iter([torch.ones(3).double(), -0.5 * torch.ones(3).double()])
+    rule = SignDescent(0.9)
+    w, state = rule.step(W0, rule.init(W0), lambda w: next(g), 0.1)
+    assert torch.allclose(rule.step(w, state, lambda w: next(g), 0.1)[0], W0 - 0.2)
+    for rule in (Lion(0.9, 0.99, 0.0), SignDescent(0.0)):
+        assert flow_step(rule, 0.1) is None and edge(rule, 0.1) is None
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 100.0])
+def test_clipping_agrees_with_torch(max_norm):
+    theirs = steps_of_torch(
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+        [W0.shape],
+        W0,
+        bowl,
+        20,
+        before=lambda params: torch.nn.utils.clip_grad_norm_(params, max_norm),
+    )
+    ours = steps_of(Clipping(max_norm, Momentum(0.9, False)), W0, slope, 0.1, 20)
+    assert torch.allclose(torch.stack(ours), torch.stack(theirs), rtol=1e-12)
+    assert base_edge(Clipping(1.0, GD()), 0.1) == pytest.approx(20)
+    # within SAM the step is as long as lr max_norm at most, around SAM each gradient is cut
+    inner, outer = SAM(0.1, True, Clipping(0.5, GD())), Clipping(0.5, SAM(0.1, False, GD()))
+    assert float((run(inner, 0.1, 1) - W0).norm()) == pytest.approx(0.05, rel=1e-5)
+    ascent = W0 + 0.1 * 0.5 * LAM / LAM.norm()
+    assert torch.allclose(run(outer, 0.1, 1), W0 - 0.05 * LAM * ascent / (LAM * ascent).norm(), rtol=1e-5)
+
+
+SHAPES = [torch.Size(s) for s in ([4, 3], [4], [2, 4, 1, 1], [5, 8])]
+LAYOUT = [(f"p{i}", shape) for i, shape in enumerate(SHAPES)]
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon since 2.9")
+def test_muon_agrees_with_torch_on_matrices():
+    shapes = [SHAPES[0], SHAPES[3]]
+    w = torch.randn(52, generator=torch.Generator().manual_seed(0))
+    make = lambda p: torch.optim.Muon(p, lr=0.02, weight_decay=0.0, momentum=0.95)  # noqa: E731
+    theirs = steps_of_torch(make, shapes, w, bowl, 6)
+    rule = Muon(0.95, True, 5, 0.1, GD()).shaped([("a", shapes[0]), ("b", shapes[1])])
+    ours = steps_of(rule, w, slope, 0.02, 6)
+    before = w
+    for mine, other in zip(ours, theirs, strict=True):  # torch's iteration is in bfloat16
+        assert float((mine - other).norm() / (other - before).norm()) < 0.05
+        before = other
+
+
+def test_muon_steps_along_the_polar_factor_and_leaves_vectors_to_its_base():
+    w = torch.randn(12 + 4 + 8 + 40, generator=torch.Generator().manual_seed(1)).double()
+    rule = Muon(0.0, False, 0, 0.5, GD()).shaped(LAYOUT)
+    moved = (w - steps_of(rule, w, slope, 0.1, 1)[0]).split([s.numel() for s in SHAPES])
+    g = slope(w).split([s.numel() for s in SHAPES])
+    for step, gradient, shape in zip(moved, g, SHAPES, strict=True):
+        if len(shape) == 1:
+            assert torch.allclose(step, 0.1 * 0.5 * gradient)
+            continue
+        matrix, G = step.view(shape[0], -1), gradient.view(shape[0], -1)
+        sizes = torch.linalg.svdvals(matrix)
+        assert torch.allclose(
+            sizes, torch.full_like(sizes, 0.1 * max(1.0, shape[0] / matrix.shape[1]) ** 0.5)
+        )
+        assert torch.allclose((matrix * G).sum(), sizes[0] * torch.linalg.matrix_norm(G, "nuc"))
+    # a matrix without a gradient stays, and so does one direction of a matrix of rank 1
+    zero = Muon(0.0, False, 0, 0.5, GD()).shaped(LAYOUT[:1])
+    assert torch.equal(run(zero, 0.1, 1, lam=torch.zeros(12).double(), w=w[:12]), w[:12])
+
+
+def test_muon_gives_its_base_further_gradients_with_the_matrices_as_they_are():
+    w = torch.randn(16, generator=torch.Generator().manual_seed(2)).double()
+    couple = lambda w: torch.cat([w[:12], w[12:] * w[:12].square().sum()])  # noqa: E731
+    rule = Muon(0.0, False, 0, 1.0, SAM(0.1, True, GD())).shaped(LAYOUT[:2])
+    after, g = steps_of(rule, w, couple, 0.1, 1)[0], couple(w)[12:]
+    expected = w[12:] - 0.1 * (w[12:] + 0.1 * g / g.norm()) * w[:12].square().sum()
+    assert torch.allclose(after[12:], expected)
+
+
+def test_muon_needs_matrices():
+    with pytest.raises(Refusal, match="no matrices"):
+        Muon(0.9, True, 5, 0.1, GD()).shaped([("w", torch.Size([3]))])
+    inner = shaped(SAM(0.1, True, Clipping(1.0, Muon(0.9, True, 5, 0.1, GD()))), LAYOUT).base.base
+    assert list(inner.layout) == LAYOUT and shaped(GD(), LAYOUT) == GD()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: AdamW(0.9, 0.999, 1e-8, -1.0),
+        lambda: AdamW(1.0, 0.999, 1e-8, 0.0),
+        lambda: Lion(1.0, 0.9, 0.0),
+        lambda: SignDescent(1.0),
+        lambda: Clipping(0.0, GD()),
+        lambda: Muon(0.9, True, -1, 0.1, GD()),
+    ],
+)
+def test_the_other_rules_refuse_what_is_out_of_range(make):
+    with pytest.raises(Refusal, match="optimizer"):
+        make()
+
+
+def test_one_cycle_and_multistep_agree_with_torch():
+    param = torch.nn.Parameter(torch.zeros(1))
+    rule = torch.optim.SGD([param], lr=2.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(rule, 2.0, total_steps=50, cycle_momentum=False)
+    for step in range(50):
+        ours = one_cycle(step, 50, 2.0, rise=0.3, first=0.04, final=4e-6)
+        assert ours == pytest.approx(rule.param_groups[0]["lr"], rel=1e-9)
+        rule.step()
+        if step < 49:
+            theirs.step()
+    rule = torch.optim.SGD([param], lr=2.0)
+    theirs = torch.optim.lr_scheduler.MultiStepLR(rule, [50, 75], 0.1)
+    for step in range(100):
+        assert multistep(step, 100, 2.0, at=[0.5, 0.75], factor=0.1) == pytest.approx(
+            rule.param_groups[0]["lr"]
+        )
+        rule.step()
+        theirs.step()
+
+
+def test_linear_and_stable_schedules_and_a_warm_up_before_any():
+    assert [linear(step, 4, 2.0, final=0.5) for step in range(4)] == [2.0, 1.75, 1.5, 1.25]
+    stable = [warmup_stable_decay(s, 10, 1.0, warmup=0.2, decay=0.4, final=0.5) for s in range(10)]
+    assert stable == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1, 1, 0.875, 0.75, 0.625])
+    falling = Part(linear, {"final": 0.5}, ("step", "steps", "lr"))
+    warmed = [warmup(step, 6, 2.0, share=1 / 3, base=falling) for step in range(6)]
+    assert warmed == pytest.approx([2 / 3, 4 / 3, 2.0, 1.75, 1.5, 1.25])
+    flat = Part(constant, {}, ("lr",))
+    assert [warmup(s, 4, 1.0, share=0.5, base=flat) for s in range(4)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
+    for make in (
+        lambda: warmup(0, 4, 1.0, share=1.0, base=flat),
+        lambda: linear(0, 4, 1.0, final=2.0),
+        lambda: multistep(0, 4, 1.0, at=[0.5, 0.2], factor=0.1),
+        lambda: one_cycle(0, 4, 1.0, rise=0.0, first=0.1, final=0.1),
+        lambda: warmup_stable_decay(0, 4, 1.0, warmup=0.6, decay=0.6, final=0.0),
+    ):
+        with pytest.raises(Refusal, match="schedule"):
             make()
 
 

@@ -77,6 +77,37 @@ def test_measuring_leaves_the_trajectory_bit_identical(sharp, folder, method):
     assert torch.equal(*weights)
 
 
+RULES = ["adamw", "lion", "sign_descent", "clipping", "muon", "sam optimizer@optimizer.base=muon"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_rule_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(sharp, folder, rule):
+    words = [
+        *TINY,
+        "steps=8",
+        "measure_every=2",
+        "checkpoint_every=4",
+        "batch_size=16",
+        "lr=0.01",
+        "threads=1",
+    ]
+    words += [f"optimizer={rule}".split()[0], *rule.split()[1:], "schedule=warmup"]
+    assert sharp("train", *words).code == 0
+    run = Run(only_run(folder))
+    whole, rows = run.load(8), rows_of(run.path / "metrics.jsonl")
+    (run.path / "checkpoints" / "step_00000008.pt").unlink()
+    facts = json.loads((run.path / "provenance.json").read_text())
+    (run.path / "provenance.json").write_text(json.dumps({k: v for k, v in facts.items() if k != "rows"}))
+    text = (run.path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run.path / "metrics.jsonl").write_text("".join(text[:3]))
+    said = sharp("train", *words)
+    assert said.code == 0 and "resuming" in said.err
+    again = Run(run.path).load(8)
+    assert torch.equal(again["w"], whole["w"]) and len(again["state"]) == len(whole["state"])
+    assert all(torch.equal(a, b) for a, b in zip(again["state"], whole["state"], strict=True))
+    assert rows_of(run.path / "metrics.jsonl") == rows
+
+
 def test_training_agrees_with_torch_step_by_step(experiment):
     e = experiment(*TINY, "method=momentum", "batch_size=16", "lr=0.1")
     from sharpcli.models.mlp import mlp

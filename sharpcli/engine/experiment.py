@@ -27,7 +27,7 @@ from sharpcli.landscape.distributed import ALONE, Processes
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.measures import Estimates, Point
 from sharpcli.objectives import flow_strength
-from sharpcli.optimizers import Optimizer, State, needs_full_batch, started
+from sharpcli.optimizers import Optimizer, State, needs_full_batch, shaped, started
 from sharpcli.problems.minibatches import Minibatches, chunks
 from sharpcli.problems.problem import Problem
 from sharpcli.provenance import content_hash
@@ -134,7 +134,7 @@ def build(
         basis_bytes=int(config["basis_gb"] * 1e9),
         problem=problem,
         minibatches=batches,
-        optimizer=part(config["optimizer"], trust, "optimizer"),
+        optimizer=shaped(part(config["optimizer"], trust, "optimizer"), problem.layout),
         objectives={
             key: part(value, trust, f"objective.{key}") for key, value in config["objective"].items()
         },

@@ -171,7 +171,7 @@ def elapsed(at: Point, measure: str, power: int = 1) -> float:
     """lr^power step, the time of a flow that a run has followed; for a rule whose step takes another time of
     gradient flow than lr, as with momentum, that time in place of lr. Refuses, in the name of `measure`, a
     schedule under which the time is no multiple of the step, and a rule that divides its steps by a
-    preconditioner and follows no gradient flow."""
+    preconditioner or follows no gradient flow for another reason."""
     if not at.constant_lr:
         raise Refusal(
             f"measure={measure}: its time is lr^{power} step, which needs the same lr at every step; use "
@@ -182,4 +182,9 @@ def elapsed(at: Point, measure: str, power: int = 1) -> float:
             f"measure={measure}: optimizer={type(at.optimizer).__name__} divides its steps by a "
             f"preconditioner, and follows no gradient flow; use optimizer=gd or optimizer=momentum"
         )
-    return flow_step(at.optimizer, at.lr) ** power * at.step
+    if (time := flow_step(at.optimizer, at.lr)) is None:
+        raise Refusal(
+            f"measure={measure}: optimizer={type(at.optimizer).__name__} follows no gradient flow; use "
+            f"optimizer=gd or optimizer=momentum"
+        )
+    return float(time**power * at.step)

@@ -1,4 +1,4 @@
-"""Update rules. A part is a frozen dataclass with `init` and `step`; five more methods are optional, and a
+"""Update rules. A part is a frozen dataclass with `init` and `step`; the other methods are optional, and a
 rule that lacks one has nothing to say there.
 
 | method | what it states | without it |
@@ -6,7 +6,8 @@ rule that lacks one has nothing to say there.
 | `edge(lr)` | the curvature above which the rule diverges on a quadratic | no edge is logged or drawn |
 | `base_edge(lr)` | the edge of the rule that this one wraps, drawn for comparison | none is drawn |
 | `preconditioner(state, lr)` | P [D] that steps are divided by, the edge of P^(-1/2) H P^(-1/2) | P = 1 |
-| `flow_step(lr)` | the time of gradient flow that a step takes, for small lr | lr |
+| `flow_step(lr)` | the time of gradient flow that a step takes, for small lr; None for another flow | lr |
+| `shaped(layout)` | the rule for weights that are the concatenation of these tensors | itself |
 | `columns(state, lr)` | numbers of its state, added to every row | no column |
 | `full_batch = True` | that it is defined for the loss of all examples alone | any batch |
 | `compiled()` | its `Rule`, for toys whose steps are compiled | the general path |
@@ -16,6 +17,7 @@ The functions below ask a rule, whoever wrote it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -25,6 +27,7 @@ from sharpcli.errors import Refusal
 from sharpcli.landscape.surface import Grad
 
 State = tuple[Tensor, ...]
+Layout = Sequence[tuple[str, torch.Size]]  # names and shapes of the tensors that w is the concatenation of
 
 
 class Optimizer(Protocol):
@@ -63,9 +66,15 @@ def preconditioner(rule: Any, state: State, lr: float) -> tuple[Tensor, float] |
     return rule.preconditioner(state, lr) if _states(rule, "preconditioner") else None
 
 
-def flow_step(rule: Any, lr: float) -> float:
-    """The time of gradient flow that a step takes, in the limit of small lr, of a rule with P = 1."""
+def flow_step(rule: Any, lr: float) -> float | None:
+    """The time of gradient flow that a step takes, in the limit of small lr, of a rule with P = 1; None where
+    it follows another flow."""
     return rule.flow_step(lr) if _states(rule, "flow_step") else lr
+
+
+def shaped(rule: Any, layout: Layout) -> Any:
+    """The rule for weights of this layout; itself where it makes no difference between their tensors."""
+    return rule.shaped(layout) if callable(getattr(rule, "shaped", None)) else rule
 
 
 def columns(rule: Any, state: State, lr: float) -> dict[str, float]:

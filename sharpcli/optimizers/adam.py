@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
 from sharpcli.landscape.surface import Grad
 from sharpcli.optimizers import State
+from sharpcli.optimizers.moments import divisor, none_yet, updated
 
 
 @dataclass(frozen=True)
@@ -33,20 +33,15 @@ class Adam:
             )
 
     def init(self, w: Tensor) -> State:
-        return torch.zeros_like(w), torch.zeros_like(w), torch.zeros((), dtype=torch.float64, device=w.device)
+        return none_yet(w)
 
     def step(self, w: Tensor, state: State, grad: Grad, lr: float) -> tuple[Tensor, State]:
-        g, (m, v, t) = grad(w), state
-        m, v, t = self.beta1 * m + (1 - self.beta1) * g, self.beta2 * v + (1 - self.beta2) * g * g, t + 1
-        # m / P is m^ / (sqrt(v^) + eps)
-        return w - lr * m / self.preconditioner((m, v, t), lr)[0], (m, v, t)
+        state = updated(state, grad(w), self.beta1, self.beta2)
+        return w - lr * state[0] / divisor(state, self.beta1, self.beta2, self.eps), state
 
     def preconditioner(self, state: State, lr: float) -> tuple[Tensor, float]:
         """P = (1 - beta1^t) (sqrt(v^) + eps) [D], which is 0 before the first step, and the edge (2 + 2
         beta1) / ((1 - beta1) lr), that of momentum whose v is an average of gradients; infinity for lr = 0.
         Cohen et al. 2022, arXiv:2207.14484, section 2."""
-        _, v, t = state
-        corrected = v / (1 - self.beta2**t).clamp_min(torch.finfo(torch.float64).tiny).to(v)
-        P = (1 - self.beta1**t).to(v) * (corrected.sqrt() + self.eps)
         edge = (2 + 2 * self.beta1) / ((1 - self.beta1) * lr) if lr > 0 else float("inf")
-        return P, edge
+        return divisor(state, self.beta1, self.beta2, self.eps), edge

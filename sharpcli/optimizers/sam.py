@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from torch import Tensor
 
 from sharpcli.errors import Refusal
 from sharpcli.landscape.surface import Grad
 from sharpcli.optimizers import (
+    Layout,
     Optimizer,
     Rule,
     State,
@@ -17,6 +19,7 @@ from sharpcli.optimizers import (
     edge,
     flow_step,
     preconditioner,
+    shaped,
     started,
 )
 
@@ -46,6 +49,9 @@ class SAM:
 
         return self.base.step(w, state, sam_grad, lr)
 
+    def shaped(self, layout: Layout) -> Self:
+        return replace(self, base=shaped(self.base, layout))
+
     def base_edge(self, lr: float) -> float | None:
         """The edge of the base. SAM's edge depends on |g| and lies below it (Long & Bartlett 2024,
         arXiv:2309.12488, `measure=sam_sharpness`)."""
@@ -54,7 +60,7 @@ class SAM:
     def preconditioner(self, state: State, lr: float) -> tuple[Tensor, float] | None:
         return preconditioner(self.base, state, lr)
 
-    def flow_step(self, lr: float) -> float:
+    def flow_step(self, lr: float) -> float | None:
         """That of the base."""
         return flow_step(self.base, lr)
 
