@@ -63,6 +63,7 @@ MAY = {
 PARTS = ("data", "models", "losses", "optimizers", "objectives", "schedules", "measures", "plots", "problems")
 SHARED = {  # modules of a room of parts that are no part, but what several parts share
     "optimizers": {"moments"},
+    "models": {"blocks"},
     "problems": {
         "problem",
         "minibatches",

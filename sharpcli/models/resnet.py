@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sharpcli.errors import Refusal
 from sharpcli.models import image
-
-Norm = Literal["group", "batch", "none"]
+from sharpcli.models.blocks import Norm, check_width, convolution, initialized, normalization
 
 
 def resnet(
@@ -20,30 +17,26 @@ def resnet(
     channels; average pooling and Linear. The shortcuts have no parameters (He et al., option A); `skip=false`
     leaves them out.
 
-    `norm=group` normalizes `groups` groups of channels; `batch` normalizes over the batch, as
-    problem.batchnorm says; `none` adds a bias instead. Convolutions start from N(0, 2 / fan_out). Refuses a
-    depth that is not 6 m + 2, inputs that are no images, and groups that do not divide the width.
+    `norm=group` normalizes `groups` groups of channels, `layer` all of them together; `batch` normalizes over
+    the batch, as problem.batchnorm says; `none` adds a bias instead. Convolutions start from N(0, 2 /
+    fan_out). Refuses a depth that is not 6 m + 2, inputs that are no images, and groups that do not divide
+    the width.
     """
     if depth < 8 or (depth - 2) % 6:
         raise Refusal(f"model.depth={depth}: a CIFAR ResNet has 6 m + 2 layers; try 8, 14, 20, 32, 44 or 56")
-    if width < 1 or groups < 1 or (norm == "group" and width % groups):
-        raise Refusal(
-            f"model.width={width} and model.groups={groups}: both at least 1, and groups must divide width"
-        )
+    check_width(width, groups, norm)
     image_channels, _, _ = image("resnet", shape)
-    first = _convolution(image_channels, width, 1, norm)
-    layers: list[nn.Module] = [first, _norm(norm, groups, width), nn.ReLU()]
+    first = convolution(image_channels, width, 3, 1, norm)
+    layers: list[nn.Module] = [first, normalization(norm, groups, width), nn.ReLU()]
     channels = width
     for stage in range(3):
         for block in range((depth - 2) // 6):
             stride = 2 if stage and not block else 1
             layers.append(_Block(channels, width * 2**stage, stride, norm, groups, skip))
             channels = width * 2**stage
-    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, outputs))
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return net
+    return initialized(
+        nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, outputs))
+    )
 
 
 class _Block(nn.Module):
@@ -53,8 +46,10 @@ class _Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, norm: Norm, groups: int, skip: bool) -> None:
         super().__init__()
-        self.conv1, self.norm1 = _convolution(inputs, outputs, stride, norm), _norm(norm, groups, outputs)
-        self.conv2, self.norm2 = _convolution(outputs, outputs, 1, norm), _norm(norm, groups, outputs)
+        self.conv1 = convolution(inputs, outputs, 3, stride, norm)
+        self.norm1 = normalization(norm, groups, outputs)
+        self.conv2 = convolution(outputs, outputs, 3, 1, norm)
+        self.norm2 = normalization(norm, groups, outputs)
         self.stride, self.new_channels, self.skip = stride, outputs - inputs, skip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,13 +57,3 @@ class _Block(nn.Module):
         if self.skip:
             y = y + F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
         return F.relu(y)
-
-
-def _convolution(inputs: int, outputs: int, stride: int, norm: Norm) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=norm == "none")
-
-
-def _norm(norm: Norm, groups: int, channels: int) -> nn.Module:
-    if norm == "group":
-        return nn.GroupNorm(groups, channels)
-    return nn.BatchNorm2d(channels, track_running_stats=False) if norm == "batch" else nn.Identity()

@@ -1,0 +1,121 @@
+"""The networks: published numbers of parameters, what each is by its definition, and what they refuse."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from conftest import only_run
+
+from sharpcli.errors import Refusal
+from sharpcli.models.deep_linear import deep_linear
+from sharpcli.models.resnet import resnet
+from sharpcli.models.resnet18 import resnet18
+from sharpcli.models.vgg import vgg
+from sharpcli.models.wide_resnet import wide_resnet
+from sharpcli.run import Run
+
+CIFAR = ((3, 32, 32), 10)
+BATCH = {"norm": "batch", "groups": 1}
+
+
+def count(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    "net, published",
+    [
+        # He et al. 2016, table 6: 0.27, 0.46, 0.85 and 1.7 million
+        (lambda: resnet(*CIFAR, depth=20, width=16, skip=True, **BATCH), 269_722),
+        (lambda: resnet(*CIFAR, depth=110, width=16, skip=True, **BATCH), 1_727_962),
+        (lambda: resnet18(*CIFAR, blocks=[2, 2, 2, 2], width=64, **BATCH), 11_173_962),
+        (lambda: resnet18(*CIFAR, blocks=[3, 4, 6, 3], width=64, **BATCH), 21_282_122),
+        # Zagoruyko & Komodakis 2016, table 5: 2.7 and 36.5 million
+        (lambda: wide_resnet(*CIFAR, depth=16, widen=4, **BATCH), 2_748_890),
+        (lambda: wide_resnet(*CIFAR, depth=28, widen=10, **BATCH), 36_479_194),
+        # 14,728,266 with the 4,224 biases that batch normalization takes out again
+        (lambda: vgg(*CIFAR, depth=16, width=64, **BATCH), 14_728_266 - 4_224),
+        (lambda: vgg(*CIFAR, depth=11, width=64, **BATCH), 9_231_114 - 2_752),
+    ],
+)
+def test_numbers_of_parameters_are_the_published(net, published):
+    assert count(net()) == published
+
+
+NETS = {
+    "resnet": "model.depth=8 model.width=4",
+    "resnet18": "model.blocks=[1,1] model.width=4",
+    "wide_resnet": "model.depth=10 model.widen=1",
+    "deep_linear": "model.width=10 model.balanced=true",
+}
+
+
+@pytest.mark.parametrize("norm", ["group", "batch", "layer", "none"])
+@pytest.mark.parametrize("name", ["resnet", "resnet18", "wide_resnet"])
+def test_convolutional_networks_train_under_every_normalization(sharp, folder, name, norm):
+    words = (f"model={name}", *NETS[name].split(), f"model.norm={norm}", "data.train_examples=40", "lr=0.05")
+    said = sharp("train", *words, "steps=4", "measure_every=4", "measure=[scores,sharpness]", "threads=1")
+    assert said.code == 0, said.err
+    first, last = Run(only_run(folder)).logged()
+    assert last["train_loss"] < first["train_loss"] and last["lambda_1"] > 0
+
+
+def test_vgg_takes_images_that_five_poolings_leave(sharp):
+    net = vgg((1, 32, 64), 7, depth=13, width=2, **BATCH)
+    assert net(torch.randn(3, 1, 32, 64)).shape == (3, 7)
+    assert "five poolings" in sharp("train", "model=vgg").refusal  # digits are 8 x 8
+    with pytest.raises(Refusal, match="possible: 11, 13, 16, 19"):
+        vgg(*CIFAR, depth=12, width=64, **BATCH)
+
+
+def test_layer_normalization_is_over_all_channels_of_an_example():
+    net = resnet((1, 8, 8), 3, depth=8, width=4, norm="layer", groups=1, skip=True)
+    x = torch.randn(5, 1, 8, 8)
+    inner = net[1](net[0](x))
+    assert torch.allclose(inner.mean((1, 2, 3)), torch.zeros(5), atol=1e-5)
+    assert torch.allclose(inner.var((1, 2, 3), unbiased=False), torch.ones(5), atol=1e-3)
+    assert torch.allclose(net(x)[:1], net(x[:1]), atol=1e-5)  # an example does not know the others
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_a_deep_linear_network_is_a_product_of_matrices(balanced):
+    torch.manual_seed(0)
+    net = deep_linear((2, 3), 2, depth=4, width=5, scale=0.7, balanced=balanced).double()
+    matrices = [layer.weight.detach() for layer in net[1:]]
+    x = torch.randn(4, 2, 3).double()
+    product = matrices[3] @ matrices[2] @ matrices[1] @ matrices[0]
+    assert torch.allclose(net(x), x.flatten(1) @ product.T)
+    for low, high in pairwise(matrices):
+        assert torch.allclose(high.T @ high, low @ low.T, atol=1e-6) is balanced
+    if balanced:
+        assert torch.allclose(torch.linalg.svdvals(product), torch.full((2,), 0.7**4).double(), atol=1e-6)
+
+
+def test_deep_linear_trains_by_gradient_descent_and_keeps_its_balance(sharp, folder):
+    words = ("model=deep_linear", *NETS["deep_linear"].split(), "data.train_examples=40", "lr=0.02")
+    assert sharp("train", *words, "problem.dtype=float64", "steps=20", "threads=1").code == 0
+    run = Run(only_run(folder))
+    w = run.load(20)["w"]
+    first, second, third = (
+        piece.view(shape)
+        for piece, shape in zip(w.split([640, 100, 100]), [(10, 64), (10, 10), (10, 10)], strict=True)
+    )
+    for low, high in ((first, second), (second, third)):  # up to lr^2 a step
+        assert float((high.T @ high - low @ low.T).norm() / (low @ low.T).norm()) < 0.02
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: wide_resnet(*CIFAR, depth=17, widen=4, **BATCH), "6 m . 4"),
+        (lambda: wide_resnet(*CIFAR, depth=16, widen=0, **BATCH), "at least 1"),
+        (lambda: wide_resnet(*CIFAR, depth=16, widen=1, norm="group", groups=5), "divide width"),
+        (lambda: resnet18(*CIFAR, blocks=[], width=4, **BATCH), "at least one stage"),
+        (lambda: resnet18((5,), 10, blocks=[1], width=4, **BATCH), "takes images"),
+        (lambda: deep_linear((4,), 3, depth=0, width=5, scale=1.0, balanced=False), "at least 1"),
+        (lambda: deep_linear((4,), 3, depth=3, width=2, scale=1.0, balanced=True), "width=3 or more"),
+    ],
+)
+def test_networks_refuse_what_does_not_fit(make, message):
+    with pytest.raises(Refusal, match=message):
+        make()
