@@ -1,6 +1,6 @@
 """Listing, exporting, drawing and reporting many runs: seconds, memory and size, as whole commands.
 
-    python benchmarks/runs_directory.py [--runs 10000 --rows 1000]
+    python benchmarks/runs_directory.py [--runs 10000 --rows 1000 --tables parquet]
 
 The runs are copies of a small real one, with rows between its first and its last. Timed are `sharp ls`
 without its index and with it, an export to .parquet and .csv, each plot of 100 runs, and a report of them.
@@ -87,6 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--tables", nargs="*", default=["parquet", "csv"], help="endings to export to")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         few = Path(name) / "few"
@@ -102,7 +103,7 @@ def main() -> None:
         print(f"{options.runs} runs of {options.rows} rows")
         print(f"  ls, no index    {timed(many, 'ls')}")
         print(f"  ls, again       {timed(many, 'ls')}")
-        for ending in ("parquet", "csv"):
+        for ending in options.tables:
             line = timed(many, "export", "runs", "-o", f"all.{ending}")
             print(f"  export {ending:8} {line}, {(many / f'all.{ending}').stat().st_size / 1e6:.0f} MB")
 
