@@ -197,6 +197,15 @@ def test_a_process_that_is_ended_from_outside_is_one_line(monkeypatch):
         list(in_processes(math.sqrt, [1, 1, -1, 1, 1]))
 
 
+def test_without_locks_between_processes_one_does_all(monkeypatch):
+    def without_locks(*_, **__):
+        raise OSError(38, "Function not implemented")  # as in a container without /dev/shm
+
+    monkeypatch.setattr("sharpcli.commands.processes._cores", lambda: 2)
+    monkeypatch.setattr("sharpcli.commands.processes.ProcessPoolExecutor", without_locks)
+    assert list(in_processes(abs, [-3, 2, -1, 0, 5])) == [3, 2, 1, 0, 5]
+
+
 def test_an_export_that_is_interrupted_leaves_nothing(folder, runs, process):
     (folder / "out").mkdir()
     (folder / "out" / "all.csv").write_text("as before")

@@ -27,10 +27,10 @@ def in_processes(
     and it, its pieces and its results can be pickled. Refuses to go on where a process was ended from
     outside."""
     processes = min(_cores(), MOST, len(pieces))
-    if processes < 2 or len(pieces) < least:
+    pool = _pool(processes) if processes > 1 and len(pieces) >= least else None
+    if pool is None:
         yield from map(work, pieces)
         return
-    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_begin)
     ahead: deque[Future[Result]] = deque()
     try:
         for piece in pieces:
@@ -49,6 +49,15 @@ def in_processes(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _pool(processes: int) -> ProcessPoolExecutor | None:
+    """Processes that are started as work comes; None where the system has no locks between processes, as in a
+    container without /dev/shm."""
+    try:
+        return ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_begin)
+    except (OSError, ImportError, NotImplementedError):
+        return None
 
 
 def _begin() -> None:
