@@ -11,6 +11,8 @@ from sharpcli.errors import Refusal
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.losses.half_squared import half_squared
 from sharpcli.objectives.crop_flip import crop_flip
+from sharpcli.objectives.cutout import cutout
+from sharpcli.objectives.gradient_penalty import gradient_penalty
 from sharpcli.objectives.label_noise import LabelNoise
 from sharpcli.objectives.langevin import langevin
 from sharpcli.objectives.sde_noise import sde_noise
@@ -18,6 +20,8 @@ from sharpcli.objectives.svag import svag
 from sharpcli.objectives.trace_penalty import trace_penalty
 from sharpcli.objectives.weight_decay import weight_decay
 from sharpcli.objectives.weight_noise import weight_noise
+from sharpcli.optimizers.gd import GD
+from sharpcli.optimizers.sam import SAM
 from sharpcli.rng import generator
 from sharpcli.rng.laws import draws
 
@@ -115,6 +119,52 @@ def test_crop_flip_moves_whole_images_and_without_padding_only_flips_them():
     assert seen == {x[0, 0, i, j].item() for i in (1, 2, 3) for j in (1, 2, 3)}
 
 
+def test_cutout_hides_a_square_of_each_image_that_may_reach_over_the_edge():
+    x = torch.arange(2 * 3 * 5 * 6.0).reshape(2, 3, 5, 6) + 1
+    surface = LossSurface(lambda w, x: x, half_squared, ((x, torch.zeros(2, 1)),))
+    hidden, corners = torch.zeros(5, 6), 0
+    for step in range(400):
+        ((shown, _),) = cutout(surface, W, generator(0, "c", step), size=3).batches
+        gone = shown == 0
+        assert torch.equal(gone, gone[:, :1].expand_as(gone)) and torch.equal(shown[~gone], x[~gone])
+        for image in gone[:, 0]:
+            rows, columns = image.any(1).sum().item(), image.any(0).sum().item()
+            assert image.sum().item() == rows * columns and rows in (2, 3) and columns in (2, 3)
+            corners += rows * columns == 4
+            hidden += image
+    # a pixel is hidden when the centre is within one of it: 3 of 5 rows, 2 at the edge; as for columns
+    chance = torch.tensor([2, 3, 3, 3, 2])[:, None] * torch.tensor([2, 3, 3, 3, 3, 2]) / 30
+    assert torch.allclose(hidden / 800, chance, atol=0.06) and corners > 0
+    assert cutout(surface, W, generator(0, "c", 0), size=99).batches[0][0].abs().sum() == 0
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_gradient_penalty_has_the_stated_gradient(power):
+    H = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
+    A = torch.linalg.cholesky(H).T * 2**0.5  # L = 1/2 |A w|^2 / 2 = 1/2 w.H w
+    w = torch.tensor([0.7, -1.1], dtype=torch.float64)
+    surface = LossSurface(lambda w, x: (x @ w)[:, None], half_squared, ((A, torch.zeros(2, 1).double()),))
+    g = surface.grad(w)
+    assert torch.allclose(g, H @ w)
+    penalized = gradient_penalty(surface, w, generator(0, "g", 0), strength=0.3, power=power)
+    assert torch.allclose(penalized.value(w), surface.value(w) + 0.3 * g.norm() ** power)
+    added = H @ g / g.norm() if power == 1 else 2 * H @ g
+    assert torch.allclose(penalized.grad(w), g + 0.3 * added)
+    at_minimum = gradient_penalty(surface, w, generator(0, "g", 0), strength=0.3, power=power).grad(0 * w)
+    assert torch.equal(at_minimum, torch.zeros(2).double())
+    assert gradient_penalty(surface, w, generator(0, "g", 0), strength=0.0, power=power) is surface
+
+
+def test_sam_descends_on_the_gradient_penalty_to_first_order_in_rho(experiment):
+    e = experiment("data.train_examples=60", "model.widths=[6]", "problem.dtype=float64")
+    surface, w, off = e.problem.surface, e.problem.w0, []
+    for rho in (0.02, 0.01):
+        penalized = gradient_penalty(surface, w, generator(0, "g", 0), strength=rho, power=1)
+        step = (w - SAM(rho, True, GD()).step(w, (), surface.grad, 1.0)[0]) - penalized.grad(w)
+        off.append(float(step.norm()))
+    assert off[0] / off[1] == pytest.approx(4, rel=0.1)  # what is left is of the order rho^2
+
+
 def test_label_noise_of_other_laws_has_their_variance_and_may_be_shared():
     for law, variance in (("uniform", 0.03), ("normal", 0.09)):
         told = {"delta": 0.3, "distribution": law, "shared": False}
@@ -204,6 +254,9 @@ def test_objectives_refuse_what_is_out_of_range():
         lambda: LabelNoise(delta=-1.0, **SIGNS)(SURFACE, W, generator(0, "", 0)),
         lambda: weight_decay(SURFACE, W, generator(0, "", 0), strength=-1.0),
         lambda: crop_flip(SURFACE, W, generator(0, "", 0), pad=2),
+        lambda: cutout(SURFACE, W, generator(0, "", 0), size=2),
+        lambda: gradient_penalty(SURFACE, W, generator(0, "", 0), strength=-1.0, power=1),
+        lambda: gradient_penalty(SURFACE, W, generator(0, "", 0), strength=1.0, power=3),
     ):
         with pytest.raises(Refusal):
             make()
