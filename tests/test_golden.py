@@ -4,8 +4,9 @@ be used.
 `golden/rows.json` holds, for one run of each method, toy, model and measure, the hash of its rows at `commit`
 and the numbers of its last row. On the processor and the version of torch that made it the hashes are equal;
 elsewhere, where last digits differ, the numbers are. By design newer rows have one more column, `base_edge`,
-in runs of SAM; and the hashes were made again when errors began to include rounding, traces to stop later and
-cross-entropy to be computed in float64, with all other numbers found equal to those of `commit`.
+in runs of SAM; and the hashes were made again when errors began to include rounding (later twice as much of
+it), traces to stop later and cross-entropy to be computed in float64, with all other numbers found equal to
+those of `commit`.
 """
 
 import hashlib
