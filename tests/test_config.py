@@ -150,7 +150,7 @@ def test_a_data_file_counts_by_its_content_and_not_by_its_place(tmp_path):
         ("graph_gb=0", "graph_gb=0.0"),
         ("device=tpu", "device=tpu: possible: auto, cpu"),
         ("compile_products=perhaps", "compile_products=perhaps: possible: auto, true, false"),
-        ("method=sma", "method=sma: no such method; did you mean sam? possible: central_flow, gd,"),
+        ("method=sma", "method=sma: no such method; did you mean sam? possible: adam, adamw,"),
         (
             "optimizer=adan",
             "optimizer=adan: no such optimizer; did you mean adam? possible: adam, adamw, central_flow,",
