@@ -90,23 +90,22 @@ def _joined(gathered: Sequence[OfRun], measured: pd.DataFrame) -> pd.DataFrame:
     import numpy as np
     import pandas as pd
 
-    about = pd.DataFrame(
-        [
-            {**of_run.settings, "run": of_run.run.name, "scores": " ".join(score_names(of_run.run))}
-            for of_run in gathered
-            if of_run.rows
-        ]
-    )
-    about = about.take(np.repeat(range(len(about)), [len(of_run.rows) for of_run in gathered if of_run.rows]))
+    of_all = [
+        ({**of.settings, "run": of.run.name, "scores": " ".join(score_names(of.run))}, of.rows)
+        for of in gathered
+        if of.rows
+    ]
+    about = pd.DataFrame([shared for shared, _ in of_all])
+    about = about.take(np.repeat(range(len(of_all)), [len(rows) for _, rows in of_all]))
     about = about.reset_index(drop=True)
+    for name in [str(name) for name in about if name in measured]:
+        about[name] = [row.get(name, shared.get(name, math.nan)) for shared, rows in of_all for row in rows]
     if "replica" in measured:
         about["run"] = [
-            f"{of_run.run.name}#{row['replica']}" if "replica" in row else of_run.run.name
-            for of_run in gathered
-            for row in of_run.rows
+            f"{shared['run']}#{row['replica']}" if "replica" in row else shared["run"]
+            for shared, rows in of_all
+            for row in rows
         ]
-    for name in [str(name) for name in about if name in measured]:
-        about[name] = [row.get(name, of.settings.get(name, math.nan)) for of in gathered for row in of.rows]
     return pd.concat([about, measured.drop(columns=list(about), errors="ignore")], axis=1)
 
 
