@@ -26,7 +26,7 @@ def test_help_shows_every_command_with_an_example(sharp):
     said = sharp("train", "--help")
     assert (
         said.code == 0
-        and "method: central_flow, gd, gradient_flow, label_noise, limiting_flow, momentum, sam, sam_flow"
+        and "method: adam, adamw, central_flow, gd, gradient_flow, label_noise, limiting_flow, lion"
         in said.out
         and "experiment=eos_cifar10_5k" in said.out
     )

@@ -88,7 +88,7 @@ METHODS = {
     ("method=label_noise", "objective=[]"): "sgd",
     ("method=sgd", "optimizer=momentum"): "momentum",
     ("method=gradient_flow", "objective=[weight_decay]"): "gradient_flow +weight_decay",
-    ("method=gd", "optimizer=adam"): "custom",
+    ("method=gd", "optimizer=adam"): "adam",
 }
 
 
