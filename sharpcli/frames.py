@@ -28,7 +28,7 @@ class Names(tuple[str, ...]):
         return self
 
 
-class OfRun(NamedTuple):
+class RunRows(NamedTuple):
     """A run, its settings by their dotted names, and its rows."""
 
     run: Run
@@ -48,35 +48,34 @@ def frame_of(runs: Sequence[Run], complain: Complain | None = None, of_layers: b
     import pandas as pd
 
     told = complain or _refuse
-    gathered: list[OfRun] = []
     notes: list[str] = []
 
-    def gather(run: Run) -> None:
+    def gathered(run: Run) -> RunRows:
         settings = settings_of(run)
         rows = run.rows(told, notes.append)
         if wrong := run.damage():  # after the rows, which are read then
             raise Refusal(f"{wrong}; the command that made the run mends it")
-        rows += run.of_layers(told) if of_layers else []
-        gathered.append(OfRun(run, settings, rows))
+        return RunRows(run, settings, rows + (run.of_layers(told) if of_layers else []))
 
-    _each(runs, gather, complain)
-    measured = pd.DataFrame([row for of_run in gathered for row in of_run.rows])
+    of_runs = _without_refused(gathered, runs, complain)
+    measured = pd.DataFrame([row for of in of_runs for row in of.rows])
     if any(_may_be_mixed(measured[name]) for name in measured):
-        gathered = _each(gathered, lambda of_run: _refuse_mixed(of_run.rows, of_run.run.path), complain)
-        measured = pd.DataFrame([row for of_run in gathered for row in of_run.rows])
-    frame = pd.DataFrame() if measured.empty else _joined(gathered, measured)
-    settings = dict.fromkeys(name for of_run in gathered for name in of_run.settings)
+        of_runs = _without_refused(_unmixed, of_runs, complain)
+        measured = pd.DataFrame([row for of in of_runs for row in of.rows])
+    frame = pd.DataFrame() if measured.empty else _joined(of_runs, measured)
+    settings = dict.fromkeys(name for of in of_runs for name in of.settings)
     frame.attrs = {"settings": Names(settings), "notes": notes}
     return frame
 
 
-def _each(items: Sequence[T], do: Callable[[T], Any], complain: Complain | None) -> list[T]:
-    """The items with which something can be done. The others are refused, or with `complain` left out."""
+def _without_refused(
+    make: Callable[[T], RunRows], items: Sequence[T], complain: Complain | None
+) -> list[RunRows]:
+    """What is made of each item. The first that is refused is raised, or with `complain` each is left out."""
     out = []
     for item in items:
         try:
-            do(item)
-            out.append(item)
+            out.append(make(item))
         except Refusal as problem:
             if complain is None:
                 raise
@@ -84,7 +83,7 @@ def _each(items: Sequence[T], do: Callable[[T], Any], complain: Complain | None)
     return out
 
 
-def _joined(gathered: Sequence[OfRun], measured: pd.DataFrame) -> pd.DataFrame:
+def _joined(of_runs: Sequence[RunRows], measured: pd.DataFrame) -> pd.DataFrame:
     """The columns of the rows beside those of their runs, the latter built for a run once. Where a row has a
     value of its own (the lr of a replica), that counts."""
     import numpy as np
@@ -92,7 +91,7 @@ def _joined(gathered: Sequence[OfRun], measured: pd.DataFrame) -> pd.DataFrame:
 
     of_all = [
         ({**of.settings, "run": of.run.name, "scores": " ".join(score_names(of.run))}, of.rows)
-        for of in gathered
+        for of in of_runs
         if of.rows
     ]
     about = pd.DataFrame([shared for shared, _ in of_all])
@@ -174,13 +173,18 @@ def settings_of(run: Run) -> dict[str, Any]:
 
 
 def _may_be_mixed(column: pd.Series[Any]) -> bool:
-    """Whether a column may hold both numbers and words; seen by its type, where it does not."""
+    """Whether a column may hold both numbers and words: one that is not of numbers, of words, or of truth
+    values alone."""
     import pandas as pd
 
-    return column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) not in (
-        "string",
-        "boolean",
-    )
+    alone = ("string", "boolean")
+    return column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) not in alone
+
+
+def _unmixed(of: RunRows) -> RunRows:
+    """The same. Refuses a column of both numbers and words."""
+    _refuse_mixed(of.rows, of.run.path)
+    return of
 
 
 def _refuse_mixed(rows: Sequence[Row], of: Path) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from conftest import TINY
 
-from sharpcli.commands import index
+from sharpcli.commands import export, index
 from sharpcli.commands.processes import in_processes
 from sharpcli.errors import Refusal
 from sharpcli.frames import frame_of
@@ -162,6 +162,22 @@ def test_wrong_words_of_an_export_are_one_line(sharp, folder, runs):
     assert "no run meets it" in sharp("export", "runs", "where", "lr > 9", "-o", "x.csv").refusal
     assert not list(folder.glob("*.csv")) and not list(folder.glob(".*part"))
     assert "nearest" in sharp("export", "runs", "where", "lrr > 9", "-o", "x.csv").refusal
+
+
+def test_a_csv_is_written_as_pandas_writes_it(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "text": ['a "b"', "c,d", "e\nf", "", None],
+            "number": [1.5, float("nan"), float("inf"), 1e-7, -0.0],
+            "whole": [1, 2, 3, 4, 5],
+            "truth": [True, False, True, True, False],
+            "some": pd.Series([True, None, False, None, True], dtype=object),
+            "mixed": pd.Series([1, "x", None, 2.5, "[1, 2]"], dtype=object),
+        }
+    )
+    export._write_csv(frame, tmp_path / "ours.csv")
+    frame.to_csv(tmp_path / "theirs.csv", index=False)
+    assert (tmp_path / "ours.csv").read_bytes() == (tmp_path / "theirs.csv").read_bytes()
 
 
 def test_processes_give_what_one_gives(sharp, folder, runs, monkeypatch):

@@ -180,7 +180,12 @@ def test_lion_and_sign_descent_by_hand():
     rule = SignDescent(0.9)
     w, state = rule.step(W0, rule.init(W0), lambda w: next(g), 0.1)
     assert torch.allclose(rule.step(w, state, lambda w: next(g), 0.1)[0], W0 - 0.2)
-    for rule in (Lion(0.9, 0.99, 0.0), SignDescent(0.0)):
+    for rule in (
+        Lion(0.9, 0.99, 0.0),
+        SignDescent(0.0),
+        Clipping(1.0, GD()),
+        SAM(0.1, True, SignDescent(0.0)),
+    ):
         assert flow_step(rule, 0.1) is None and edge(rule, 0.1) is None
 
 
@@ -240,6 +245,16 @@ def test_muon_steps_along_the_polar_factor_and_leaves_vectors_to_its_base():
     # a matrix without a gradient stays, and so does one direction of a matrix of rank 1
     zero = Muon(0.0, False, 0, 0.5, GD()).shaped(LAYOUT[:1])
     assert torch.equal(run(zero, 0.1, 1, lam=torch.zeros(12).double(), w=w[:12]), w[:12])
+
+
+def test_the_iteration_of_muon_takes_singular_values_to_the_stated_interval():
+    Q = torch.linalg.qr(torch.randn(60, 60, generator=torch.Generator().manual_seed(3)).double())[0]
+    sizes = torch.logspace(0, -2.5, 60).double()  # down to 0.003 of the largest
+    V = Q @ torch.diag(sizes / sizes.norm()) @ Q.T
+    kept = sizes / sizes.norm() > 0.003
+    P = Muon(0.0, False, 5, 1.0, GD())._polar(V)
+    after = (Q.T @ P @ Q).diagonal()  # V and P have the same singular vectors
+    assert kept.sum() > 20 and after[kept].min() > 0.68 and after[kept].max() < 1.21
 
 
 def test_muon_gives_its_base_further_gradients_with_the_matrices_as_they_are():

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import platform
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -225,8 +224,7 @@ def about(paths: Paths) -> dict[str, Any]:
 
 
 def _in_pool() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started the pool ends it, by SIGTERM
-    signals.follow_parent()
+    signals.begin_worker()
     os.environ["OMP_NUM_THREADS"] = "1"
 
 

@@ -193,7 +193,7 @@ def plane(
     name = at[0][0].name
     if len(answer.rows) == points**dimensions and answer.about is not None:
         return answer.frame(name)
-    with Computing() as group:
+    with _Computing() as group:
         import torch
 
         from sharpcli.engine.landscapes import chosen, losses_at
@@ -286,7 +286,7 @@ def path(
     kinds = [(curve, is_matched) for is_matched in ((False, True) if match else (False,)) for curve in curves]
     if len(answer.rows) == points * len(kinds) and answer.about is not None:
         return answer.frame(name)
-    with Computing() as group:
+    with _Computing() as group:
         from sharpcli.engine.landscapes import fitted, matched_to
         from sharpcli.landscape import paths
 
@@ -315,7 +315,7 @@ def path(
     return answer.frame(name)
 
 
-class Computing(ExitStack):
+class _Computing(ExitStack):
     """Within it signals are raised and say that what is computed is kept; it gives the group of processes."""
 
     def __enter__(self) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sharpcli.commands.landscapes import Asked, Computing
+from sharpcli.commands.landscapes import Asked
 from sharpcli.commands.report import complain
 from sharpcli.errors import Refusal
 from sharpcli.frames import settings_of
@@ -25,7 +25,9 @@ def entries(asked: Any, *, step: int | None) -> pd.DataFrame:
     steps = {run.path: [s for _, s in points] for run, points in of_each}
     settings = [settings_of(run) for run in asked.runs] + [{}] * len(asked.files)
     frames = []
-    with Computing() as group:
+    from sharpcli.landscape.distributed import processes  # needs torch
+
+    with processes() as group:
         for of_run, subject in zip(settings, asked.subjects(steps, group), strict=True):
             recovery = subject.experiment.problem.recovery
             if recovery is None:

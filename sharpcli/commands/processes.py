@@ -4,7 +4,6 @@ starts reads the user's script again, which a library must not do."""
 from __future__ import annotations
 
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,18 +15,16 @@ from sharpcli.errors import Refusal, signals
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
-MOST = 8  # processes: more wait for the disk
+MOST = 8  # processes
+FEWEST = 4  # pieces for which processes are started: each imports pandas first
 
 
-def in_processes(
-    work: Callable[[Piece], Result], pieces: Sequence[Piece], least: int = 4
-) -> Iterator[Result]:
+def in_processes(work: Callable[[Piece], Result], pieces: Sequence[Piece]) -> Iterator[Result]:
     """`work` of every piece, in order, in as many processes as there are cores; in this one where there are
-    fewer than `least` pieces, since a process takes half a second to start. `work` is a function of a module,
-    and it, its pieces and its results can be pickled. Refuses to go on where a process was ended from
-    outside."""
+    fewer than `FEWEST` pieces. `work` is a function of a module, and it, its pieces and its results can be
+    pickled. Refuses to go on where a process was ended from outside."""
     processes = min(_cores(), MOST, len(pieces))
-    pool = _pool(processes) if processes > 1 and len(pieces) >= least else None
+    pool = _pool(processes) if processes > 1 and len(pieces) >= FEWEST else None
     if pool is None:
         yield from map(work, pieces)
         return
@@ -55,14 +52,9 @@ def _pool(processes: int) -> ProcessPoolExecutor | None:
     """Processes that are started as work comes; None where the system has no locks between processes, as in a
     container without /dev/shm."""
     try:
-        return ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_begin)
+        return ProcessPoolExecutor(processes, get_context("spawn"), signals.begin_worker)
     except (OSError, ImportError, NotImplementedError):
         return None
-
-
-def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started the process ends it, by SIGTERM
-    signals.follow_parent()
 
 
 def _cores() -> int:

@@ -101,6 +101,13 @@ def follow_parent(period: float = 0.5) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def begin_worker() -> None:
+    """What a worker process does first: Ctrl-C is left to the process that started it, which ends its workers
+    by SIGTERM and without which they end themselves."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    follow_parent()
+
+
 def end_workers(seconds: float = SECONDS_FOR_WORKERS) -> None:
     """Ends every worker process by SIGTERM, which lets it save its run, and after `seconds` by SIGKILL."""
     multiprocessing = sys.modules.get("multiprocessing")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-Layout = Sequence[tuple[str, torch.Size]]
+from sharpcli.landscape.surface import Layout
+
 ROUNDS = 100  # passes over the layers, which end as soon as none changes
 
 

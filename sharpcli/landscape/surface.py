@@ -20,6 +20,7 @@ from sharpcli.landscape.layer_norm import LayerNorms
 # A gradient function w -> grad L(w). A LossSurface is one, and `whole_loss` recovers the surface from it.
 Grad = Callable[[Float[Tensor, " D"]], Float[Tensor, " D"]]
 Penalty = Callable[[Float[Tensor, " D"]], Float[Tensor, ""]]
+Layout = tuple[tuple[str, torch.Size], ...]  # names and shapes of the tensors that w is the concatenation of
 
 # `graph_bytes` builds the graphs of this many examples; the difference gives the bytes that each example
 # adds.

@@ -17,17 +17,15 @@ The functions below ask a rule, whoever wrote it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
-from sharpcli.landscape.surface import Grad
+from sharpcli.landscape.surface import Grad, Layout
 
 State = tuple[Tensor, ...]
-Layout = Sequence[tuple[str, torch.Size]]  # names and shapes of the tensors that w is the concatenation of
 
 
 class Optimizer(Protocol):

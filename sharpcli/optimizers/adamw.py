@@ -9,7 +9,7 @@ from torch import Tensor
 from sharpcli.errors import Refusal
 from sharpcli.landscape.surface import Grad
 from sharpcli.optimizers import State
-from sharpcli.optimizers.moments import divisor, none_yet, updated
+from sharpcli.optimizers.moments import divisor, initial, updated
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class AdamW:
             )
 
     def init(self, w: Tensor) -> State:
-        return none_yet(w)
+        return initial(w)
 
     def step(self, w: Tensor, state: State, grad: Grad, lr: float) -> tuple[Tensor, State]:
         state = updated(state, grad(w), self.beta1, self.beta2)

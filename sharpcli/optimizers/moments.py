@@ -8,7 +8,7 @@ from torch import Tensor
 from sharpcli.optimizers import State
 
 
-def none_yet(w: Tensor) -> State:
+def initial(w: Tensor) -> State:
     """(m [D], v [D], t), all 0."""
     return torch.zeros_like(w), torch.zeros_like(w), torch.zeros((), dtype=torch.float64, device=w.device)
 

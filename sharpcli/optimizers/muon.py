@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
-from sharpcli.landscape.surface import Grad
-from sharpcli.optimizers import Layout, Optimizer, State, shaped, started
+from sharpcli.landscape.surface import Grad, Layout
+from sharpcli.optimizers import Optimizer, State, shaped, started
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # of the Newton-Schulz iteration; Jordan et al.'s
 
@@ -23,9 +23,9 @@ class Muon:
     """For every weight matrix W [a, b], a kernel [a, ...] taken as one: V <- beta V + (1 - beta) G and W <- W
     - lr max(1, a / b)^(1/2) P, where P is the orthogonal polar factor of V (U V^T of its singular value
     decomposition), or of (1 - beta) G + beta V for `nesterov`. P is approximated by `newton_schulz` rounds of
-    a quintic iteration, which leaves its singular values between 0.7 and 1.2, as `torch.optim.Muon` does; 0
-    rounds take it exactly. beta = 0 with 0 rounds is spectral descent, steepest in the spectral norm, but for
-    its length.
+    a quintic iteration, as `torch.optim.Muon` does, whose 5 rounds take every singular value above 0.003 |V|
+    to one between 0.68 and 1.21; 0 rounds take P exactly. beta = 0 with 0 rounds is spectral descent,
+    steepest in the spectral norm, but for its length.
 
     Vectors and single numbers follow the rule `base` with the step size lr base_lr. The state is (V [D of the
     matrices], those of the base). It follows no gradient flow, and no edge is known.
@@ -56,7 +56,7 @@ class Muon:
             )
         out = copy.copy(self)
         vectors = tuple((name, shape) for name, shape in layout if len(shape) < 2)
-        object.__setattr__(out, "layout", tuple(layout))
+        object.__setattr__(out, "layout", layout)
         object.__setattr__(out, "base", shaped(self.base, vectors) if vectors else self.base)
         return out
 

@@ -8,9 +8,8 @@ from typing import Self
 from torch import Tensor
 
 from sharpcli.errors import Refusal
-from sharpcli.landscape.surface import Grad
+from sharpcli.landscape.surface import Grad, Layout
 from sharpcli.optimizers import (
-    Layout,
     Optimizer,
     Rule,
     State,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.landscape.batches import Batch
-from sharpcli.landscape.surface import LossSurface
+from sharpcli.landscape.surface import Layout, LossSurface
 
 if TYPE_CHECKING:
     from sharpcli.problems.compiled import CompiledToy
@@ -79,7 +79,7 @@ class Problem:
     scores: Callable[[Tensor], dict[str, float]]
     at: Callable[[Tensor], LossSurface]
     better: Mapping[str, Better] = field(default_factory=lambda: {"train_loss": "lower"})
-    layout: tuple[tuple[str, torch.Size], ...] = ()
+    layout: Layout = ()
     frozen: tuple[str, ...] = ()
     held: Mapping[str, Tensor] = field(default_factory=dict)
     last_matrix: str = ""

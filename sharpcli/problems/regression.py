@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sharpcli.data import Dataset
 from sharpcli.errors import Refusal
-from sharpcli.landscape.surface import LossSurface
+from sharpcli.landscape.surface import Layout, LossSurface
 from sharpcli.losses.half_squared import half_squared
 from sharpcli.problems.minibatches import chunks
 from sharpcli.problems.problem import Better, ClosedFlows, Problem, Recovery
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from sharpcli.problems.compiled import CompiledToy
 
 Scores = Callable[[Tensor], dict[str, float]]
-Layout = tuple[tuple[str, torch.Size], ...]
 
 
 def regression(
