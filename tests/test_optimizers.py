@@ -173,6 +173,10 @@ def test_lion_and_sign_descent_by_hand():
     assert torch.allclose(
         torch.stack(steps_of(Lion(0.9, 0.99, 0.5), W0, slope, 0.1, 2)), torch.stack([first, second])
     )
+    # 0.9 * 0.01 - 0.1 * 0.5 is below 0; with beta2 in place of beta1, or the other way round, it is above
+    g = iter([torch.ones(3).double(), -0.5 * torch.ones(3).double()])
+    w, state = Lion(0.9, 0.99, 0.0).step(W0, Lion(0.9, 0.99, 0.0).init(W0), lambda w: next(g), 0.1)
+    assert torch.allclose(Lion(0.9, 0.99, 0.0).step(w, state, lambda w: next(g), 0.1)[0], W0)
     w = torch.tensor([1.0, -0.2, 0.5], dtype=torch.float64)
     assert torch.allclose(run(SignDescent(0.0), 0.1, 1, w=w), w - 0.1 * w.sign())
     # the mean of 0.1 g before and after a change of sign still points where it did
