@@ -69,12 +69,30 @@ def test_vgg_takes_images_that_five_poolings_leave(sharp):
 
 
 def test_layer_normalization_is_over_all_channels_of_an_example():
-    net = resnet((1, 8, 8), 3, depth=8, width=4, norm="layer", groups=1, skip=True)
+    net = resnet((1, 8, 8), 3, depth=8, width=4, norm="layer", groups=2, skip=True)
     x = torch.randn(5, 1, 8, 8)
     inner = net[1](net[0](x))
     assert torch.allclose(inner.mean((1, 2, 3)), torch.zeros(5), atol=1e-5)
     assert torch.allclose(inner.var((1, 2, 3), unbiased=False), torch.ones(5), atol=1e-3)
     assert torch.allclose(net(x)[:1], net(x[:1]), atol=1e-5)  # an example does not know the others
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        lambda: resnet(*CIFAR, depth=8, width=4, skip=True, **BATCH),
+        lambda: resnet18(*CIFAR, blocks=[1, 1], width=4, **BATCH),
+        lambda: wide_resnet(*CIFAR, depth=10, widen=1, **BATCH),
+    ],
+)
+def test_a_residual_block_without_weights_is_its_shortcut(net):
+    kept, moved = [block for block in net() if hasattr(block, "conv2")][:2]
+    x = torch.rand(3, 4 if kept.conv1.in_channels == 4 else 16, 8, 8)
+    for block in (kept, moved):
+        torch.nn.init.zeros_(block.conv2.weight)
+    assert torch.equal(kept(x), x)
+    y = moved(x)
+    assert y.shape == (3, 2 * x.shape[1], 4, 4) and float(y.abs().sum()) > 0
 
 
 @pytest.mark.parametrize("balanced", [True, False])
