@@ -152,6 +152,9 @@ def test_all_rows_in_one_table(sharp, folder, runs, ending, monkeypatch):
     pd.testing.assert_frame_equal(table[list(both)], both, check_dtype=False, check_exact=True)
     nodes = table.loc[table["run"].str.contains("uv"), "density_nodes"]
     assert [json.loads(text) for text in nodes] == list(frame["density_nodes"].dropna())
+    assert sharp("export", *runs, "-o", f"alike.{ending}").code == 0  # pieces of the same columns
+    alike = pd.read_csv("alike.csv") if ending == "csv" else pd.read_parquet("alike.parquet")
+    assert len(alike) == 9 and list(alike["step"]) == [0, 2, 4] * 3
     chosen = sharp("export", "runs", "where", "lr > 0.15", "-o", f"some.{ending}")
     assert "rows of 4 runs" in chosen.out and chosen.code == 0
 

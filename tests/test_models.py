@@ -74,6 +74,7 @@ def test_layer_normalization_is_over_all_channels_of_an_example():
     inner = net[1](net[0](x))
     assert torch.allclose(inner.mean((1, 2, 3)), torch.zeros(5), atol=1e-5)
     assert torch.allclose(inner.var((1, 2, 3), unbiased=False), torch.ones(5), atol=1e-3)
+    assert float(inner[:, :2].mean((1, 2, 3)).detach().abs().min()) > 1e-3  # not each half by itself
     assert torch.allclose(net(x)[:1], net(x[:1]), atol=1e-5)  # an example does not know the others
 
 

@@ -444,6 +444,11 @@ def test_a_column_of_words_and_numbers_is_refused(tmp_path):
     run.log({"step": 0, "lambda_1": 1.0}, {"step": 5, "lambda_1": "abc"})
     with pytest.raises(Refusal, match="lambda_1 is abc at step 5"):
         frame_of([run])
+    words = Run.create(tmp_path / "b", {"problem": {"_target_": "a.b"}}, {"steps": 5})
+    words.log({"step": 0, "lambda_1": "a word"})  # of one kind in this run, of another in that
+    said = []
+    assert list(frame_of([run, words], said.append)["run"]) == ["b"]
+    assert len(said) == 1 and "lambda_1 is abc" in said[0] and said[0].endswith("left out")
 
 
 def test_a_frame_by_columns_is_that_of_its_rows(tmp_path):
@@ -466,6 +471,15 @@ def test_a_frame_by_columns_is_that_of_its_rows(tmp_path):
     assert frame["nodes"][2] == [1.0, 2.0] and frame["lambda_1"][3] == 7.25
     assert frame["train_loss"].dropna().tolist() == [1.5, 2.0] and bool(frame["diverged"][1])
     assert {"lr", "seed", "model.widths", "problem"} <= set(frame.attrs["settings"])
+
+
+def test_of_two_rows_of_a_step_the_newest_counts(tmp_path):
+    config = {"seed": 0, "lr": 0.1}
+    run = Run.create(tmp_path / "gd-uv-00000000", config, {"steps": 2, "replicas": 1})
+    run.log({"step": 0, "x": 1.0})
+    run.log({"step": 1, "x": 2.0})
+    run.log({"step": 1, "x": 3.0})
+    assert [row["x"] for row in run.rows()] == [1.0, 3.0]
 
 
 TEXTS = {
