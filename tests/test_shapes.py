@@ -145,7 +145,7 @@ def draw_landscapes():
     from sharpcli.landscape import paths, permutations, planes
     from sharpcli.landscape.surface import LossSurface
 
-    layout = [("0.weight", torch.Size([2, 3])), ("0.bias", torch.Size([2])), ("2.weight", torch.Size([1, 2]))]
+    layout = (("0.weight", torch.Size([2, 3])), ("0.bias", torch.Size([2])), ("2.weight", torch.Size([1, 2])))
     surface = LossSurface(lambda w, x: w[None], lambda out, y: out.square().sum(), ((normal(1), normal(1)),))
     first, last = normal(10), normal(10, seed=1)
     planes.filter_normalized(last, first, [shape for _, shape in layout])
