@@ -19,11 +19,19 @@ from sharpcli import cli
 from sharpcli.config.check import check
 from sharpcli.config.words import compose
 from sharpcli.engine.experiment import Experiment, build
+from sharpcli.optimizers.sam import SAM
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]
 CIFAR = Path(os.environ.get("SHARP_DATA", ROOT / "data"))
 TINY = ("data.train_examples=60", "model.widths=[6]")  # a network whose run takes a fraction of a second
+
+SAM_FORMS = ("m", "ascent_steps", "adaptive", "layerwise", "surrogate_gap", "friendly", "friendly_decay")
+
+
+def sam(rho, normalized, base, **forms):
+    """SAM in Foret's form, but for the `forms` named."""
+    return SAM(rho, normalized, base, **dict.fromkeys(SAM_FORMS) | forms)
 
 
 @dataclass

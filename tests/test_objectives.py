@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import sam
 from scipy.stats import kstest, t
 
 from sharpcli.errors import Refusal
@@ -21,7 +22,6 @@ from sharpcli.objectives.trace_penalty import trace_penalty
 from sharpcli.objectives.weight_decay import weight_decay
 from sharpcli.objectives.weight_noise import weight_noise
 from sharpcli.optimizers.gd import GD
-from sharpcli.optimizers.sam import SAM
 from sharpcli.rng import generator
 from sharpcli.rng.laws import draws
 
@@ -160,7 +160,7 @@ def test_sam_descends_on_the_gradient_penalty_to_first_order_in_rho(experiment):
     surface, w, off = e.problem.surface, e.problem.w0, []
     for rho in (0.02, 0.01):
         penalized = gradient_penalty(surface, w, generator(0, "g", 0), strength=rho, power=1)
-        step = (w - SAM(rho, True, GD()).step(w, (), surface.grad, 1.0)[0]) - penalized.grad(w)
+        step = (w - sam(rho, True, GD()).step(w, (), surface.grad, 1.0)[0]) - penalized.grad(w)
         off.append(float(step.norm()))
     assert off[0] / off[1] == pytest.approx(4, rel=0.1)  # what is left is of the order rho^2
 

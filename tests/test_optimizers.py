@@ -1,20 +1,23 @@
 """Update rules: a step by hand, agreement with torch, and the property that defines each."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
+from conftest import sam
 
 from sharpcli.config.build import Part
 from sharpcli.errors import Refusal
-from sharpcli.optimizers import base_edge, columns, edge, flow_step, preconditioner, shaped
+from sharpcli.landscape.surface import LossSurface
+from sharpcli.losses.half_squared import half_squared
+from sharpcli.optimizers import base_edge, columns, compiled, edge, flow_step, preconditioner, shaped
 from sharpcli.optimizers.adamw import AdamW
 from sharpcli.optimizers.clipping import Clipping
 from sharpcli.optimizers.gd import GD
 from sharpcli.optimizers.lion import Lion
 from sharpcli.optimizers.momentum import Momentum
 from sharpcli.optimizers.muon import Muon
-from sharpcli.optimizers.sam import SAM
 from sharpcli.optimizers.sign_descent import SignDescent
 from sharpcli.schedules.constant import constant
 from sharpcli.schedules.cosine import cosine
@@ -63,7 +66,7 @@ def test_edges_have_the_stated_constants():
     assert GD().edge(0.02) == pytest.approx(100)
     assert Momentum(0.9, False).edge(0.2) == pytest.approx(19)
     assert Momentum(0.9, True).edge(0.1) == pytest.approx(2 * 1.9 / 0.28)
-    assert edge(SAM(0.1, True, GD()), 0.1) is None and base_edge(SAM(0.1, True, GD()), 0.1) == pytest.approx(
+    assert edge(sam(0.1, True, GD()), 0.1) is None and base_edge(sam(0.1, True, GD()), 0.1) == pytest.approx(
         20
     )
     assert edge(GD(), 0.0) is None and preconditioner(GD(), (), 0.1) is None and columns(GD(), (), 0.1) == {}
@@ -86,29 +89,165 @@ def test_momentum_agrees_with_torch_step_by_step(beta, nesterov):
 def test_sam_steps_by_the_gradient_at_the_ascent_point():
     g = LAM * W0
     by_hand = W0 - 0.1 * LAM * (W0 + 0.05 * g / g.norm())
-    assert torch.allclose(run(SAM(0.05, True, GD()), 0.1, 1), by_hand, rtol=1e-14)
+    assert torch.allclose(run(sam(0.05, True, GD()), 0.1, 1), by_hand, rtol=1e-14)
     unnormalized = W0 - 0.1 * LAM * (W0 + 0.05 * g)
-    assert torch.allclose(run(SAM(0.05, False, GD()), 0.1, 1), unnormalized, rtol=1e-14)
+    assert torch.allclose(run(sam(0.05, False, GD()), 0.1, 1), unnormalized, rtol=1e-14)
 
 
 def test_sam_without_a_radius_is_its_base_rule():
     for base in (GD(), Momentum(0.9, False)):
-        assert torch.equal(run(SAM(0.0, True, base), 0.1, 5), run(base, 0.1, 5))
+        assert torch.equal(run(sam(0.0, True, base), 0.1, 5), run(base, 0.1, 5))
 
 
 def test_sam_on_a_quadratic_orbits_at_the_known_radius_along_the_first_eigenvector():
     lr, rho = 0.4, 0.1
-    w = run(SAM(rho, True, GD()), lr, 3000, w=torch.tensor([0.3, 0.2, 0.1], dtype=torch.float64))
+    w = run(sam(rho, True, GD()), lr, 3000, w=torch.tensor([0.3, 0.2, 0.1], dtype=torch.float64))
     assert w.norm().item() == pytest.approx(lr * rho * 2 / (2 - lr * 2), rel=1e-8)  # 0.0666667
     assert abs(w[0] / w.norm()) == pytest.approx(1, abs=1e-10)
 
 
 def test_sam_at_a_minimum_stays():
-    assert torch.equal(run(SAM(0.1, True, GD()), 0.1, 3, w=torch.zeros(3).double()), torch.zeros(3).double())
+    assert torch.equal(run(sam(0.1, True, GD()), 0.1, 3, w=torch.zeros(3).double()), torch.zeros(3).double())
+
+
+X2, Y2 = torch.tensor([[1.0, 0.5], [-0.3, 2.0]]).double(), torch.tensor([[1.0], [-1.0]]).double()
+TWO = LossSurface(lambda w, x: x @ w[:2, None] + w[2] ** 3, half_squared, ((X2, Y2),))  # two examples
+AT = torch.tensor([0.4, -0.7, 0.9]).double()
+
+
+def gradient_of(i, w):
+    """The gradient of example i of TWO, by hand."""
+    residual = X2[i] @ w[:2] + w[2] ** 3 - Y2[i, 0]
+    return residual * torch.cat([X2[i], 3 * w[2:] ** 2])
+
+
+def unit(v):
+    return v / v.norm()
+
+
+def test_m_sam_gives_every_group_an_ascent_point_of_its_own():
+    alone = [gradient_of(i, AT + 0.2 * unit(gradient_of(i, AT))) for i in (0, 1)]
+    together = (gradient_of(0, AT) + gradient_of(1, AT)) / 2
+    shared = sum(gradient_of(i, AT + 0.2 * unit(together)) for i in (0, 1)) / 2
+    for m, expected in ((1, sum(alone) / 2), (2, shared), (7, shared)):
+        w, _ = sam(0.2, True, GD(), m=m).step(AT, (), TWO, 0.1)
+        assert torch.allclose(w, AT - 0.1 * expected, rtol=1e-13), m
+    assert (sum(alone) / 2 - shared).norm() > 0.01 * shared.norm()  # the two can be told apart
+
+
+def test_a_group_counts_by_its_examples():
+    three = TWO.on([(torch.cat([X2, X2[:1]]), torch.cat([Y2, Y2[:1]]))])
+    both = (gradient_of(0, AT) + gradient_of(1, AT)) / 2
+    first = sum(gradient_of(i, AT + 0.2 * unit(both)) for i in (0, 1)) / 2
+    last = gradient_of(0, AT + 0.2 * unit(gradient_of(0, AT)))
+    w, _ = sam(0.2, True, GD(), m=2).step(AT, (), three, 0.1)
+    assert torch.allclose(w, AT - 0.1 * (2 * first + last) / 3, rtol=1e-13)
+
+
+def test_examples_of_several_batches_are_grouped_across_them():
+    cut = TWO.on([(X2[:1], Y2[:1]), (X2[1:], Y2[1:])])
+    rule = sam(0.2, True, GD(), m=2)
+    assert torch.allclose(rule.step(AT, (), cut, 0.1)[0], rule.step(AT, (), TWO, 0.1)[0], rtol=1e-13)
+
+
+def test_sam_climbs_in_several_steps():
+    at = W0 + 0.15 * unit(LAM * W0)
+    at = at + 0.15 * unit(LAM * at)
+    w = run(sam(0.3, True, GD(), ascent_steps=2), 0.1, 1)
+    assert torch.allclose(w, W0 - 0.1 * LAM * at, rtol=1e-14)
+    at = W0 + 0.15 * LAM * W0
+    at = at + 0.15 * LAM * at
+    w = run(sam(0.3, False, GD(), ascent_steps=2), 0.1, 1)
+    assert torch.allclose(w, W0 - 0.1 * LAM * at, rtol=1e-14)
+
+
+def test_adaptive_sam_has_a_radius_relative_to_each_weight():
+    w, g = torch.tensor([2.0, -0.5, 0.0]).double(), None
+    g = LAM * w + 1
+    T = w.abs() + 0.01
+    for normalized, length in ((True, (T * g).norm()), (False, 1.0)):
+        rule = sam(0.3, normalized, GD(), adaptive=0.01)
+        after, _ = rule.step(w, (), lambda w: LAM * w + 1, 0.1)
+        at = w + 0.3 * T**2 * g / length
+        assert torch.allclose(after, w - 0.1 * (LAM * at + 1), rtol=1e-14)
+
+
+def test_layerwise_sam_moves_each_tensor_by_its_own_norm():
+    layout = (("a", torch.Size([2, 1])), ("b", torch.Size([1])))
+    rule = sam(0.3, True, GD(), layerwise=True).shaped(layout)
+    w = torch.tensor([2.0, -0.5, 0.7]).double()
+    g = LAM * w
+    ascent = torch.cat([w[:2].norm() * unit(g[:2]), w[2:].norm() * unit(g[2:])])
+    after, _ = rule.step(w, (), lambda w: LAM * w, 0.1)
+    assert torch.allclose(after, w - 0.1 * LAM * (w + 0.3 * ascent), rtol=1e-14)
+    whole = sam(0.3, True, GD(), layerwise=True)  # of a problem that names no tensors
+    assert torch.allclose(
+        whole.step(w, (), lambda w: LAM * w, 0.1)[0], w - 0.1 * LAM * (w + 0.3 * w.norm() * unit(g))
+    )
+
+
+def test_gsam_takes_a_share_of_the_orthogonal_part_of_the_gradient_away():
+    w = torch.tensor([2.0, -0.5, 0.7]).double()
+    g = LAM * w
+    g_sam = LAM * (w + 0.3 * unit(g))
+    orthogonal = g - (g @ g_sam) / (g_sam @ g_sam) * g_sam
+    assert abs(float(orthogonal @ g_sam)) < 1e-12 and orthogonal.norm() > 0.01
+    after, _ = sam(0.3, True, GD(), surrogate_gap=0.4).step(w, (), lambda w: LAM * w, 0.1)
+    assert torch.allclose(after, w - 0.1 * (g_sam - 0.4 * orthogonal), rtol=1e-13)
+
+
+def test_friendly_sam_climbs_along_the_gradient_without_its_mean():
+    rule, w = sam(0.3, True, Momentum(0.9, False), friendly=0.8, friendly_decay=0.6), W0
+    state, mean, velocity = rule.init(W0), torch.zeros(3).double(), torch.zeros(3).double()
+    for _ in range(3):
+        g = LAM * w
+        mean = 0.6 * mean + 0.4 * g
+        velocity = 0.9 * velocity + LAM * (w + 0.3 * unit(g - 0.8 * mean))
+        expected = w - 0.1 * velocity
+        w, state = rule.step(w, state, lambda w: LAM * w, 0.1)
+        assert torch.allclose(w, expected, rtol=1e-13) and torch.allclose(state[-1], mean, rtol=1e-13)
+    assert len(state) == 2 and columns(rule, state, 0.1) == {}
+
+
+@pytest.mark.parametrize(
+    ("forms", "said"),
+    [
+        ({"m": 0}, "optimizer.m=0"),
+        ({"ascent_steps": 0}, "optimizer.ascent_steps=0"),
+        ({"adaptive": -0.1}, "optimizer.adaptive=-0.1"),
+        ({"surrogate_gap": -1.0}, "optimizer.surrogate_gap=-1.0"),
+        ({"friendly": 1.0}, "give both"),
+        ({"friendly": 1.0, "friendly_decay": 1.0}, "below 1"),
+        ({"friendly": 1.0, "friendly_decay": 0.6, "m": 2}, "give one of them"),
+        ({"layerwise": True, "adaptive": 0.1}, "leave out"),
+    ],
+)
+def test_forms_of_sam_refuse_what_does_not_go_together(forms, said):
+    with pytest.raises(Refusal, match=said):
+        sam(0.1, True, GD(), **forms)
+
+
+def test_m_sam_refuses_what_cannot_be_grouped():
+    with pytest.raises(Refusal, match="no base for another rule"):
+        Clipping(1.0, sam(0.1, True, GD(), m=1)).step(AT, (), TWO, 0.1)
+    with pytest.raises(Refusal, match="batch_size=1"):
+        sam(0.1, True, GD(), m=1).step(AT, (), replace(TWO, joint=True), 0.1)
+
+
+def test_compiled_steps_know_no_other_form_of_sam():
+    assert compiled(sam(0.1, True, GD())) is not None
+    for forms in (
+        {"m": 1},
+        {"ascent_steps": 2},
+        {"adaptive": 0.0},
+        {"layerwise": True},
+        {"surrogate_gap": 0.1},
+    ):
+        assert compiled(sam(0.1, True, GD(), **forms)) is None
 
 
 def test_rules_refuse_what_is_out_of_range():
-    for make in (lambda: Momentum(1.0, False), lambda: Momentum(-0.1, False), lambda: SAM(-1.0, True, GD())):
+    for make in (lambda: Momentum(1.0, False), lambda: Momentum(-0.1, False), lambda: sam(-1.0, True, GD())):
         with pytest.raises(Refusal):
             make()
 
@@ -188,7 +327,7 @@ def test_lion_and_sign_descent_by_hand():
         Lion(0.9, 0.99, 0.0),
         SignDescent(0.0),
         Clipping(1.0, GD()),
-        SAM(0.1, True, SignDescent(0.0)),
+        sam(0.1, True, SignDescent(0.0)),
     ):
         assert flow_step(rule, 0.1) is None and edge(rule, 0.1) is None
 
@@ -207,7 +346,7 @@ def test_clipping_agrees_with_torch(max_norm):
     assert torch.allclose(torch.stack(ours), torch.stack(theirs), rtol=1e-12)
     assert base_edge(Clipping(1.0, GD()), 0.1) == pytest.approx(20)
     # within SAM the step is as long as lr max_norm at most, around SAM each gradient is cut
-    inner, outer = SAM(0.1, True, Clipping(0.5, GD())), Clipping(0.5, SAM(0.1, False, GD()))
+    inner, outer = sam(0.1, True, Clipping(0.5, GD())), Clipping(0.5, sam(0.1, False, GD()))
     assert float((run(inner, 0.1, 1) - W0).norm()) == pytest.approx(0.05, rel=1e-5)
     ascent = W0 + 0.1 * 0.5 * LAM / LAM.norm()
     assert torch.allclose(run(outer, 0.1, 1), W0 - 0.05 * LAM * ascent / (LAM * ascent).norm(), rtol=1e-5)
@@ -264,7 +403,7 @@ def test_the_iteration_of_muon_takes_singular_values_to_the_stated_interval():
 def test_muon_gives_its_base_further_gradients_with_the_matrices_as_they_are():
     w = torch.randn(16, generator=torch.Generator().manual_seed(2)).double()
     couple = lambda w: torch.cat([w[:12], w[12:] * w[:12].square().sum()])  # noqa: E731
-    rule = Muon(0.0, False, 0, 1.0, SAM(0.1, True, GD())).shaped(LAYOUT[:2])
+    rule = Muon(0.0, False, 0, 1.0, sam(0.1, True, GD())).shaped(LAYOUT[:2])
     after, g = steps_of(rule, w, couple, 0.1, 1)[0], couple(w)[12:]
     expected = w[12:] - 0.1 * (w[12:] + 0.1 * g / g.norm()) * w[:12].square().sum()
     assert torch.allclose(after[12:], expected)
@@ -273,7 +412,7 @@ def test_muon_gives_its_base_further_gradients_with_the_matrices_as_they_are():
 def test_muon_needs_matrices():
     with pytest.raises(Refusal, match="no matrices"):
         Muon(0.9, True, 5, 0.1, GD()).shaped([("w", torch.Size([3]))])
-    inner = shaped(SAM(0.1, True, Clipping(1.0, Muon(0.9, True, 5, 0.1, GD()))), LAYOUT).base.base
+    inner = shaped(sam(0.1, True, Clipping(1.0, Muon(0.9, True, 5, 0.1, GD()))), LAYOUT).base.base
     assert list(inner.layout) == LAYOUT and shaped(GD(), LAYOUT) == GD()
 
 

@@ -34,7 +34,18 @@ DIGITS = 8  # of the hash in the name of a run, of format 1 and of the earlier r
 DROPPED = ("sha256",)  # of a data part: the content's hash is the identity of a parameter that is a Path
 
 # settings that a part took on later: null means what it did before, and names no other run
-ADDED = {"sharpcli.models.timm.timm": ("img_size",)}
+ADDED = {
+    "sharpcli.models.timm.timm": ("img_size",),
+    "sharpcli.optimizers.sam.SAM": (
+        "m",
+        "ascent_steps",
+        "adaptive",
+        "layerwise",
+        "surrogate_gap",
+        "friendly",
+        "friendly_decay",
+    ),
+}
 
 
 def updated(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,18 +101,22 @@ def digest(values: Mapping[str, Any]) -> str:
 
 
 def _with_added(part: Any) -> Any:
-    """A part's values with the settings of `ADDED`, null where an earlier version wrote none."""
+    """A part's values, and those of the parts in it, with the settings of `ADDED`, null where an earlier
+    version wrote none."""
     if not isinstance(part, Mapping):
         return part
-    return dict.fromkeys(ADDED.get(str(part.get("_target_")), ())) | dict(part)
+    added = dict.fromkeys(ADDED.get(str(part.get("_target_")), ()))
+    return added | {key: _with_added(value) for key, value in part.items()}
 
 
 def without_added(part: Any) -> Any:
-    """A part's values as before it took on the settings of `ADDED`, where they are null."""
+    """A part's values, and those of the parts in it, as before it took on the settings of `ADDED`, where they
+    are null."""
     if not isinstance(part, Mapping):
         return part
     added = ADDED.get(str(part.get("_target_")), ())
-    return {key: value for key, value in part.items() if key not in added or value is not None}
+    kept = ((key, value) for key, value in part.items() if key not in added or value is not None)
+    return {key: without_added(value) for key, value in kept}
 
 
 def _is_ours(part: Mapping[str, Any]) -> bool:

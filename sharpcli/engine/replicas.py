@@ -69,8 +69,10 @@ def _with(checked: Checked, settings: Label) -> Checked:
     config = OmegaConf.create(literal({**checked.config, **checked.local, "replicas": 1}))
     for key, value in settings.items():
         refuse_renamed(key, f"replicas.{key}")
+        part, _, name = str(key).rpartition(".")
         with refusing([f"replicas.{key}"]):
-            known = OmegaConf.select(config, str(key)) is not None
+            values = OmegaConf.select(config, part) if part else config
+            known = OmegaConf.is_dict(values) and name in values
         if key in FIXED or not known:
             raise Refusal(
                 f"replicas.{key}: no setting of this run that replicas may differ in; try lr, seed, "
