@@ -14,8 +14,10 @@ from sharpcli.losses.half_squared import half_squared
 from sharpcli.objectives.crop_flip import crop_flip
 from sharpcli.objectives.cutout import cutout
 from sharpcli.objectives.gradient_penalty import gradient_penalty
+from sharpcli.objectives.label_flips import LabelFlips
 from sharpcli.objectives.label_noise import LabelNoise
 from sharpcli.objectives.langevin import langevin
+from sharpcli.objectives.mixup import mixup
 from sharpcli.objectives.sde_noise import sde_noise
 from sharpcli.objectives.svag import svag
 from sharpcli.objectives.trace_penalty import trace_penalty
@@ -163,6 +165,73 @@ def test_sam_descends_on_the_gradient_penalty_to_first_order_in_rho(experiment):
         step = (w - sam(rho, True, GD()).step(w, (), surface.grad, 1.0)[0]) - penalized.grad(w)
         off.append(float(step.norm()))
     assert off[0] / off[1] == pytest.approx(4, rel=0.1)  # what is left is of the order rho^2
+
+
+ONE_HOT = torch.eye(4, dtype=torch.float64)[torch.arange(4000) % 4]
+CLASSES = LossSurface(
+    lambda w, x: x * w,
+    half_squared,
+    ((torch.zeros(2500, 4).double(), ONE_HOT[:2500]), (torch.zeros(1500, 4).double(), ONE_HOT[2500:])),
+)
+
+
+def test_flipped_labels_are_of_another_class_each_as_often_and_drawn_again_at_each_step():
+    first, second = (
+        torch.cat([y for _, y in LabelFlips(0.3)(CLASSES, W, generator(0, "n", s)).batches]) for s in (0, 1)
+    )
+    assert not torch.equal(first, second) and torch.equal(first.sum(1), torch.ones(4000).double())
+    ahead = (first.argmax(1) - ONE_HOT.argmax(1)) % 4
+    shares = torch.bincount(ahead, minlength=4) / 4000
+    for share, expected in zip(shares.tolist(), (0.7, 0.1, 0.1, 0.1), strict=True):
+        assert abs(share - expected) < 4 * math.sqrt(expected * (1 - expected) / 4000)
+    again = LabelFlips(0.3)(CLASSES, W, generator(0, "n", 0)).joined[1]
+    assert torch.equal(first, again)
+    assert torch.equal(LabelFlips(0.0)(CLASSES, W, generator(0, "n", 0)).joined[1], ONE_HOT)
+    always = LabelFlips(1.0)(CLASSES, W, generator(0, "n", 0)).joined[1]
+    assert not (always.argmax(1) == ONE_HOT.argmax(1)).any()
+
+
+def test_a_flip_keeps_the_values_of_targets_that_are_not_one_hot():
+    y = torch.tensor([[-0.1, 0.9, -0.1]], dtype=torch.float64)
+    surface = CLASSES.on([(torch.zeros(1, 3).double(), y)])
+    flipped = LabelFlips(1.0)(surface, W, generator(0, "n", 0)).joined[1]
+    assert sorted(flipped[0].tolist()) == [-0.1, -0.1, 0.9] and flipped.argmax() != 1
+
+
+def test_flips_refuse_what_has_no_classes():
+    with pytest.raises(Refusal, match="two classes or more"):
+        LabelFlips(0.1)(SURFACE, W, generator(0, "n", 0))
+    tokens = SURFACE.on([(X, torch.zeros(6, 3, dtype=torch.long))])
+    with pytest.raises(Refusal, match="two classes or more"):
+        LabelFlips(0.1)(tokens, W, generator(0, "n", 0))
+    with pytest.raises(Refusal, match="probability=1.5"):
+        LabelFlips(1.5)
+
+
+def test_mixup_mixes_inputs_and_targets_alike_by_a_beta_distributed_weight():
+    surface = SURFACE.on([(X, 10 * X), (X + 6, 10 * X + 60)])
+    weights = []
+    for step in range(400):
+        mixed = mixup(surface, W, generator(0, "m", step), alpha=0.4)
+        assert [len(y) for _, y in mixed.batches] == [6, 6]
+        x, y = mixed.joined
+        assert torch.allclose(10 * x, y)  # the same partner and the same weight
+        assert x.sum() == pytest.approx(78)  # a permutation
+        moved = (x[:, 0] - torch.arange(1.0, 13.0)).abs()
+        if moved.max() > 0:
+            rng = generator(0, "m", step)
+            gammas = torch._standard_gamma(torch.full((2,), 0.4).double(), generator=rng)
+            c = float(gammas[0] / gammas.sum())
+            other = torch.randperm(12, generator=rng)
+            whole = torch.arange(1.0, 13.0).double()
+            assert torch.allclose(x[:, 0], c * whole + (1 - c) * whole[other])
+            weights.append(c)
+    assert kstest(weights, "beta", args=(0.4, 0.4)).pvalue > 1e-3
+    assert mixup(surface, W, generator(0, "m", 0), alpha=0.0) is surface
+    with pytest.raises(Refusal, match="alpha >= 0"):
+        mixup(surface, W, generator(0, "m", 0), alpha=-1.0)
+    with pytest.raises(Refusal, match="real inputs"):
+        mixup(SURFACE.on([(X.long(), Y)]), W, generator(0, "m", 0), alpha=1.0)
 
 
 def test_label_noise_of_other_laws_has_their_variance_and_may_be_shared():

@@ -11,14 +11,16 @@ from sharpcli.config.build import Part
 from sharpcli.errors import Refusal
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.losses.half_squared import half_squared
-from sharpcli.optimizers import base_edge, columns, compiled, edge, flow_step, preconditioner, shaped
+from sharpcli.optimizers import average, base_edge, columns, compiled, edge, flow_step, preconditioner, shaped
 from sharpcli.optimizers.adamw import AdamW
+from sharpcli.optimizers.averaging import Averaging
 from sharpcli.optimizers.clipping import Clipping
 from sharpcli.optimizers.gd import GD
 from sharpcli.optimizers.lion import Lion
 from sharpcli.optimizers.momentum import Momentum
 from sharpcli.optimizers.muon import Muon
 from sharpcli.optimizers.sign_descent import SignDescent
+from sharpcli.optimizers.switch import Switch
 from sharpcli.schedules.constant import constant
 from sharpcli.schedules.cosine import cosine
 from sharpcli.schedules.linear import linear
@@ -244,6 +246,58 @@ def test_compiled_steps_know_no_other_form_of_sam():
         {"surrogate_gap": 0.1},
     ):
         assert compiled(sam(0.1, True, GD(), **forms)) is None
+
+
+def test_a_switch_takes_the_second_rule_from_its_step_on_with_a_state_of_its_own():
+    rule = Switch(2, Momentum(0.9, False), AdamW(0.9, 0.999, 1e-8, 0.1))
+    w, state = W0, rule.init(W0)
+    first, second, at = Momentum(0.9, False), AdamW(0.9, 0.999, 1e-8, 0.1), W0
+    own = first.init(W0)
+    for step in range(5):
+        if step == 2:
+            own = second.init(W0)
+        at, own = (first if step < 2 else second).step(at, own, lambda w: LAM * w, 0.1)
+        w, state = rule.step(w, state, lambda w: LAM * w, 0.1)
+        assert torch.equal(w, at), step
+    assert preconditioner(rule, state, 0.1) is not None
+    assert preconditioner(rule, rule.init(W0), 0.1) is None
+    assert edge(rule, 0.1) is None and flow_step(rule, 0.1) is None
+    assert flow_step(Switch(2, GD(), sam(0.1, True, GD())), 0.1) == 0.1
+    with pytest.raises(Refusal, match="optimizer.at=-1"):
+        Switch(-1, GD(), GD())
+
+
+@pytest.mark.parametrize(
+    ("start", "every", "decay", "counted"),
+    [
+        (0, 1, None, [1, 2, 3, 4, 5, 6]),
+        (3, 2, None, [3, 5]),
+        (0, 1, 0.8, [1, 2, 3, 4, 5, 6]),
+        (2, 3, 0.8, [2, 5]),
+    ],
+)
+def test_an_average_of_the_weights_is_kept_beside_them(start, every, decay, counted):
+    rule, base = Averaging(start, every, decay, Momentum(0.9, False)), Momentum(0.9, False)
+    w, state, path = W0, rule.init(W0), [W0]
+    assert torch.equal(average(rule, state), W0)
+    for step in range(1, 7):
+        w, state = rule.step(w, state, lambda w: LAM * w, 0.1)
+        path.append(run(base, 0.1, step))
+        assert torch.equal(w, path[-1])  # the base's own path
+        seen = [path[i] for i in counted if i <= step]
+        if not seen:
+            expected = w
+        elif decay is None:
+            expected = sum(seen) / len(seen)
+        else:
+            expected = seen[0]
+            for later in seen[1:]:
+                expected = decay * expected + (1 - decay) * later
+        assert torch.allclose(average(rule, state), expected, rtol=1e-13), step
+    assert edge(rule, 0.1) == edge(base, 0.1) and average(base, ()) is None
+    for wrong in ((-1, 1, None), (0, 0, None), (0, 1, 1.0)):
+        with pytest.raises(Refusal, match="start at least 0"):
+            Averaging(*wrong, GD())
 
 
 def test_rules_refuse_what_is_out_of_range():

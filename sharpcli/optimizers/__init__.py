@@ -9,6 +9,7 @@ rule that lacks one has nothing to say there.
 | `flow_step(lr)` | the time of gradient flow that a step takes, for small lr; None for another flow | lr |
 | `shaped(layout)` | the rule for weights that are the concatenation of these tensors | itself |
 | `columns(state, lr)` | numbers of its state, added to every row | no column |
+| `average(state)` | an average [D] of the weights, measured beside them | none is measured |
 | `full_batch = True` | that it is defined for the loss of all examples alone | any batch |
 | `compiled()` | its `Rule`, for toys whose steps are compiled | the general path |
 
@@ -78,6 +79,11 @@ def shaped(rule: Any, layout: Layout) -> Any:
 def columns(rule: Any, state: State, lr: float) -> dict[str, float]:
     """Numbers of the rule's state by the name of their column."""
     return rule.columns(state, lr) if _states(rule, "columns") else {}
+
+
+def average(rule: Any, state: State) -> Tensor | None:
+    """The average of the weights that the rule keeps; None where it keeps none."""
+    return rule.average(state) if _states(rule, "average") else None
 
 
 def compiled(rule: Any) -> Rule | None:
