@@ -41,7 +41,7 @@ def main() -> None:
     below_edge = True
     for step in range(steps + 1):
         if step % MEASURE_EVERY == 0:
-            row, lane.warm = measure(e, lane.w, step, lane.warm, ["sharpness"])
+            row, lane.warm, lane.gradient = measure(e, lane.w, step, lane.warm, ["sharpness"])
             below_edge = below_edge and row["lambda_1"] < edge
             products.append(row["sharpness_products"])
             if below_edge and step > 0:  # the first measurement has no warm start

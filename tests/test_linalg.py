@@ -7,11 +7,12 @@ import pytest
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from sharpcli.linalg import lanczos, quadrature
+from sharpcli.linalg import nearby, quadrature
 from sharpcli.linalg import trace as traces
 from sharpcli.linalg.ascent import ascend
 from sharpcli.linalg.krylov import Krylov, dots
-from sharpcli.linalg.lanczos import cluster_errors, extremes, largest
+from sharpcli.linalg.lanczos import cluster_errors, extremes, from_remembered, largest
+from sharpcli.linalg.nearby import Remembered
 from sharpcli.linalg.semidefinite import least
 
 # spectra of 120 eigenvalues on which standard errors of few samples are too short
@@ -77,10 +78,11 @@ def test_a_gap_inside_the_cluster_is_not_trusted():
 def test_a_warm_start_costs_no_product_more_where_nothing_has_changed_and_few_where_little_has():
     A = symmetric([5.0, 4.0, *torch.linspace(-1, 3, 98).tolist()])
     cold = largest(lambda V: V @ A, start(1, 100), 1, 1e-6, 100)
-    again = largest(lambda V: V @ A, cold.vectors, 1, 1e-5, 100)
-    assert again.products == len(cold.vectors) == 2 and again.converged
+    rows = cold.vectors
+    again = largest(lambda V: V @ A, rows, 1, 1e-5, 100)
+    assert again.products == len(rows) == 2 and again.converged
     B = A + 0.01 * symmetric(torch.linspace(-1, 1, 100).tolist(), seed=5)
-    warm = largest(lambda V: V @ B, cold.vectors, 1, 1e-4, 100, slack=10)
+    warm = largest(lambda V: V @ B, rows, 1, 1e-4, 100, slack=10)
     assert warm.products < cold.products / 2
     assert warm.values[0] == pytest.approx(torch.linalg.eigvalsh(B)[-1].item(), rel=1e-4)
 
@@ -142,8 +144,9 @@ def test_over_a_path_of_crowding_matrices_the_stated_errors_cover_the_truth():
 
 def test_the_vectors_kept_for_later_are_those_that_crowd_below_the_largest():
     A = symmetric([10.0, 9.5, 8.7, *torch.linspace(0, 7, 60).tolist()])
-    assert len(largest(lambda V: V @ A, start(1, 63), 1, 1e-9, 63).vectors) == 3
-    assert lanczos.KEPT_SHARE == 0.85
+    remembered = largest(lambda V: V @ A, start(1, 63), 1, 1e-9, 63).remembered
+    assert len(remembered.vectors) == 3 and nearby.KEPT_SHARE == 0.85
+    assert torch.allclose(remembered.values, torch.tensor([10.0, 9.5, 8.7]).double(), rtol=1e-6)
 
 
 def rng(seed=0):
@@ -197,6 +200,106 @@ def test_the_decomposition_holds_through_blocks_growth_and_restart():
     assert krylov.size == 5 and defect() < 1e-12
     krylov.grow(torch.eye(4, dtype=torch.float64)[:1])
     assert krylov.size == 6 and defect() < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_decomposition_holds_where_any_directions_are_inserted(dtype):
+    A = symmetric(torch.linspace(-3, 9, 60).tolist(), dtype=dtype)
+    krylov = Krylov(lambda V: V @ A, start(2, 60, dtype=dtype), 40)
+    krylov.grow(krylov.residuals(krylov.ritz()[1])[:1])
+    assert krylov.insert(start(2, 60, 5, dtype))
+    assert krylov.insert(krylov.G[:1].clone())  # a direction that is in G
+    assert krylov.insert(krylov.G[:1] + 1e-6 * start(1, 60, 6, dtype))  # and one that nearly is
+    krylov.grow(krylov.residuals(krylov.ritz()[1])[:1])
+    assert not krylov.insert(krylov.V[:1].clone())
+    m, V, G = krylov.size, krylov.V, krylov.G
+    small = 100 * torch.finfo(dtype).eps
+    assert m == 8 == krylov.products and G.shape == (krylov.width, 60)
+    explained = V.T @ krylov.T[:m, :m].to(V) + G.T @ krylov.C[:m].T.to(V)
+    assert (A @ V.T - explained).norm() < small * A.norm()
+    assert torch.allclose(V @ V.T, torch.eye(m, dtype=dtype), atol=small)
+    assert (G @ V.T).norm() < small and torch.allclose(G @ G.T, torch.eye(len(G), dtype=dtype), atol=small)
+
+
+def path(lam, move, t):
+    """A matrix whose eigenvectors have turned by t times a rotation, with the eigenvalues lam."""
+    Q = torch.matrix_exp(t * (move - move.T))
+    return Q * lam @ Q.T
+
+
+def solved_along(matrices, k=1, tol=1e-3):
+    """The results along a path, each from the one before, with the true values."""
+    found, remembered = [], None
+    for number, A in enumerate(matrices):
+        draws = rng(number)
+
+        def product(V, A=A):
+            return V @ A
+
+        def fresh(like=A[0], draws=draws):
+            return torch.randn(like.shape, generator=draws, dtype=torch.float64)
+
+        if remembered is None:
+            ritz = largest(product, start(1, len(A)), k, tol, len(A))
+        else:
+            ritz = from_remembered(product, remembered, k, tol, len(A), len(A), fresh=fresh)
+        remembered = Remembered.of(ritz.remembered.saved())
+        found.append((ritz, torch.linalg.eigvalsh(A).flip(0)[:k]))
+    return found
+
+
+def test_along_a_slow_path_every_error_is_covered_and_products_are_fewer_than_a_block_s():
+    move = 0.01 * start(150, 150, 3) / 150**0.5
+    lam = torch.tensor([10.0, 8.4, 7.9, *torch.linspace(-1, 5, 147).tolist()], dtype=torch.float64)
+    found = solved_along(path(lam * (1 + 0.005 * t), move, float(t)) for t in range(40))
+    for ritz, truth in found:
+        assert ritz.converged and abs(ritz.values[0] - truth[0]) <= ritz.errors[0] <= 1.001e-3 * truth[0]
+    by_block = []
+    for t in range(2, 40):
+        A, before = path(lam * (1 + 0.005 * t), move, float(t)), found[t - 1][0]
+        by_block.append(largest(lambda V, A=A: V @ A, before.vectors, 1, 1e-3, 150, slack=3.0).products)
+    assert sum(ritz.products for ritz, _ in found[2:]) < 0.75 * sum(by_block)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_eigenvalues_that_crowd_and_turn_are_tracked_for_fewer_products_than_a_block_takes(k):
+    lam = torch.tensor([10.0, 9.8, 9.7, 9.3, 9.0, *torch.linspace(0, 8, 145).tolist()], dtype=torch.float64)
+    move = 0.05 * start(150, 150, 4) / 150**0.5
+    swing = torch.sin(torch.arange(150.0).double())
+    matrices = [path(lam * (1 + 0.01 * torch.sin(swing + t / 5)), move, float(t)) for t in range(40)]
+    found = solved_along(matrices, k)
+    ratios = [((ritz.values - truth).abs() / ritz.errors).max() for ritz, truth in found]
+    assert all(ritz.converged for ritz, _ in found) and sum(ratio > 1 for ratio in ratios) <= 1
+    block, before = 0, found[0][0]
+    for A in matrices[1:]:
+        before = largest(lambda V, A=A: V @ A, before.vectors, k, 1e-3, 150, slack=3.0)
+        block += before.products
+    assert sum(ritz.products for ritz, _ in found[1:]) < 0.9 * block
+
+
+@pytest.mark.parametrize("speed", [0.002, 0.01, 0.05])
+def test_an_eigenvalue_that_overtakes_is_seen(speed):
+    # the second rises through the first, neither vector turns: residuals say nothing of it
+    rest = torch.linspace(0, 7, 118).double()
+    matrices = []
+    for t in range(1, 41):
+        lam = torch.cat([torch.tensor([10.0, 9.5 + 10 * speed * t]).double(), rest])
+        matrices.append(torch.diag(lam) + 1e-5 * symmetric(torch.linspace(-1, 1, 120).tolist(), 7))
+    missed, longest = 0, 0
+    for ritz, truth in solved_along(matrices):
+        missed = missed + 1 if abs(ritz.values[0] - truth[0]) > max(1e-3 * truth[0], ritz.errors[0]) else 0
+        longest = max(longest, missed)
+    assert longest < nearby.MOST_AGE
+    assert longest == 0 or speed < 0.005  # faster ones are seen at once
+
+
+def test_what_was_remembered_of_another_matrix_is_no_obstacle():
+    A, B = symmetric([10.0, 9.0, *torch.linspace(0, 8, 118).tolist()]), symmetric(range(120), 3)
+    cold = largest(lambda V: V @ A, start(1, 120), 1, 1e-3, 120)
+    other = from_remembered(lambda V: V @ B, cold.remembered, 1, 1e-3, 120, 120)
+    assert other.converged and abs(other.values[0] - 119) <= other.errors[0]
+    few = from_remembered(lambda V: V @ B, cold.remembered, 1, 1e-3, 4, 120)
+    assert not few.converged and few.products == 4
 
 
 def test_room_for_a_large_basis_costs_nothing_until_it_is_used():

@@ -12,7 +12,9 @@ import torch
 from conftest import TINY, only_run, rows_of
 
 from sharpcli.engine.measuring import measure
+from sharpcli.engine.steps import advance
 from sharpcli.engine.train import begin
+from sharpcli.landscape.surface import LossSurface
 from sharpcli.optimizers.gd import GD
 from sharpcli.run import Run
 
@@ -133,7 +135,7 @@ def test_lambda_1_logged_in_training_is_that_of_a_dense_hessian(experiment):
         "measure.sharpness.k=3",
         "measure.sharpness.tol=1e-8",
     )
-    row, _ = measure(e, e.problem.w0, 0, {}, ["sharpness"])
+    row, *_ = measure(e, e.problem.w0, 0, {}, ["sharpness"])
     H = e.problem.surface.hvp(e.problem.w0, torch.eye(len(e.problem.w0)).double())
     truth = torch.linalg.eigvalsh(H).flip(0)
     assert [row[f"lambda_{i}"] for i in (1, 2, 3)] == pytest.approx(truth[:3].tolist(), rel=1e-6)
@@ -640,3 +642,102 @@ def test_a_damaged_verdict_is_named_and_the_other_claims_listed(sharp, folder, c
         said = sharp(*words)
         assert said.code == 0 and said.err.count("sam_radius/verdict.json") == 1, said.err
     assert "sharp claim check sam_radius writes it again" in sharp("claim", "show", "sam_radius").refusal
+
+
+def test_every_measure_is_taken_at_the_average_of_the_weights_too(sharp, folder, experiment):
+    words = (
+        "train",
+        *TINY,
+        "method=sgd",
+        "lr=0.1",
+        "steps=12",
+        "measure_every=4",
+        "measure=[scores,sharpness]",
+    )
+    averaging = ("optimizer=averaging", "optimizer@optimizer.base=gd", "optimizer.start=4")
+    assert sharp(*words, *averaging).code == 0
+    with_average = rows_of(only_run(folder) / "metrics.jsonl")
+    assert sharp(*words, "runs_dir=plain").code == 0
+    plain = rows_of(next((folder / "plain").iterdir()) / "metrics.jsonl")
+    assert [row["test_loss"] for row in plain] == [row["test_loss"] for row in with_average]
+    for row in with_average:
+        same = row["average_train_loss"] == row["train_loss"] and row["average_lambda_1"] == row["lambda_1"]
+        assert same == (row["step"] <= 4) and row["average_sharpness_converged"]
+    run = Run(only_run(folder))
+    saved = run.load(12)
+    w = saved["state"][1]
+    e = experiment(*words[1:], *averaging)
+    assert with_average[-1]["average_train_loss"] == float(e.problem.surface.value(w.to(e.problem.w0)))
+
+
+def test_an_average_goes_on_where_a_killed_run_left_it(sharp, folder):
+    words = ("train", *TINY, "method=sgd", "lr=0.1", "steps=12", "measure_every=4", "checkpoint_every=4")
+    averaging = ("optimizer=averaging", "optimizer@optimizer.base=sam", "optimizer.decay=0.7")
+    assert sharp(*words, *averaging).code == 0
+    run = only_run(folder)
+    whole = rows_of(run / "metrics.jsonl")
+    for checkpoint in (run / "checkpoints").glob("*12*"):
+        checkpoint.unlink()
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:-1]))
+    assert sharp(*words, *averaging).code == 0
+    again = rows_of(run / "metrics.jsonl")
+    assert [{k: v for k, v in row.items() if "seconds" not in k} for row in again] == [
+        {k: v for k, v in row.items() if "seconds" not in k} for row in whole
+    ]
+
+
+BROAD = ("data.train_examples=60", "model.widths=[12]")  # more parameters than block Lanczos is kept for
+
+
+def test_a_tracked_lambda_1_goes_on_where_a_killed_run_left_it(sharp, folder):
+    words = ("train", *BROAD, "lr=0.1", "steps=40", "measure_every=4", "checkpoint_every=8", "threads=1")
+    words = (*words, "measure=[sharpness]")
+    assert sharp(*words).code == 0
+    run = only_run(folder)
+    whole = rows_of(run / "metrics.jsonl")
+    assert min(row["sharpness_products"] for row in whole) <= 2  # tracked
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    for step in (32, 40):
+        for checkpoint in (run / "checkpoints").glob(f"*{step}*"):
+            checkpoint.unlink()
+    (run / "metrics.jsonl").write_text("".join(lines[:8]))
+    assert sharp(*words).code == 0
+    assert [
+        {k: v for k, v in row.items() if "seconds" not in k} for row in rows_of(run / "metrics.jsonl")
+    ] == [{k: v for k, v in row.items() if "seconds" not in k} for row in whole]
+
+
+def test_the_gradient_of_a_measured_step_is_computed_once_and_no_bit_changes(experiment, monkeypatch):
+    words = (*BROAD, "lr=0.1", "measure=[sharpness]", "problem.dtype=float64")
+    paths, calls = [], []
+    plain = LossSurface.grad
+
+    def counted(self, w):
+        if self.known is None or self.known[0] is not w:
+            calls.append(len(w))
+        return plain(self, w)
+
+    monkeypatch.setattr(LossSurface, "grad", counted)
+    for measured in (True, False):
+        e = experiment(*words)
+        lane, move, warm = begin(e), advance(e), {}
+        calls.clear()
+        for step in range(6):
+            gradient = None
+            if measured:
+                _, warm, gradient = measure(e, lane.w, step, warm, ["sharpness"])
+                assert gradient is not None and torch.equal(gradient, e.problem.surface.grad(lane.w))
+                calls.pop()
+            lane.w, lane.state, _ = move(lane.w, lane.state, step, step + 1, gradient)
+            # at the first measurement the second derivatives are tried and the gradient is compared, once
+            assert len(calls) == (0 if measured else 1) or step == 0
+            calls.clear()
+        paths.append(lane.w)
+    assert torch.equal(*paths)
+
+
+def test_a_gradient_of_another_loss_is_not_the_step_s(experiment):
+    for words in (("method=sgd", "batch_size=20"), ("objective=[weight_decay]",), ("measure_examples=20",)):
+        e = experiment(*BROAD, "lr=0.1", "measure=[sharpness]", *words)
+        assert measure(e, e.problem.w0, 0, {}, ["sharpness"])[2] is None

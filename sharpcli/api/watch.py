@@ -17,7 +17,7 @@ from sharpcli.api.measure import BASIS_GB, CHUNK, GRAPH_GB, Measured, Measures, 
 from sharpcli.api.problem import Loss, Weight, own
 from sharpcli.api.refused import python
 from sharpcli.config.identity import hash_of
-from sharpcli.engine.measuring import Warm
+from sharpcli.engine.measuring import Warm, placed
 from sharpcli.errors import Refusal
 from sharpcli.jsonl import Row
 from sharpcli.provenance import provenance
@@ -226,7 +226,7 @@ class Watch:
             self._run = run
         self.last, self._closed = None, False
         self.steps, self.rows, self._seconds = state["steps"], list(state["rows"]), state["seconds"]
-        self._warm = {name: vectors.to(self._own.problem.w0) for name, vectors in state["warm"].items()}
+        self._warm = placed(state["warm"], self._own.problem.w0)
 
     def _config(self, measures: Measures, settings: dict[str, Any]) -> dict[str, Any]:
         """What is watched, as a config. It holds the moment at which it began, so that the same loop run

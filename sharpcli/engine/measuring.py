@@ -14,11 +14,12 @@ from torch import Tensor
 from sharpcli.engine.experiment import Experiment
 from sharpcli.errors import NotFinite, Refusal
 from sharpcli.jsonl import Row
+from sharpcli.landscape.batches import mapped
 from sharpcli.landscape.curvature import Curvature
 from sharpcli.landscape.second_derivatives import agreement
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.measures import Estimates, Point
-from sharpcli.optimizers import State
+from sharpcli.optimizers import State, average
 from sharpcli.rng import generator
 
 LOOP_COLUMNS = (
@@ -34,43 +35,62 @@ LOOP_COLUMNS = (
     "seconds",
 )
 SECOND = "second derivatives"
-Warm = dict[str, Tensor]
+SAME_GRADIENT, OTHER_GRADIENT = "a gradient as steps take it", "a gradient that is not"
+AVERAGE = "average_"  # begins the columns of what is measured at the average of the weights
+Warm = dict[str, Any]  # by measure: a tensor, or a mapping of tensors
 Tell = Callable[[str, int, float], Any]
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What a measure gave at a point: its columns, its warm vectors by its name, and its `vectors` [D] by the
-    columns of their values."""
+    """What a measure gave at a point: its columns, its warm vectors by its name, its `vectors` [D] by the
+    columns of their values, and the `gradient` [D] there, where measures have computed it so far."""
 
     name: str
     row: Row
     warm: Warm
     vectors: dict[str, Tensor]
+    gradient: Tensor | None = None
 
 
 def measure(
     experiment: Experiment,
     w: Tensor,
     step: int,
-    warm: Mapping[str, Tensor],
+    warm: Mapping[str, Any],
     names: Iterable[str],
     state: State | None = None,
-) -> tuple[Row, Warm]:
-    """The row of the named measures at w, and what each leaves for the next measurement."""
+) -> tuple[Row, Warm, Tensor | None]:
+    """The row of the named measures at w, what each leaves for the next measurement, and the gradient of the
+    training loss at w, where measuring has computed it, to the bit: it need not be computed again for a
+    step."""
     row: Row = {}
     after = dict(warm)
+    gradient = None
     for taken in each(experiment, w, step, warm, names, state):
         row |= taken.row
         after |= taken.warm
-    return row, after
+        gradient = taken.gradient if taken.name in names else gradient
+    return row, after, gradient if gradient is not None and _is_the_step_s(experiment, w, gradient) else None
+
+
+def _is_the_step_s(experiment: Experiment, w: Tensor, gradient: Tensor) -> bool:
+    """Whether measuring computes the gradients of steps to the bit: of the same loss, as the first one of a
+    process shows, since a graph may sum in another order."""
+    surface = experiment.problem.surface
+    if not experiment.minibatches.whole or experiment.objectives or experiment.surface_at(w) is not surface:
+        return False
+    if not experiment.tried & {SAME_GRADIENT, OTHER_GRADIENT}:
+        is_same = torch.equal(surface.grad(w), gradient)
+        experiment.tried.add(SAME_GRADIENT if is_same else OTHER_GRADIENT)
+    return SAME_GRADIENT in experiment.tried
 
 
 def each(
     experiment: Experiment,
     w: Tensor,
     step: int,
-    warm: Mapping[str, Tensor],
+    warm: Mapping[str, Any],
     names: Iterable[str],
     state: State | None = None,
     tell: Tell | None = None,
@@ -82,7 +102,36 @@ def each(
     Where the weights or its curvature are not finite a measure has the column `<name>_not_finite` alone.
     `tell(name, products, error)` is called during long solves. A device that runs out of memory is a refusal
     that says what to try.
+
+    Where the update rule keeps an average of the weights, the measures are then taken there, in columns that
+    begin with `average_`.
     """
+    names = list(names)
+    yield from _each_at(experiment, w, step, warm, names, state, tell)
+    mean = None if state is None else average(experiment.optimizer, state)
+    if mean is None:
+        return
+    of_mean = {
+        name.removeprefix(AVERAGE): vectors for name, vectors in warm.items() if name.startswith(AVERAGE)
+    }
+    for taken in _each_at(experiment, mean, step, of_mean, names, state, tell):
+        row, left, vectors = (
+            {f"{AVERAGE}{key}": value for key, value in part.items()}
+            for part in (taken.row, taken.warm, taken.vectors)
+        )
+        yield Taken(f"{AVERAGE}{taken.name}", row, left, vectors)
+
+
+def _each_at(
+    experiment: Experiment,
+    w: Tensor,
+    step: int,
+    warm: Mapping[str, Any],
+    names: Iterable[str],
+    state: State | None,
+    tell: Tell | None,
+) -> Iterator[Taken]:
+    """The named measures at w alone; see `each`."""
     surface = experiment.surface_at(w)
     is_finite = bool(torch.isfinite(w).all())
     trying = 0.0  # seconds of the check of second derivatives, which are no measure's
@@ -143,7 +192,7 @@ def each(
             row[f"{name}_examples"] = surface.examples
             row[f"{name}_seconds"] = round(seconds, 4)
         warm_of = {} if estimates.warm is None else {name: estimates.warm}
-        yield Taken(name, row, warm_of, estimates.vectors)
+        yield Taken(name, row, warm_of, estimates.vectors, curvature.known_grad)
 
 
 def _try_second_derivatives(experiment: Experiment, surface: LossSurface, w: Tensor, name: str) -> None:
@@ -184,6 +233,14 @@ def _plain(name: str, key: str, value: Any) -> Any:
     )
 
 
+def placed(warm: Mapping[str, Any], like: Tensor) -> Warm:
+    """What measures left, on the device of a tensor; a single tensor also in its precision."""
+    return {
+        name: left.to(like) if isinstance(left, Tensor) else mapped(lambda t: t.to(like.device), left)
+        for name, left in warm.items()
+    }
+
+
 def restore(saved: Mapping[str, Any], experiment: Experiment) -> tuple[Tensor, Warm, State]:
     """The weights, the warm vectors and the optimizer's state of a checkpoint, on the experiment's device.
     Raises ValueError where the weights are of another shape, or not real."""
@@ -194,7 +251,7 @@ def restore(saved: Mapping[str, Any], experiment: Experiment) -> tuple[Tensor, W
         raise ValueError(f"holds weights that are {saved['w'].dtype}")
     if saved["w"].shape != w0.shape:
         raise ValueError(f"holds weights of the shape {tuple(saved['w'].shape)} and not {tuple(w0.shape)}")
-    warm = {name: vectors.to(w0) for name, vectors in saved["warm"].items()}
+    warm = placed(saved["warm"], w0)
     return saved["w"].to(w0), warm, tuple(part.to(w0.device) for part in saved["state"])
 
 

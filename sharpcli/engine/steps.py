@@ -3,7 +3,7 @@ forms."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -24,14 +24,16 @@ COMPILED_AT_ONCE = 2**18  # compiled steps after which Ctrl-C is heard
 
 
 class Advance(Protocol):
-    """(w, state, step, stop) -> the same at a later step, at most `stop`, and at most `at_once` steps
-    later."""
+    """(w, state, step, stop) -> the same at a later step, at most `stop`, and at most `at_once` steps later;
+    `gradient` is that of the training loss at w, where it is known."""
 
     @property
     def at_once(self) -> int:
         """The most steps of a call."""
 
-    def __call__(self, w: Tensor, state: State, step: int, stop: int) -> tuple[Tensor, State, int]:
+    def __call__(
+        self, w: Tensor, state: State, step: int, stop: int, gradient: Tensor | None = None
+    ) -> tuple[Tensor, State, int]:
         """The weights, the optimizer's state and the step reached: earlier where the weights are no longer
         finite."""
 
@@ -81,7 +83,9 @@ class Compiled:
     steps: Steps
     at_once: int = COMPILED_AT_ONCE
 
-    def __call__(self, w: Tensor, state: State, step: int, stop: int) -> tuple[Tensor, State, int]:
+    def __call__(
+        self, w: Tensor, state: State, step: int, stop: int, gradient: Tensor | None = None
+    ) -> tuple[Tensor, State, int]:
         """See `Advance`."""
         stop = min(stop, step + self.at_once)
         new, velocity = w.numpy().copy(), state[0].numpy().copy() if state else np.zeros(len(w))
@@ -99,7 +103,9 @@ class OneByOne:
     _order: Tensor = field(default_factory=lambda: torch.empty(0))
     _tried: bool = False
 
-    def __call__(self, w: Tensor, state: State, step: int, stop: int) -> tuple[Tensor, State, int]:
+    def __call__(
+        self, w: Tensor, state: State, step: int, stop: int, gradient: Tensor | None = None
+    ) -> tuple[Tensor, State, int]:
         """See `Advance`."""
         experiment, batches, surface = (
             self.experiment,
@@ -111,6 +117,8 @@ class OneByOne:
                 self._epoch = step // batches.per_epoch
                 self._order = batches.order(self._epoch)
             surface = surface.on(chunks(batches(step, self._order), experiment.chunk))
+        elif gradient is not None:
+            surface = replace(surface, known=(w, gradient))
         for name, objective in experiment.objectives.items():
             surface = objective(surface, w, generator(experiment.seed, name, step))
         lr = experiment.schedule(step)

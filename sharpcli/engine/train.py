@@ -21,6 +21,7 @@ from sharpcli.engine.measuring import Warm, measure, restore
 from sharpcli.engine.steps import COMPILED_AT_ONCE, Advance, advance
 from sharpcli.errors import signals
 from sharpcli.jsonl import Row
+from sharpcli.landscape.batches import mapped
 from sharpcli.optimizers import State, base_edge, columns, edge, started
 from sharpcli.run import Run, Written
 
@@ -41,7 +42,8 @@ class Lane:
 
     `warm` are each measure's vectors of the last measurement, from which the next one starts. `label` is what
     tells the lane apart from the other lanes of a run with replicas; None in a run of one trajectory. A lane
-    that has `diverged` takes no further steps.
+    that has `diverged` takes no further steps. `gradient` is that of the next step, where measuring has
+    computed it.
     """
 
     experiment: Experiment
@@ -51,6 +53,7 @@ class Lane:
     step: int = 0
     label: Label | None = None
     diverged: bool = False
+    gradient: Tensor | None = None
 
 
 @dataclass
@@ -144,7 +147,8 @@ def train(
 def _move(lane: Lane, move: Advance, stop: int) -> None:
     """Moves a lane to `stop`, or to the step at which its weights are no longer finite."""
     while lane.step < stop:
-        lane.w, lane.state, lane.step = move(lane.w, lane.state, lane.step, stop)
+        gradient, lane.gradient = lane.gradient, None
+        lane.w, lane.state, lane.step = move(lane.w, lane.state, lane.step, stop, gradient)
         if lane.step < stop and not bool(torch.isfinite(lane.w.sum())):
             return
 
@@ -201,7 +205,7 @@ def _row(lane: Lane, position: Position) -> Row | None:
     row |= {name: value for name, value in edges.items() if value is not None}
     if finite:
         row |= columns(experiment.optimizer, lane.state, lr)
-        measured, lane.warm = measure(experiment, lane.w, at, lane.warm, names, lane.state)
+        measured, lane.warm, lane.gradient = measure(experiment, lane.w, at, lane.warm, names, lane.state)
         row |= measured
         finite = abs(row.get("train_loss", 0.0)) < LARGEST_LOSS
     if not finite:
@@ -221,7 +225,7 @@ def save(run: Run, position: Position, written: Written, durable: bool = True) -
 def _saved(lane: Lane) -> dict[str, Any] | None:
     if lane.diverged and lane.label is not None:
         return None
-    warm = {name: vectors.cpu() for name, vectors in lane.warm.items()}
+    warm = {name: mapped(lambda t: t.cpu(), left) for name, left in lane.warm.items()}
     return {"w": lane.w.cpu(), "state": [part.cpu() for part in lane.state], "warm": warm}
 
 

@@ -3,7 +3,7 @@ random start vector, and the eigenpairs computed so far."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from itertools import count
@@ -16,16 +16,19 @@ from torch import Tensor
 from sharpcli.landscape.hessian_products import Linearization
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.linalg.krylov import KEPT_VECTORS, Krylov, Matvec
-from sharpcli.linalg.lanczos import Ritz, Tell, extremes
+from sharpcli.linalg.lanczos import Ritz, Tell, extremes, from_remembered
+from sharpcli.linalg.nearby import Remembered
 from sharpcli.linalg.quadrature import Quadrature, Rule, extend, rule, stack
 from sharpcli.linalg.trace import Method, Trace, estimate
 from sharpcli.rng import generator
 
 Operator = Literal["hessian", "gauss_newton"]
+Warm = Mapping[str, Tensor] | Tensor  # `Remembered.saved`, or start vectors [b, D] alone
 
 # The ratio of residual to error allowed from warm vectors (`slack` of `extremes`): with 10, an eigenvalue
 # that had overtaken the largest was missed by 6e-3.
 WARM_SLACK = 3.0
+SMALL = 512  # parameters: with fewer, products cost little, and block Lanczos is the most exact
 DENSE_ROWS = 32  # rows of the identity multiplied in one call by `dense`: bounds the memory of the products
 
 
@@ -61,6 +64,11 @@ class Curvature:
         if self.before is not None:
             self.before()
         return self.surface.linearize(self.w)
+
+    @property
+    def known_grad(self) -> Float[Tensor, " D"] | None:
+        """The gradient at w, where measures have computed it on the way; else None."""
+        return self.linearization.graph_grad if "linearization" in vars(self) else None
 
     @property
     def room(self) -> int:
@@ -102,12 +110,12 @@ class Curvature:
         k: int,
         tol: float,
         max_products: int,
-        warm: Float[Tensor, "b D"] | None = None,
+        warm: Warm | None = None,
         least: bool = False,
     ) -> Ritz:
         """The k largest eigenpairs, with `least` the smallest too, to an error of tol |lambda_1| (see
-        `extremes`); from the rows of `warm` if there are any, else from the random start vector 0. Its
-        `products` are those of this call."""
+        `extremes`); from those of an earlier call at a nearby point, `warm`, if there are any (see `track`),
+        else from the random start vector 0. Its `products` are those of this call."""
         stored = self._stored_eigenpairs(operator, k, tol, least)
         if stored is not None:
             return stored
@@ -116,16 +124,25 @@ class Curvature:
         def fresh() -> Float[Tensor, " D"]:
             return self.start(next(numbers))[0]
 
-        if warm is None or not len(warm):
-            earlier = self._krylov.get((operator, 0))
-            products_before = 0 if earlier is None else earlier.products
-            krylov, slack = self.krylov(operator), 1.0
+        before = _remembered(warm, self.w)
+        rows = before.vectors if before is not None else warm if isinstance(warm, Tensor) else None
+        if before is not None and not least and len(before.values) > k and len(self.w) >= SMALL:
+            ritz = from_remembered(
+                self.matvec(operator), before, k, tol, max_products, self.room, WARM_SLACK, fresh, self.tell
+            )
         else:
-            products_before = 0
-            krylov, slack = Krylov(self.matvec(operator), warm[:max_products], self.room), WARM_SLACK
-        remaining = max(0, max_products - (krylov.products - products_before))
-        ritz = extremes(krylov, k, tol, remaining, least=least, slack=slack, fresh=fresh, tell=self.tell)
-        ritz = replace(ritz, products=krylov.products - products_before)
+            if rows is None or not len(rows):
+                earlier = self._krylov.get((operator, 0))
+                products_before = 0 if earlier is None else earlier.products
+                krylov, slack = self.krylov(operator), 1.0
+            else:
+                products_before = 0
+                krylov, slack = Krylov(self.matvec(operator), rows[:max_products], self.room), WARM_SLACK
+            remaining = max(0, max_products - (krylov.products - products_before))
+            ritz = extremes(krylov, k, tol, remaining, least=least, slack=slack, fresh=fresh, tell=self.tell)
+            ritz = replace(ritz, products=krylov.products - products_before)
+            if before is not None:
+                ritz = replace(ritz, remembered=ritz.remembered.after(before))
         self._ritz[operator, least] = ritz, tol
         return ritz
 
@@ -173,3 +190,11 @@ class Curvature:
             if self.tell is not None:
                 self.tell(spent, float("nan"))
         return stack(rules), spent
+
+
+def _remembered(warm: Warm | None, w: Tensor) -> Remembered | None:
+    """The pairs of an earlier call, for products with vectors like w; None where there are none."""
+    if warm is None or isinstance(warm, Tensor) or not len(warm["values"]):
+        return None
+    before = Remembered.of(warm)
+    return replace(before, vectors=before.vectors.to(w))

@@ -80,6 +80,11 @@ class Linearization:
                 self._grad = surface.grad(self._w)
         return self._grad
 
+    @property
+    def graph_grad(self) -> Float[Tensor, " D"] | None:
+        """grad L(w) where a graph of it has been built and kept; None where it would have to be computed."""
+        return None if self._graph is None else self.grad
+
     def hvp(self, V: Float[Tensor, "*m D"]) -> Float[Tensor, "*m D"]:
         """H v for a vector or for each row v of a block, H the Hessian of L."""
         if V.ndim == 1:

@@ -46,7 +46,8 @@ class LossSurface:
 
     With several `processes`, each evaluates its share of the examples, and values, gradients and products are
     summed over them. `joint` says that the outputs of a batch depend on one another (batch norm), so that no
-    batch may be split. `compiled` supplies compiled Hessian products where they pay.
+    batch may be split. `compiled` supplies compiled Hessian products where they pay. `known` is a point (that
+    very tensor) and the gradient there, where it has been computed already.
     """
 
     predict: Callable[[Float[Tensor, " D"], Tensor], Tensor]
@@ -58,6 +59,7 @@ class LossSurface:
     joint: bool = False
     compiled: CompiledProducts | None = None
     weigh: Callable[[Batch], float] = examples_in
+    known: tuple[Tensor, Tensor] | None = None
 
     @property
     def examples(self) -> int:
@@ -77,19 +79,20 @@ class LossSurface:
 
     def on(self, batches: Iterable[Batch]) -> LossSurface:
         """The same loss over other examples."""
-        return replace(self, batches=tuple(batches))
+        return replace(self, batches=tuple(batches), known=None)
 
     def through(self, embed: Callable[[Float[Tensor, " d"]], Float[Tensor, " D"]]) -> LossSurface:
         """The same loss as a function of u [d], with w = embed(u) [D]: of a subset of the weights, or in
         other coordinates."""
         predict, penalty = self.predict, self.penalty
         inner = None if penalty is None else (lambda u: penalty(embed(u)))
-        return replace(self, predict=lambda u, x: predict(embed(u), x), penalty=inner)
+        return replace(self, predict=lambda u, x: predict(embed(u), x), penalty=inner, known=None)
 
     def plus(self, penalty: Penalty) -> LossSurface:
         """L(w) + penalty(w), in addition to any penalty that L already has."""
         inner = self.penalty
-        return replace(self, penalty=penalty if inner is None else lambda w: penalty(w) + inner(w))
+        both = penalty if inner is None else lambda w: penalty(w) + inner(w)
+        return replace(self, penalty=both, known=None)
 
     @property
     def whole(self) -> LossSurface:
@@ -112,6 +115,8 @@ class LossSurface:
 
     def grad(self, w: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
         """grad L(w), without a graph. The activations of one batch at a time are in memory."""
+        if self.known is not None and self.known[0] is w:
+            return self.known[1]
         w = w.detach().requires_grad_()
         gradients = (torch.autograd.grad(term, w)[0] for term in self._batch_terms(w))
         return self.processes.sum(self._sum(w, gradients).detach())
@@ -189,7 +194,7 @@ class LossSurface:
 
     def single(self, batch: Batch) -> LossSurface:
         """The surface of one batch, evaluated by this process alone."""
-        return replace(self, batches=(batch,), processes=ALONE)
+        return replace(self, batches=(batch,), processes=ALONE, known=None)
 
     def weighted_batches(self) -> Iterator[tuple[float, Batch]]:
         """This process's batches, each with its weight n_b / n in the mean."""

@@ -62,6 +62,11 @@ class Krylov:
         """The basis V [m, D]."""
         return self._V[: self.size]
 
+    @property
+    def G(self) -> Float[Tensor, "p D"]:
+        """The directions G [p, D] outside of the basis."""
+        return self._G
+
     def add(self, X: Float[Tensor, "b D"]) -> bool:
         """Adds the components of the rows of X that are orthogonal to V, for one product each.
 
@@ -98,6 +103,42 @@ class Krylov:
         self.C, self.width = self.C @ complement, complement.shape[1]
         self._multiply(old_size)
         return self.size > old_size
+
+    def insert(self, X: Float[Tensor, "b D"]) -> bool:
+        """Adds the components of the rows of X that are orthogonal to V to any basis, for one product each;
+        returns False if nothing was added. What products with earlier vectors say of a row q, T takes from G
+        and C: v_i.A q = q.A v_i = (G q).C_i."""
+        added = False
+        for x in X[: self.capacity - self.size]:
+            q = orthonormal(x, self.V)
+            if q is None:
+                continue
+            old_size, overlap = self.size, dots(self._G, q[None])[:, 0]
+            self._append(q)
+            block = self.C[:old_size] @ overlap
+            self.T[:old_size, old_size], self.T[old_size, :old_size] = block, block
+            self._leave(q, overlap)
+            self._multiply(old_size)
+            added = True
+        return added
+
+    def _leave(self, q: Tensor, overlap: Float64[Tensor, " p"]) -> None:
+        """Makes the rows of G orthogonal to the unit vector q, with which they have this overlap. In a
+        rotation of G one row alone overlaps."""
+        length = float(overlap.norm())
+        if not self.width or length <= torch.finfo(q.dtype).eps:
+            return
+        Q = torch.linalg.svd(overlap[:, None])[0]  # its first column is along the overlap
+        G, self.C = Q.T.to(self._G) @ self._G, self.C @ Q
+        left = G[0] - dots(G[:1], q[None])[0, 0].to(q) * q
+        length = norm(left)
+        unit = orthonormal(left, torch.cat([self.V, G[1:]]))  # what rounding left in these is large beside it
+        # else q is that row, up to rounding
+        if unit is not None and length > torch.finfo(q.dtype).eps ** 0.5:
+            self._G = torch.cat([unit[None], G[1:]])
+            self.C[:, 0] *= length
+        else:
+            self._G, self.C, self.width = G[1:], self.C[:, 1:], self.width - 1
 
     def ritz(self) -> tuple[Float64[Tensor, " m"], Float64[Tensor, "m m"]]:
         """The Ritz values theta [m], largest first, and the matching eigenvectors of T as rows [m, m]."""

@@ -20,15 +20,9 @@ from torch import Tensor
 
 from sharpcli.linalg.accuracy import eigenvalue_rounding
 from sharpcli.linalg.krylov import KEPT_VECTORS, Krylov, Matvec
+from sharpcli.linalg.nearby import ASYMMETRY_FACTOR, KEPT_SHARE, Remembered, track
 
 Tell = Callable[[int, float], object]  # progress of a solve: (products so far, relative error)
-
-# `Ritz.vectors` holds, beside the k vectors asked for, the vectors whose Ritz values exceed KEPT_SHARE of the
-# largest and may overtake it before the next measurement; at most KEPT_VECTORS in all, unless k is larger.
-KEPT_SHARE = 0.85
-# Products that are less symmetric than rounding leaves them say that they are worse than rounding: with a
-# softmax in float32 near its least loss, eigenvalues were off by up to 4 times the asymmetry seen.
-ASYMMETRY_FACTOR = 5.0
 
 
 @dataclass(frozen=True)
@@ -36,19 +30,19 @@ class Ritz:
     """Approximate eigenpairs (theta_i, v_i) of A, algebraically largest first, with bounds and estimates of
     their errors.
 
-    `values` [k] are the theta_i, in float64. `vectors` [p, D] start with the k eigenvectors v_i, followed by
-    those that should start the next solve (see `KEPT_SHARE`), at least one if the basis has one. `residuals`
-    [k] are |A v_i - theta_i v_i|: an eigenvalue lies within that distance of theta_i. `errors` [k] are
-    estimates of |theta_i - lambda_i|, at most the residuals (see `cluster_errors`); both include what the
-    rounding of products can do. `products` is the number of products with A spent, `converged` whether all k
-    pairs met the tolerance.
+    `values` [k] are the theta_i, in float64. `remembered` starts with the k eigenvectors v_i, followed by
+    those that should start the next solve (see `nearby.KEPT_SHARE`), at least one if the basis has one.
+    `residuals` [k] are |A v_i - theta_i v_i|: an eigenvalue lies within that distance of theta_i. `errors`
+    [k] are estimates of |theta_i - lambda_i|, at most the residuals (see `cluster_errors`); both include what
+    the rounding of products can do. `products` is the number of products with A spent, `converged` whether
+    all k pairs met the tolerance.
 
     `least`, `least_residual`, `least_error` and `least_converged` describe the smallest eigenvalue, None
     unless it was asked for; its vector is then the last row of `vectors`.
     """
 
     values: Float64[Tensor, " k"]
-    vectors: Float[Tensor, "p D"]
+    remembered: Remembered
     residuals: Float64[Tensor, " k"]
     errors: Float64[Tensor, " k"]
     products: int
@@ -57,6 +51,11 @@ class Ritz:
     least_residual: float | None = None
     least_error: float | None = None
     least_converged: bool | None = None
+
+    @property
+    def vectors(self) -> Float[Tensor, "p D"]:
+        """The vectors of `remembered`."""
+        return self.remembered.vectors
 
     def columns(self, name: str) -> dict[str, float | bool]:
         """The columns of a metrics row: `<name>_i`, `<name>_i_residual` and `<name>_i_error` for i = 1 ... k,
@@ -309,7 +308,7 @@ def _with_missed(assessment: _Assessment, krylov: Krylov) -> _Assessment:
 
 
 def _ritz(assessment: _Assessment, krylov: Krylov, k: int, products: int) -> Ritz:
-    """The wanted pairs as a result, with the vectors that should start the next solve (see `KEPT_SHARE`)."""
+    """The wanted pairs as a result, with the pairs that should start the next solve (see `KEPT_SHARE`)."""
     m, wanted, theta = krylov.size, assessment.wanted, assessment.theta
     top = min(m, max(wanted + 1, KEPT_VECTORS))
     near_largest = int((theta[:top] > KEPT_SHARE * theta[0].abs()).sum())
@@ -321,7 +320,11 @@ def _ritz(assessment: _Assessment, krylov: Krylov, k: int, products: int) -> Rit
         kept.append(m - 1)
     return Ritz(
         values=theta[:wanted],
-        vectors=assessment.Y[kept].to(krylov.V) @ krylov.V,
+        remembered=Remembered.new(
+            assessment.Y[kept].to(krylov.V) @ krylov.V,
+            theta[kept].clone(),
+            _norms(assessment.R[kept], 0.0),
+        ),
         residuals=assessment.residuals,
         errors=assessment.errors,
         products=products,
@@ -341,6 +344,37 @@ def largest(
     krylov = Krylov(matvec, start[:max_products], max_products)
     ritz = extremes(krylov, k, tol, max(0, max_products - krylov.products), slack=slack)
     return replace(ritz, products=krylov.products)
+
+
+def from_remembered(
+    matvec: Matvec,
+    before: Remembered,
+    k: int,
+    tol: float,
+    max_products: int,
+    room: int,
+    slack: float = 3.0,
+    fresh: Callable[[], Float[Tensor, " D"]] | None = None,
+    tell: Tell | None = None,
+) -> Ritz:
+    """The k largest eigenpairs of the operator `matvec` from those `before` of a nearby operator, of which
+    there are more than k, with a basis of at most `room` vectors: by `nearby.track`, and where that does not
+    finish, by block Lanczos from its basis and the other remembered vectors (see `extremes`)."""
+    krylov = Krylov(matvec, before.vectors[: min(k, max_products)], room)
+    tracked = track(krylov, before, k, tol, max_products - krylov.products, tell)
+    if tracked.converged:
+        return Ritz(
+            values=tracked.values,
+            remembered=tracked.remembered,
+            residuals=tracked.residuals,
+            errors=tracked.errors,
+            products=krylov.products,
+            converged=True,
+        )
+    krylov.insert(before.vectors[k:][: max(0, max_products - krylov.products)])
+    remaining = max(0, max_products - krylov.products)
+    ritz = extremes(krylov, k, tol, remaining, slack=slack, fresh=fresh, tell=tell)
+    return replace(ritz, products=krylov.products, remembered=ritz.remembered.after(before))
 
 
 def _survivors(theta: Tensor, count: int, least: bool) -> list[int]:

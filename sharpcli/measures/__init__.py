@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,7 +38,7 @@ class Point:
 
     `w` [D] are the weights; `surface` is the training loss on the measured examples, with the normalization
     statistics at w fixed as the problem's policy says; `curvature` the curvature of this surface at w, shared
-    by all measures of w; `rng` the measure's own generator; `warm` the vectors that this measure left at the
+    by all measures of w; `rng` the measure's own generator; `warm` what this measure left at the
     previous measured step (None at the first); `problem` supplies all else, such as test examples and norms.
     `lr` is the step size, `step` the number of steps taken, `optimizer` the update rule. `state`, the state
     of the update rule, and `init` [D], the weights at which training began, are None for a file of weights.
@@ -52,7 +52,7 @@ class Point:
     surface: LossSurface
     curvature: Curvature
     rng: Generator
-    warm: Tensor | None
+    warm: Any
     problem: Problem
     lr: float
     optimizer: Optimizer
@@ -74,13 +74,14 @@ class Estimates:
     """`values` by column name, the error of an estimate in the column `<name>_error`, of a mean of samples in
     `<name>_stderr` (half the half width of an interval, see `linalg/accuracy.py`); the cost: `products` with
     the Hessian, or with a matrix of the same cost, over all measured examples (None for a measure that needs
-    none) and `gradients` (a value of the loss costs a third); `warm`, vectors from which the next measurement
-    may start; `vectors`, directions [D] that were measured, by the column of their value (eigenvectors)."""
+    none) and `gradients` (a value of the loss costs a third); `warm`, a tensor or several by
+    name, from which the next measurement may start; `vectors`, directions [D] that were measured, by the
+    column of their value (eigenvectors)."""
 
     values: dict[str, Any] = field(default_factory=dict)
     products: float | None = None
     gradients: float = 0
-    warm: Tensor | None = None
+    warm: Tensor | Mapping[str, Tensor] | None = None
     vectors: dict[str, Tensor] = field(default_factory=dict)
 
 

@@ -102,7 +102,9 @@ def adaptive_sharpness(
         "adaptive_trace_stderr": trace.stderr,
         "adaptive_converged": ritz.converged and trace.converged,
     }
-    return Estimates(values, ritz.products + trace.products, gradients + (samples + 1) / 3, ritz.vectors)
+    return Estimates(
+        values, ritz.products + trace.products, gradients + (samples + 1) / 3, ritz.remembered.saved()
+    )
 
 
 def worst_case(

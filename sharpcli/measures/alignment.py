@@ -35,7 +35,9 @@ def alignment(at: Point, *, k: int, rho: float, tol: float, max_products: int) -
     gradient_norm = float(g.double().norm())
     sam_gradient = at.surface.grad(at.w + (rho / gradient_norm) * g) if gradient_norm else g
     values = {**_cosines("alignment", V, g), **_cosines("sam_alignment", V, sam_gradient)}
-    return Estimates(values | {"alignment_converged": ritz.converged}, ritz.products, 2, ritz.vectors)
+    return Estimates(
+        values | {"alignment_converged": ritz.converged}, ritz.products, 2, ritz.remembered.saved()
+    )
 
 
 def _cosines(name: str, V: Tensor, g: Tensor) -> dict[str, float | None]:

@@ -42,4 +42,6 @@ def gauss_newton(at: Point, *, k: int, tol: float, rtol: float, max_products: in
     vectors = ritz.named("ggn_lambda")
     others, spent = left_out(at, "gauss_newton", torch.stack(list(vectors.values())))
     values |= {f"{name}_left_out": error for name, error in zip(vectors, others, strict=bool(others))}
-    return Estimates(values, ritz.products + trace.products + spent, warm=ritz.vectors, vectors=vectors)
+    return Estimates(
+        values, ritz.products + trace.products + spent, warm=ritz.remembered.saved(), vectors=vectors
+    )

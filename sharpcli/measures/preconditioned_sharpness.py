@@ -55,4 +55,4 @@ def preconditioned_sharpness(at: Point, *, k: int, tol: float, max_products: int
     ritz = replace(ritz, errors=ritz.errors + more, residuals=ritz.residuals + more)
     values = ritz.columns("preconditioned_lambda") | {"preconditioned_edge": threshold}
     values["preconditioned_converged"] = ritz.converged
-    return Estimates(values, ritz.products, warm=ritz.vectors)
+    return Estimates(values, ritz.products, warm=ritz.remembered.saved())

@@ -49,6 +49,6 @@ def sharpness(at: Point, *, k: int, tol: float, max_products: int, least: bool) 
     return Estimates(
         ritz.columns("lambda") | by_others | {"sharpness_converged": converged},
         ritz.products + spent,
-        warm=ritz.vectors,
+        warm=ritz.remembered.saved(),
         vectors=named,
     )
