@@ -83,6 +83,9 @@ def train(
     words: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", autocompletion=complete_words)
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list the jobs, with the state of the run of each.")
+    ] = False,
     config_dir: ConfigDir = None,
 ) -> None:
     """Train one run, or with -m a sweep; the same command again resumes, and skips what is complete.
@@ -90,9 +93,10 @@ def train(
     \b
     Example: sharp train method=gd,sgd,sam,label_noise lr=0.005,0.05 -m
     """
-    from sharpcli.commands.train import main
+    from sharpcli.commands import train
 
-    main([*(words or []), *ctx.args])
+    run = train.dry_run if dry_run else train.main
+    run([*(words or []), *ctx.args])
 
 
 @app.command()

@@ -545,6 +545,21 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
         lock.release()
 
 
+def in_other_hands(path: Path) -> bool:
+    """Whether another process holds the run in a directory, as `locked` does; nothing is written."""
+    from filelock import FileLock, Timeout
+
+    if not (path / ".lock").exists():
+        return False
+    try:
+        with FileLock(path / ".lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a directory that cannot be written is nobody's to train
+        return False
+
+
 def _set_aside(path: Path) -> str:
     """Moves what a directory without provenance.json holds of a run, as after a power cut, into a folder of
     its own: nobody knows of which data it is, and new rows must not follow on it. Returns the folder's name,

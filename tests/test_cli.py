@@ -13,7 +13,7 @@ import yaml
 from conftest import TINY, needs_cifar, only_run
 
 from sharpcli import CONF, cli
-from sharpcli.run import Run, in_directory
+from sharpcli.run import Run, in_directory, locked
 
 SHORT = (*TINY, "steps=6", "measure_every=3")
 
@@ -430,3 +430,23 @@ def test_tab_completes_groups_options_and_settings(folder, words, index, expecte
 def test_json_of_provenance_holds_no_path_of_the_package(sharp, folder):
     assert sharp("train", *SHORT).code == 0
     assert "site-packages" not in json.dumps(Run(only_run(folder)).provenance)
+
+
+def test_a_dry_run_lists_the_jobs_with_their_state_and_trains_nothing(sharp, folder):
+    words = ("train", *TINY, "lr=0.1,0.2,30", "steps=4", "measure_every=2", "-m")
+    said = sharp(*words, "--dry-run")
+    assert said.code == 0 and said.out.count("not begun") == 3 and not (folder / "runs").exists()
+    assert "[job 1] " in said.out and "lr=0.2" in said.out.splitlines()[1] and "3 not begun" in said.err
+    assert sharp("train", *TINY, "lr=0.1", "steps=4", "measure_every=2").code == 0
+    run = only_run(folder)
+    before = {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.name != ".lock"}
+    lines = sharp(*words, "--dry-run").out.splitlines()
+    assert ": complete (" in lines[0] and run.name in lines[0] and ": not begun" in lines[1]
+    (run / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text().splitlines(keepends=True)[0])
+    assert "interrupted at step 0 of 4" in sharp(*words, "--dry-run").out
+    with locked(run):
+        assert ": being trained (" in sharp(*words, "--dry-run").out
+    assert set(before) == {file for file in run.rglob("*") if file.name != ".lock"}
+    one = sharp("train", *TINY, "lr=0.2", "steps=4", "--dry-run")
+    assert one.out.count("[job") == 1 and ": not begun" in one.out
+    assert "lr=-1" in sharp("train", "lr=-1,0.1", "-m", "--dry-run").refusal

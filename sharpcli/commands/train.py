@@ -20,14 +20,14 @@ from omegaconf import DictConfig, OmegaConf
 from sharpcli import CONF
 from sharpcli.commands.report import complain, note, say, settled
 from sharpcli.config import folders
-from sharpcli.config.check import check
+from sharpcli.config.check import Checked, check
 from sharpcli.config.quoting import quoted
 from sharpcli.config.sweep import is_sweep, sweep
 from sharpcli.config.words import compose, refusing
 from sharpcli.errors import InOtherHands, Interrupted, Refusal, printable
 from sharpcli.errors.faults import told
 from sharpcli.errors.signals import follow_parent
-from sharpcli.run import Run
+from sharpcli.run import Run, in_other_hands
 
 # flags of Hydra's that would replace conf/, whose parts a run knows by name, or unpickle a file
 NOT_TAKEN = ("config_path", "experimental_rerun")
@@ -50,6 +50,44 @@ def main(words: Sequence[str]) -> None:
     sys.argv = [sys.argv[0], *flags, *quoted(overrides, of_sweep)]
     with refusing(overrides):
         job()
+
+
+def dry_run(words: Sequence[str]) -> None:
+    """Says of each job what the same words would do, and does none of it: a line with the job's own settings,
+    and the state and directory of its run. Every job is checked and built, as before a sweep."""
+    arguments, _ = parse(words)
+    overrides, name = list(arguments.overrides), arguments.config_name or "config"
+    of_sweep = arguments.multirun or is_sweep(overrides, name)
+    jobs = (
+        rehearse(overrides, name) if of_sweep else [(overrides, check(compose(overrides, name), overrides))]
+    )
+    states = []
+    for number, (of_job, checked) in enumerate(jobs):
+        state, where = _state_of(checked)
+        states.append(state.split(" at ")[0])
+        say(f"[job {number}] {' '.join(of_job)}: {printable(state)}{where}")
+    counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    note(
+        f"{len(jobs)} job{'s' * (len(jobs) != 1)}: {counted}; the same command without --dry-run trains them"
+    )
+
+
+def _state_of(checked: Checked) -> tuple[str, str]:
+    """The state of a config's run, and where it is: `not begun`, `complete`, `diverged`, `interrupted at step
+    ...`, or `being trained`, by another process."""
+    from sharpcli.engine.same_run import runs_of
+
+    runs = runs_of(checked)
+    if not runs:
+        return "not begun", ""
+    run = runs[0]
+    where = f" ({printable(str(run.path))})"
+    if run.status != "unfinished":
+        return run.status, where
+    if in_other_hands(run.path):
+        return "being trained", where
+    last = run.last()
+    return f"interrupted at step {0 if last is None else last['step']} of {run.steps}", where
 
 
 def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -79,8 +117,9 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return arguments, flags
 
 
-def rehearse(overrides: Sequence[str], name: str = "config") -> None:
-    """Checks and builds every job of a sweep, so that one bad job stops it before the first has started.
+def rehearse(overrides: Sequence[str], name: str = "config") -> list[tuple[list[str], Checked]]:
+    """Checks and builds every job of a sweep, so that one bad job stops it before the first has started; returns
+    the jobs' overrides and configs.
 
     The jobs of Hydra's basic sweeper are known beforehand; another sweeper chooses its own as it goes, and
     each is then checked as it starts.
@@ -90,7 +129,7 @@ def rehearse(overrides: Sequence[str], name: str = "config") -> None:
     from sharpcli.engine.replicas import experiments
 
     forget_data()
-    jobs = sweep(overrides, name)
+    jobs, configs = sweep(overrides, name), []
     for number, of_job in enumerate(jobs, 1):
         try:
             checked = checked_with_source(check(compose(of_job, name), of_job))
@@ -101,6 +140,8 @@ def rehearse(overrides: Sequence[str], name: str = "config") -> None:
         except Refusal as problem:
             which = f"job {number} of {len(jobs)} ({' '.join(of_job)}): " if len(jobs) > 1 else ""
             raise Refusal(f"{which}{problem}; nothing was started") from None
+        configs.append((of_job, checked))
+    return configs
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

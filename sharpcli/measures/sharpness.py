@@ -10,10 +10,12 @@ from sharpcli.measures import Estimates, Point, left_out
 
 
 def sharpness(at: Point, *, k: int, tol: float, max_products: int, least: bool) -> Estimates:
-    """The largest eigenvalues of the Hessian H, and with `least` the smallest, by block Lanczos, started from
-    the eigenvectors of the previous measurement.
+    """The largest eigenvalues of the Hessian H, and with `least` the smallest: by block Lanczos, and from the
+    eigenpairs of the previous measurement by a generalized Davidson method, in networks of 512 parameters or
+    more.
 
-    The solver stops when every eigenvalue has converged to `tol`, or at `max_products`. Float32 cannot reach
+    The solver stops when every eigenvalue has converged to `tol`, or at `max_products`. An eigenvalue that
+    was tracked states `tol` |lambda_1| as its error, or its residual where that is less. Float32 cannot reach
     a `tol` below 4e-6, the rounding of a product, and the errors say so. Refuses k below 1 or above D, tol <=
     0 and max_products below k.
 
