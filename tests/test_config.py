@@ -153,7 +153,7 @@ def test_a_data_file_counts_by_its_content_and_not_by_its_place(tmp_path):
         ("method=sma", "method=sma: no such method; did you mean sam? possible: adam, adamw,"),
         (
             "optimizer=adan",
-            "optimizer=adan: no such optimizer; did you mean adam? possible: adam, adamw, central_flow,",
+            "optimizer=adan: no such optimizer; did you mean adam? possible: adam, adamw, averaging,",
         ),
         ("measure=[sharpnes]", "did you mean sharpness?"),
         ("experiment=eos", "possible: eos_cifar10_5k"),

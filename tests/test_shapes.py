@@ -93,7 +93,7 @@ def solve():
     """Every function of sharpcli.linalg, on matrices."""
     import torch
 
-    from sharpcli.linalg import accuracy, ascent, lanczos, quadrature, semidefinite, trace
+    from sharpcli.linalg import accuracy, ascent, lanczos, nearby, quadrature, semidefinite, trace
     from sharpcli.linalg import krylov as krylov_module
 
     symmetric = normal(60, 60)
@@ -111,6 +111,18 @@ def solve():
         assert list(ritz.named("lambda")) == ["lambda_1", "lambda_2", "lambda_min"]
         assert lanczos.largest(matvec, ritz.vectors, 2, tol, 400, slack=3.0).converged
         assert krylov_module.norm(start) > 0
+        remembered = nearby.Remembered.of(ritz.remembered.saved())
+        moved = normal(60, 60, seed=3, dtype=dtype)
+
+        def product(V, A=A + 0.02 * (moved + moved.T)):
+            return V @ A
+
+        again = lanczos.from_remembered(
+            product, remembered, 1, tol, 60, 60, tell=lambda products, error: None
+        )
+        for _ in range(2):
+            again = lanczos.from_remembered(product, again.remembered, 1, tol, 60, 60)
+        assert again.converged and len(again.remembered.ages) > 1
         rules = []
         for seed in range(2):
             krylov = krylov_module.Krylov(matvec, normal(1, 60, seed=seed, dtype=dtype), 60)
@@ -267,6 +279,10 @@ def share_curvature():
     assert (
         Curvature(surface(), normal(22), **SETTINGS).eigenpairs("hessian", 2, 1e-6, 22, cold.vectors).products
     )
+    near = Curvature(surface(), normal(22), **SETTINGS)
+    assert near.known_grad is None
+    assert near.eigenpairs("hessian", 2, 1e-6, 22, cold.remembered.saved()).converged
+    assert near.known_grad is not None
     x = normal(2, 7)  # a Hessian of rank 2, whose third eigenvector no Krylov space of one start contains
     linear = LossSurface(lambda w, x: (x @ w)[:, None], half_squared, ((x, normal(2, 1)),))
     assert Curvature(linear, normal(7), **SETTINGS).eigenpairs("hessian", 4, 1e-6, 20).converged

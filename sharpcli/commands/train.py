@@ -118,8 +118,8 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def rehearse(overrides: Sequence[str], name: str = "config") -> list[tuple[list[str], Checked]]:
-    """Checks and builds every job of a sweep, so that one bad job stops it before the first has started; returns
-    the jobs' overrides and configs.
+    """Checks and builds every job of a sweep, so that one bad job stops it before the first has started;
+    returns the jobs' overrides and configs.
 
     The jobs of Hydra's basic sweeper are known beforehand; another sweeper chooses its own as it goes, and
     each is then checked as it starts.

@@ -231,7 +231,7 @@ class _Model:
         doubted = (ERROR_FACTOR * rise + self.rounding).clamp_min(self.allowed)
         return torch.minimum(doubted, self.residuals)
 
-    def _uncertain(self, Z: Float64[Tensor, "q m+s"]) -> Float64[Tensor, " q"]:
+    def _uncertain(self, Z: Float64[Tensor, "q z"]) -> Float64[Tensor, " q"]:
         """The residuals of eigenvectors of the model: of their parts in V outside of S, and of their parts in
         S as they were at the last product."""
         R = Z[:, : self.krylov.size] @ self.krylov.C[: self.krylov.size]
