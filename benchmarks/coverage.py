@@ -214,7 +214,7 @@ def covered(seeds: int, networks: dict[str, tuple[str, float]]) -> dict[tuple[st
 def measured(e: Experiment, w: Tensor, state: tuple[Tensor, ...]) -> Iterator[tuple[str, dict[str, float]]]:
     """Each column with an error, with the row that holds it: of all measures with their settings, of the
     trace by each method, and of log_det by quadrature."""
-    row, *_ = measure(e, w, 1, {}, MEASURES, state)
+    row, _ = measure(e, w, 1, {}, MEASURES, state)
     columns = {key.removesuffix("_stderr").removesuffix("_error") for key in row}
     yield from (
         (name, row) for name in sorted(columns) if half_width(row, name) is not None and name != "trace"
@@ -225,7 +225,7 @@ def measured(e: Experiment, w: Tensor, state: tuple[Tensor, ...]) -> Iterator[tu
         found = traces.estimate(method, hvp, w, rng, 0.05, 100)
         yield f"trace, {method}", {"trace": found.value, "trace_stderr": found.stderr}
     dense, log_det.DENSE = log_det.DENSE, 0
-    by_quadrature, *_ = measure(e, w, 1, {}, ["log_det"], state)
+    by_quadrature, _ = measure(e, w, 1, {}, ["log_det"], state)
     log_det.DENSE = dense
     yield from ((f"{name}, quadrature", by_quadrature) for name in ("log_det", "rank"))
 

@@ -227,7 +227,7 @@ def door(repeats: int) -> None:
     for _ in range(repeats):
         began = time.perf_counter()
         experiment = build(checked)
-        row, *_ = measure(experiment, experiment.problem.w0, 0, {}, experiment.measures)
+        row, _ = measure(experiment, experiment.problem.w0, 0, {}, experiment.measures)
         paths["command"].append(time.perf_counter() - began)
         began = time.perf_counter()
         found = sharp.measure(module, half_squared, experiment.problem.examples, ["sharpness"], k=10)

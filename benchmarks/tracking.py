@@ -16,7 +16,7 @@ from common import experiment, table
 from torch import Tensor
 
 from sharpcli.engine.experiment import Experiment
-from sharpcli.engine.measuring import measure
+from sharpcli.engine.measuring import measure_for_step
 from sharpcli.engine.steps import advance
 from sharpcli.engine.train import begin
 from sharpcli.jsonl import Row
@@ -50,7 +50,7 @@ def main() -> None:
     below_edge = True
     for step in range(0, steps + 1, MEASURE_EVERY):
         began = time.perf_counter()
-        row, lane.warm, gradient = measure(e, lane.w, step, lane.warm, ["sharpness"])
+        row, lane.warm, gradient = measure_for_step(e, lane.w, step, lane.warm, ["sharpness"])
         took = time.perf_counter() - began
         below_edge = below_edge and row["lambda_1"] < edge
         if step > 0:  # the first measurement has no warm start

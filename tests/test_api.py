@@ -532,7 +532,7 @@ def test_the_package_offers_its_names_without_importing_torch():
 def test_python_and_the_command_line_give_the_same_bits(experiment):
     measures = ["sharpness", "trace", "gauss_newton"]
     e = experiment("data.train_examples=60", "model.widths=[12]", f"measure=[{','.join(measures)}]")
-    row, *_ = measure(e, e.problem.w0, 0, {}, e.measures)
+    row, _ = measure(e, e.problem.w0, 0, {}, e.measures)
     torch.manual_seed(0)
     module = build_mlp((1, 8, 8), 10, widths=[12], activation="tanh")
     found = sharp.measure(module, half_squared, e.problem.examples, measures)

@@ -349,14 +349,14 @@ def test_what_is_left_out_covers_the_difference_to_all_examples(experiment):
     whole = experiment(
         *words, measures, "measure.trace.max_products=10000", "measure.gauss_newton.max_products=10000"
     )
-    truth, *_ = measure(whole, whole.problem.w0, 0, {}, whole.measures)
+    truth, _ = measure(whole, whole.problem.w0, 0, {}, whole.measures)
     hits = {"lambda_1": 0, "trace": 0, "ggn_lambda_1": 0}
     for seed in range(12):
         part = experiment(*words, measures, "measure_examples=100")
         x, y = whole.problem.examples
         order = torch.randperm(400, generator=torch.Generator().manual_seed(seed))
         problem = replace(part.problem, examples=(x[order], y[order]))
-        row, *_ = measure(replace(part, problem=problem, seed=seed), whole.problem.w0, 0, {}, part.measures)
+        row, _ = measure(replace(part, problem=problem, seed=seed), whole.problem.w0, 0, {}, part.measures)
         for column in hits:
             error = row.get(f"{column}_error", 0) + 2 * row.get(f"{column}_stderr", 0)
             hits[column] += abs(row[column] - truth[column]) <= 2 * row[f"{column}_left_out"] + error

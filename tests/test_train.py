@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import TINY, only_run, rows_of
 
-from sharpcli.engine.measuring import measure
+from sharpcli.engine.measuring import measure, measure_for_step
 from sharpcli.engine.steps import advance
 from sharpcli.engine.train import begin
 from sharpcli.landscape.surface import LossSurface
@@ -135,7 +135,7 @@ def test_lambda_1_logged_in_training_is_that_of_a_dense_hessian(experiment):
         "measure.sharpness.k=3",
         "measure.sharpness.tol=1e-8",
     )
-    row, *_ = measure(e, e.problem.w0, 0, {}, ["sharpness"])
+    row, _ = measure(e, e.problem.w0, 0, {}, ["sharpness"])
     H = e.problem.surface.hvp(e.problem.w0, torch.eye(len(e.problem.w0)).double())
     truth = torch.linalg.eigvalsh(H).flip(0)
     assert [row[f"lambda_{i}"] for i in (1, 2, 3)] == pytest.approx(truth[:3].tolist(), rel=1e-6)
@@ -726,7 +726,7 @@ def test_the_gradient_of_a_measured_step_is_computed_once_and_no_bit_changes(exp
         for step in range(6):
             gradient = None
             if measured:
-                _, warm, gradient = measure(e, lane.w, step, warm, ["sharpness"])
+                _, warm, gradient = measure_for_step(e, lane.w, step, warm, ["sharpness"])
                 assert gradient is not None and torch.equal(gradient, e.problem.surface.grad(lane.w))
                 calls.pop()
             lane.w, lane.state, _ = move(lane.w, lane.state, step, step + 1, gradient)
@@ -740,4 +740,4 @@ def test_the_gradient_of_a_measured_step_is_computed_once_and_no_bit_changes(exp
 def test_a_gradient_of_another_loss_is_not_the_step_s(experiment):
     for words in (("method=sgd", "batch_size=20"), ("objective=[weight_decay]",), ("measure_examples=20",)):
         e = experiment(*BROAD, "lr=0.1", "measure=[sharpness]", *words)
-        assert measure(e, e.problem.w0, 0, {}, ["sharpness"])[2] is None
+        assert measure_for_step(e, e.problem.w0, 0, {}, ["sharpness"])[2] is None

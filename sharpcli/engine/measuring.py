@@ -60,12 +60,23 @@ def measure(
     warm: Mapping[str, Any],
     names: Iterable[str],
     state: State | None = None,
+) -> tuple[Row, Warm]:
+    """The row of the named measures at w, and what each leaves for the next measurement."""
+    return measure_for_step(experiment, w, step, warm, names, state)[:2]
+
+
+def measure_for_step(
+    experiment: Experiment,
+    w: Tensor,
+    step: int,
+    warm: Mapping[str, Any],
+    names: Iterable[str],
+    state: State | None = None,
 ) -> tuple[Row, Warm, Tensor | None]:
-    """The row of the named measures at w, what each leaves for the next measurement, and the gradient of the
-    training loss at w, where measuring has computed it, to the bit: it need not be computed again for a
-    step."""
+    """As `measure`, and the gradient of the training loss at w where measuring has computed it, to the bit:
+    the step from w need not compute it again."""
     row: Row = {}
-    after = dict(warm)
+    after, names = dict(warm), list(names)
     gradient = None
     for taken in each(experiment, w, step, warm, names, state):
         row |= taken.row

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sharpcli.due import Times
 from sharpcli.engine.experiment import Experiment
-from sharpcli.engine.measuring import Warm, measure, restore
+from sharpcli.engine.measuring import Warm, measure_for_step, restore
 from sharpcli.engine.steps import COMPILED_AT_ONCE, Advance, advance
 from sharpcli.errors import signals
 from sharpcli.jsonl import Row
@@ -205,7 +205,9 @@ def _row(lane: Lane, position: Position) -> Row | None:
     row |= {name: value for name, value in edges.items() if value is not None}
     if finite:
         row |= columns(experiment.optimizer, lane.state, lr)
-        measured, lane.warm, lane.gradient = measure(experiment, lane.w, at, lane.warm, names, lane.state)
+        measured, lane.warm, lane.gradient = measure_for_step(
+            experiment, lane.w, at, lane.warm, names, lane.state
+        )
         row |= measured
         finite = abs(row.get("train_loss", 0.0)) < LARGEST_LOSS
     if not finite:
