@@ -116,7 +116,7 @@ class LossSurface:
     def grad(self, w: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
         """grad L(w), without a graph. The activations of one batch at a time are in memory."""
         if self.known is not None and self.known[0] is w:
-            return self.known[1]
+            return self.known[1].clone()  # a rule may write into what it is given
         w = w.detach().requires_grad_()
         gradients = (torch.autograd.grad(term, w)[0] for term in self._batch_terms(w))
         return self.processes.sum(self._sum(w, gradients).detach())

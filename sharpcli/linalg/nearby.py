@@ -108,7 +108,8 @@ def track(
     scale: float = 0.0,
 ) -> Tracked:
     """The k largest eigenpairs of the operator of `krylov`, whose basis holds the first k remembered vectors,
-    to an error of tol |theta_1|, in at most `max_products` products with the basis grown by this call.
+    to an error of tol |theta_1|, in at most `max_products` products with the basis grown by this call, to
+    half of its capacity: G has as many rows.
 
     At each step the pairs are those of V A V^T. The error of theta_i is estimated as what the model says that
     theta_i would rise by, and |r|^2 / gap for the part r of its residual outside of the model, with the gap
@@ -124,7 +125,7 @@ def track(
     for step in range(MOST_STEPS):
         if tell is not None:
             tell(krylov.products, float(model.errors.max()) / (abs(float(model.theta[0])) or 1.0))
-        room = min(max_products - (krylov.products - spent), krylov.capacity - krylov.size)
+        room = min(max_products - (krylov.products - spent), krylov.capacity // 2 - krylov.size)
         late = model.may_have_overtaken() if step == 0 else []
         if model.hopeless or room < max(1, len(late)) or not (late or model.unfinished):
             break
