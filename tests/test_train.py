@@ -9,13 +9,15 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, only_run, rows_of
+from conftest import TINY, needs_cifar, only_run, rows_of
 
-from sharpcli.engine.measuring import measure, measure_for_step
+from sharpcli.engine.measuring import SECOND, measure, measure_for_step
 from sharpcli.engine.steps import advance
 from sharpcli.engine.train import begin
+from sharpcli.landscape.second_derivatives import agreement
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.optimizers.gd import GD
+from sharpcli.rng import generator
 from sharpcli.run import Run
 
 SHORT = (*TINY, "steps=12", "measure_every=3", "checkpoint_every=5")
@@ -741,3 +743,13 @@ def test_a_gradient_of_another_loss_is_not_the_step_s(experiment):
     for words in (("method=sgd", "batch_size=20"), ("objective=[weight_decay]",), ("measure_examples=20",)):
         e = experiment(*BROAD, "lr=0.1", "measure=[sharpness]", *words)
         assert measure_for_step(e, e.problem.w0, 0, {}, ["sharpness"])[2] is None
+
+
+@needs_cifar
+def test_the_kinks_of_a_resnet_with_batch_norm_are_not_taken_for_a_wrong_derivative(experiment):
+    # its gradient jumps within 1e-7 |w|: only a shorter difference agrees with the products
+    words = ("data=cifar10", "data.train_examples=16", "data.test_examples=2", "loss=cross_entropy")
+    words = (*words, "model=resnet", "model.norm=batch", "problem.batchnorm=batch", "measure=[sharpness]")
+    e = experiment(*words)
+    found = agreement(e.problem.surface, e.problem.w0, generator(0, SECOND, 0))
+    assert found.symmetric and found.derivative

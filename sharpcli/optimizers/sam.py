@@ -76,8 +76,8 @@ class SAM:
             raise Refusal(f"optimizer.friendly_decay={self.friendly_decay}: at least 0 and below 1, or null")
         if (self.friendly is None) != (self.friendly_decay is None):
             raise Refusal(
-                f"optimizer.friendly={self.friendly} optimizer.friendly_decay={self.friendly_decay}: give "
-                f"both, such as optimizer.friendly=1 optimizer.friendly_decay=0.6, or neither"
+                "optimizer.friendly and optimizer.friendly_decay: one of them is null; give both, such as "
+                "optimizer.friendly=1 optimizer.friendly_decay=0.6, or neither"
             )
         if self.friendly is not None and self.m is not None:
             raise Refusal(
