@@ -45,8 +45,8 @@ def main() -> None:
     steps = arguments[0] if arguments else e.steps
     lane, move, edge = begin(e), advance(e), e.optimizer.edge(e.lr)
     products: dict[bool, list[int]] = {True: [], False: []}  # by whether lambda_1 is below the edge
-    seconds: dict[bool, list[float]] = {True: [], False: []}  # of a measurement and the 20 steps after it
-    errors, covered, plain = [], [], []  # by check; seconds of a step that is not measured
+    gradients: dict[bool, list[float]] = {True: [], False: []}  # steps' time that a measurement takes
+    errors, covered = [], []  # by check
     below_edge = True
     for step in range(0, steps + 1, MEASURE_EVERY):
         began = time.perf_counter()
@@ -64,27 +64,26 @@ def main() -> None:
                 f"{row['sharpness_products']}",
                 flush=True,
             )
+        times = []  # of the steps after the measurement, the first of which has its gradient
         for number in range(MEASURE_EVERY if step < steps else 0):
             began = time.perf_counter()
             lane.w, lane.state, _ = move(lane.w, lane.state, step + number, step + number + 1, gradient)
-            if gradient is None:
-                plain.append(time.perf_counter() - began)
-            took += time.perf_counter() - began
+            times.append(time.perf_counter() - began)
             gradient = None
-        if 0 < step < steps:
-            seconds[below_edge].append(took)
-    of_step, rows = statistics.median(plain), []
-    for below, where, wanted in (
-        (True, "before the edge", ("", "<= 9 %")),
-        (False, "at it", ("", "<= 25 %")),
+        if times and step > 0:
+            plain = statistics.median(times[1:])
+            gradients[below_edge].append((took + times[0]) / plain - 1)
+    rows = []
+    for below, where, most, share in (
+        (True, "before the edge", "<= 1.8", "<= 9 %"),
+        (False, "at it", "<= 5", "<= 25 %"),
     ):
-        if seconds[below]:
-            mean = sum(products[below]) / len(products[below])
-            extra = sum(seconds[below]) / len(seconds[below]) / of_step - MEASURE_EVERY
+        if gradients[below]:
+            mean, extra = statistics.mean(products[below]), statistics.median(gradients[below])
             rows += [
-                (f"products a measurement {where}", f"{mean:.2f}", wanted[0]),
-                (f"gradients' time a measurement {where}", f"{extra:.2f}", "<= 1.8" if below else "<= 5"),
-                (f"share of the training time {where}", f"{100 * extra / MEASURE_EVERY:.0f} %", wanted[1]),
+                (f"products a measurement {where}", f"{mean:.2f}", "less"),
+                (f"steps' time a measurement {where}", f"{extra:.2f}", most),
+                (f"share of the training time {where}", f"{100 * extra / MEASURE_EVERY:.0f} %", share),
             ]
     rows += [
         ("largest error of the checked over lambda_1", f"{max(errors):.1e}", "< 1e-3"),
