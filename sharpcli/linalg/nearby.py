@@ -31,8 +31,8 @@ KEPT_SHARE = 0.85
 MOST_AGE = 8
 LEAST_SPEED = 0.005  # relative change of a value from one solve to the next that is always reckoned with
 # A pair has converged when what the model says its error is, times this, is at most what was asked for. Over
-# 76 measurements of an mlp on digits, whose eigenvalues crowd, it was 4 times too small at one and 2 at
-# three: what is stated is therefore the error that was asked for, which covered all.
+# 76 measurements of an mlp on digits, whose eigenvalues crowd, it was 4 times too small at one: what is
+# stated is therefore the error that was asked for, which covered all.
 ERROR_FACTOR = 2.0
 SMALLEST_GAP = 1e-3  # of the largest value: eigenvalues nearer than that count as so far apart
 # Products that are less symmetric than rounding leaves them say that they are worse than rounding: with a
