@@ -54,7 +54,8 @@ def main(words: Sequence[str]) -> None:
 
 def dry_run(words: Sequence[str]) -> None:
     """Says of each job what the same words would do, and does none of it: a line with the job's own settings,
-    and the state and directory of its run. Every job is checked and built, as before a sweep."""
+    and the state and directory of its run. Every job is checked, and those of a sweep are built, as before it
+    starts."""
     arguments, _ = parse(words)
     overrides, name = list(arguments.overrides), arguments.config_name or "config"
     of_sweep = arguments.multirun or is_sweep(overrides, name)

@@ -82,10 +82,14 @@ def measure_for_step(
         row |= taken.row
         after |= taken.warm
         gradient = taken.gradient if taken.name in names else gradient
-    return row, after, gradient if gradient is not None and _is_the_step_s(experiment, w, gradient) else None
+    return (
+        row,
+        after,
+        gradient if gradient is not None and _is_gradient_of_steps(experiment, w, gradient) else None,
+    )
 
 
-def _is_the_step_s(experiment: Experiment, w: Tensor, gradient: Tensor) -> bool:
+def _is_gradient_of_steps(experiment: Experiment, w: Tensor, gradient: Tensor) -> bool:
     """Whether measuring computes the gradients of steps to the bit: of the same loss, as the first one of a
     process shows, since a graph may sum in another order."""
     surface = experiment.problem.surface

@@ -5,9 +5,8 @@ eigenvalues of sparse symmetric matrices").
 The remembered pairs (u_j, theta_j) are a model of A where no product has been spent yet: A is known exactly
 on the basis V of the products, by them between V and the span S of the u_j outside of V, and taken as sum_j
 theta_j u_j u_j^T on S. The eigenvectors of this matrix say which direction to multiply next, and by how much
-a Ritz value would rise if the model were right: where eigenvalues crowd below the largest, three products do
-what a block of all of them takes eight for. An eigenvalue that may have overtaken since its last product is
-multiplied itself.
+a Ritz value would rise if the model were right. An eigenvalue that may have overtaken since its last product
+is multiplied itself.
 """
 
 from __future__ import annotations
@@ -105,7 +104,6 @@ def track(
     tol: float,
     max_products: int,
     tell: Callable[[int, float], object] | None = None,
-    scale: float = 0.0,
 ) -> Tracked:
     """The k largest eigenpairs of the operator of `krylov`, whose basis holds the first k remembered vectors,
     to an error of tol |theta_1|, in at most `max_products` products with the basis grown by this call, to
@@ -121,18 +119,18 @@ def track(
     zero up to rounding, and residuals that are rounding alone, which say nothing of the rest of the space.
     """
     spent = krylov.products
-    model = _Model.at(krylov, before, k, tol, scale)
+    model = _Model.at(krylov, before, k, tol)
     for step in range(MOST_STEPS):
         if tell is not None:
             tell(krylov.products, float(model.errors.max()) / (abs(float(model.theta[0])) or 1.0))
         room = min(max_products - (krylov.products - spent), krylov.capacity // 2 - krylov.size)
         late = model.may_have_overtaken() if step == 0 else []
-        if model.hopeless or room < max(1, len(late)) or not (late or model.unfinished):
+        if model.is_rounding_alone or room < max(1, len(late)) or not (late or model.unfinished):
             break
         rows = before.vectors[late] if late else model.direction(model.unfinished[0])[None]
         if not krylov.insert(rows):
             break
-        model = _Model.at(krylov, before, k, tol, scale)
+        model = _Model.at(krylov, before, k, tol)
     return model.result()
 
 
@@ -162,7 +160,7 @@ class _Model:
     errors: Tensor = field(default_factory=lambda: torch.empty(0))
 
     @classmethod
-    def at(cls, krylov: Krylov, before: Remembered, k: int, tol: float, scale: float) -> _Model:
+    def at(cls, krylov: Krylov, before: Remembered, k: int, tol: float) -> _Model:
         """The model for the basis as it is."""
         U, m = before.vectors, krylov.size
         theta, Y = krylov.ritz()
@@ -177,8 +175,8 @@ class _Model:
         on_S = S_U * before.values @ S_U.T
         matrix = torch.cat([torch.cat([T, between], 1), torch.cat([between.T, on_S], 1)])
         tau, Z = torch.linalg.eigh((matrix + matrix.T) / 2)
-        spectral_norm = max(float(theta.abs().max()), scale)
-        rounding = max(eigenvalue_rounding(spectral_norm, krylov.V), ASYMMETRY_FACTOR * krylov.asymmetry)
+        of_norm = eigenvalue_rounding(float(theta.abs().max()), krylov.V)
+        rounding = max(of_norm, ASYMMETRY_FACTOR * krylov.asymmetry)
         model = cls(
             krylov,
             before,
@@ -213,8 +211,8 @@ class _Model:
         return (self.errors > max(self.allowed, 2 * self.rounding)).nonzero().flatten().tolist()
 
     @property
-    def hopeless(self) -> bool:
-        """Whether there is nothing to be learned from these residuals."""
+    def is_rounding_alone(self) -> bool:
+        """Whether theta_1 or a residual is zero up to rounding: nothing can be learned from it."""
         lengths = self.R.square().sum(1).sqrt()
         return abs(float(self.theta[0])) <= self.rounding or bool((lengths <= 50 * self.rounding).any())
 
@@ -279,6 +277,6 @@ class _Model:
         ages = torch.where(in_S.square().sum(1) > 0.5, ages, torch.zeros_like(ages))
         of_pairs = torch.where(self.before.speeds.isfinite(), self.before.speeds, 0.0)
         speeds = (weights @ of_pairs) / weights.sum(1).clamp_min(1e-12)
-        converged = not self.unfinished and not self.hopeless and m >= k
+        converged = not self.unfinished and not self.is_rounding_alone and m >= k
         remembered = Remembered(vectors, values, self._uncertain(Z), ages, speeds).after(self.before)
         return Tracked(self.theta[:k], self.residuals, self.errors, remembered, converged)

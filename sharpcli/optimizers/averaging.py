@@ -29,7 +29,8 @@ class Averaging:
     """The rule `base`, which it does not change, and beside it an average a of the weights, taken after the
     steps start, start + n, start + 2 n, ... for n = `average_every`: their mean, or for a `decay` a <- decay
     a + (1 - decay) w, begun at the first of these weights. Before the first, a is w. Every measure is taken
-    at a too, in columns that begin with `average_`.
+    at a too, in columns that begin with `average_`. The weights before the first step are in no average:
+    start = 0 is 1.
 
     The state is (the steps taken and the weights averaged, a, the base's state). This rule is the outermost:
     inside of another the average is kept and not measured. Refuses start < 0, average_every < 1, and a decay
