@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from multiprocessing import get_context
 
 import pandas as pd
 import pytest
@@ -214,6 +215,20 @@ def test_a_process_that_is_ended_from_outside_is_one_line(monkeypatch):
         list(in_processes(os._exit, [9, 9, 9, 9]))
     with pytest.raises(ValueError, match="math domain error"):  # ours, and shown as ours
         list(in_processes(math.sqrt, [1, 1, -1, 1, 1]))
+
+
+def test_who_needs_no_further_result_ends_no_other_process(monkeypatch):
+    monkeypatch.setattr("sharpcli.commands.processes._cores", lambda: 2)
+    other = get_context("spawn").Process(target=time.sleep, args=(60,))
+    other.start()
+    try:
+        results = in_processes(abs, [-3, 2, -1, 0, 5])
+        assert next(results) == 3
+        results.close()
+        assert other.is_alive()
+    finally:
+        other.kill()
+        other.join()
 
 
 def test_without_locks_between_processes_one_does_all(monkeypatch):

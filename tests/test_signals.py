@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY, only_run
+from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 import sharpcli
 from sharpcli.commands import report
@@ -140,7 +142,8 @@ def test_a_second_signal_does_not_cut_short_what_the_first_one_saves():
         signals.look()
 
 
-def test_an_interruption_lost_in_a_destructor_ends_the_run_at_its_next_step():
+@pytest.mark.parametrize("looks", [True, False])  # at its next step, or where no step is left
+def test_an_interruption_lost_in_a_destructor_ends_the_run(looks):
     class Fragile:
         def __del__(self):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -150,7 +153,8 @@ def test_an_interruption_lost_in_a_destructor_ends_the_run_at_its_next_step():
         hook, sys.unraisablehook = sys.unraisablehook, lambda lost: None
         try:
             Fragile()
-            signals.look()
+            if looks:
+                signals.look()
         finally:
             sys.unraisablehook = hook
 
@@ -171,13 +175,14 @@ def test_handlers_are_left_alone_in_another_thread():
 WORKER = """
 import sys, time
 from sharpcli.errors.signals import follow_parent, raised, Ended
-follow_parent(0.05)
+follow_parent(0.05, 0.5)
 try:
     with raised():
         print("ready", flush=True)
         time.sleep(30)
 except Ended as ended:
     open("saved", "w").write(str(ended.signum))
+time.sleep(30)  # as in a pool that catches the exception and waits for its next job
 """
 
 
@@ -210,6 +215,41 @@ def test_ctrl_c_in_a_sweep_of_several_processes_takes_its_workers_along_and_lose
     until(lambda: not any(map(is_alive, workers)), 10)
     for file in (folder / "runs").glob("*/provenance.json"):
         assert Run(file.parent).checkpoints()[-1] > 20
+
+
+def test_a_worker_of_joblib_that_does_not_end_is_killed(folder):
+    def sleep_on():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        Path("asleep").touch()
+        time.sleep(60)
+
+    pool = get_reusable_executor(1)
+    future = pool.submit(sleep_on)
+    until(Path("asleep").exists)
+    signals.end_workers(seconds=0.2)
+    with pytest.raises(TerminatedWorkerError, match="SIGKILL"):
+        future.result(timeout=20)
+
+
+IN_POOL = """
+import os, signal
+from sharpcli.claims import evidence
+from sharpcli.engine import launch
+from sharpcli.errors import signals
+
+def before_training(*_, **__):
+    with signals.raised():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+launch.launch = before_training
+evidence._run(["problem=uv", "steps=1"], {})
+print("the next run begins")
+"""
+
+
+def test_no_run_of_a_pool_begins_after_a_signal_that_comes_before_training(folder):
+    done = subprocess.run([sys.executable, "-c", IN_POOL], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 143 and not done.stdout, done
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])

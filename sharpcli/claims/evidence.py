@@ -236,8 +236,8 @@ def _run(overrides: list[str], before: dict[str, list[str]]) -> Made:
     try:
         overrides = [_started(override, overrides, before) for override in overrides]
         run = launch(checked_with_source(check(compose(overrides), overrides)), overrides, wait=True)
-    except Interrupted as problem:  # the next run of the pool must not begin
-        os._exit(problem.code)
+    except (Interrupted, KeyboardInterrupt) as problem:  # the next run of the pool must not begin
+        os._exit(128 + signals.number_of(problem))
     except Refusal as problem:
         return Made("", str(problem), 0.0)
     return Made(str(run.path), "", time.perf_counter() - began)

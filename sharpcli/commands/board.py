@@ -7,6 +7,7 @@ import hashlib
 import json
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -100,8 +101,5 @@ def serve(folder: Path, port: int) -> None:
         ) from None
     with server:
         note(f"http://{HOST}:{server.server_address[1]}/ shows {folder}; Ctrl-C ends it")
-        with signals.raised():
-            try:
-                server.serve_forever()
-            except KeyboardInterrupt:
-                return
+        with suppress(KeyboardInterrupt), signals.raised():
+            server.serve_forever()

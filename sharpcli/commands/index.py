@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def records(folder: Path, complain: Callable[[str], Any]) -> list[dict[str, Any]
     pieces = [
         [folder / name for name in unknown[at : at + AT_ONCE]] for at in range(0, len(unknown), AT_ONCE)
     ]
-    read_anew = (run for piece in in_processes(_read_runs, pieces) for run in piece)
+    read_anew = dict(zip(unknown, chain.from_iterable(in_processes(_read_runs, pieces)), strict=True))
     entries: dict[str, tuple[Stamp, dict[str, Any]]] = {}
     out, changed = [], False
     for name, stamp in stamps.items():
@@ -52,7 +53,7 @@ def records(folder: Path, complain: Callable[[str], Any]) -> list[dict[str, Any]
             entries[name] = known[name]
             out.append(known[name][1])
             continue
-        row, said = next(read_anew)
+        row, said = read_anew[name]
         for message in said:
             complain(message)
         if row is None:

@@ -328,9 +328,12 @@ class _Computing(ExitStack):
         return self.enter_context(processes())
 
     def __exit__(self, kind: Any, problem: Any, trace: Any) -> None:
-        super().__exit__(kind, problem, trace)
-        if isinstance(problem, KeyboardInterrupt):
-            signum = signals.number_of(problem)
+        try:
+            super().__exit__(kind, problem, trace)
+            if isinstance(problem, KeyboardInterrupt):
+                raise problem
+        except KeyboardInterrupt as interrupt:
+            signum = signals.number_of(interrupt)
             raise Interrupted(
                 f"{signals.how(signum)}; the points so far are kept, and the same command goes on", signum
             ) from None

@@ -41,10 +41,10 @@ def in_processes(work: Callable[[Piece], Result], pieces: Sequence[Piece]) -> It
             "a process that read runs was ended from outside, as by a system that runs out of memory; give "
             "fewer runs"
         ) from None
-    except (GeneratorExit, KeyboardInterrupt):
+    except KeyboardInterrupt:
         signals.end_workers()
         raise
-    finally:
+    finally:  # also where the caller needs no further result: pieces in work are finished, others not begun
         pool.shutdown(cancel_futures=True)
 
 

@@ -24,9 +24,8 @@ from sharpcli.config.check import Checked, check
 from sharpcli.config.quoting import quoted
 from sharpcli.config.sweep import is_sweep, sweep
 from sharpcli.config.words import compose, refusing
-from sharpcli.errors import InOtherHands, Interrupted, Refusal, printable
+from sharpcli.errors import InOtherHands, Interrupted, Refusal, printable, signals
 from sharpcli.errors.faults import told
-from sharpcli.errors.signals import follow_parent
 from sharpcli.run import Run, in_other_hands
 
 # flags of Hydra's that would replace conf/, whose parts a run knows by name, or unpickle a file
@@ -159,7 +158,7 @@ def job(cfg: DictConfig) -> float | None:
     is_worker = parent_process() is not None
     if is_worker:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started the worker ends it, by SIGTERM
-        follow_parent()
+        signals.follow_parent()
     try:
         return run_of(cfg, overrides, hydra_config.job.num if of_sweep else None)
     except InOtherHands as problem:
@@ -167,10 +166,11 @@ def job(cfg: DictConfig) -> float | None:
             raise
         note(f"{problem}; passed over")
         return None
-    except Interrupted as problem:
+    except (Interrupted, KeyboardInterrupt) as problem:
         if is_worker:  # its next job must not begin
-            complain(str(problem))
-            os._exit(problem.code)
+            signum = signals.number_of(problem)
+            complain(str(problem) if isinstance(problem, Interrupted) else signals.how(signum))
+            os._exit(128 + signum)
         raise
     except BrokenPipeError:  # who read our output has gone
         raise

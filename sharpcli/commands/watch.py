@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,11 @@ def watch(folder: Path, seconds: float, once: bool) -> None:
     if once or not console.is_terminal:
         console.print(table(folder))
         return
-    with signals.raised():
-        try:
-            with Live(table(folder), console=console, auto_refresh=False) as live:
-                while any(_under_way(folder)):
-                    time.sleep(seconds)
-                    live.update(table(folder), refresh=True)
-        except KeyboardInterrupt:
-            return
+    live = Live(table(folder), console=console, auto_refresh=False)
+    with suppress(KeyboardInterrupt), signals.raised(), live:
+        while any(_under_way(folder)):
+            time.sleep(seconds)
+            live.update(table(folder), refresh=True)
 
 
 def table(folder: Path) -> Table:

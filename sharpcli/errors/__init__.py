@@ -34,6 +34,7 @@ class Interrupted(Refusal):
 
     def __init__(self, message: str, signum: int = signal.SIGINT) -> None:
         super().__init__(message)
+        self.signum = signum
         self.code = 128 + signum
 
 

@@ -42,8 +42,8 @@ _state = _State()
 
 
 def number_of(interrupt: BaseException) -> int:
-    """The number of the signal that an interrupt came from."""
-    return interrupt.signum if isinstance(interrupt, Ended) else int(signal.SIGINT)
+    """The number of the signal that an interrupt, or a refusal that says so, came from."""
+    return int(getattr(interrupt, "signum", signal.SIGINT))
 
 
 def how(signum: int) -> str:
@@ -58,13 +58,14 @@ def raised() -> Iterator[None]:
     try:
         with _handled(_raise):
             yield
+            look()
     finally:
         _state.received = before
 
 
 def look() -> None:
-    """Raises `Ended` where a signal has come. To be called now and then: an exception that a handler raises
-    while Python runs a destructor is printed and lost."""
+    """Raises `Ended` where a signal has come. To be called now and then, as at the end of `raised`: an
+    exception that a handler raises while Python runs a destructor is printed and lost."""
     if _state.received is not None:
         raise Ended(_state.received)
 
@@ -88,15 +89,17 @@ def at_once() -> Iterator[None]:
 
 
 @functools.cache  # one thread, of however many jobs a worker does
-def follow_parent(period: float = 0.5) -> None:
-    """Ends this worker process by SIGTERM once the process that started it is gone: whoever kills a sweep
-    wants no run of it to go on."""
+def follow_parent(period: float = 0.5, again: float = SECONDS_FOR_WORKERS) -> None:
+    """Ends this worker process by SIGTERM once the process that started it is gone, and where it lives on by
+    another every `again` seconds: whoever kills a sweep wants no run of it to go on."""
     parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(period)
-        os.kill(os.getpid(), signal.SIGTERM)
+        while True:  # the first may come where a library catches every exception
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(again)
 
     threading.Thread(target=watch, daemon=True).start()
 
@@ -119,8 +122,11 @@ def end_workers(seconds: float = SECONDS_FOR_WORKERS) -> None:
     deadline = time.monotonic() + seconds
     for worker in workers:
         worker.join(max(0.0, deadline - time.monotonic()))
-        if worker.is_alive():
-            worker.kill()
+        if worker.is_alive() and worker.pid is not None:
+            # by its number: the workers of joblib have no `kill`, and one that another thread of this process
+            # waits for at this moment is ended and still said to be alive
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGKILL)
 
 
 def _raise(signum: int, frame: FrameType | None) -> None:
