@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test torture lint check bench reproduce verdicts columns docs clean
+.PHONY: demo test torture test-cluster lint check bench reproduce verdicts columns docs clean
 TIER ?= quick
 # the share of the torture in per cent, and the seed of its choices; `make test` does 2 %
 SHARE ?= 100
@@ -20,6 +20,11 @@ test: $(VENV)/installed
 torture: $(VENV)/installed
 	@echo "share $(SHARE) %, seed $(SEED); a failure names its case: SHARP_TORTURE_SEED=$(SEED) SHARP_TORTURE_CASE=..."
 	SHARP_TORTURE=$(SHARE) SHARP_TORTURE_SEED=$(SEED) $(BIN)/python -m pytest tests/torture -n 2 --dist worksteal --durations=10
+
+# sweeps on a Slurm of one node, of Debian's packages and as root, and on a cluster of Ray's; what cannot be had is skipped
+test-cluster: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -e '.[test,ray]'
+	SHARP_CLUSTER=1 $(BIN)/python -m pytest tests/cluster -rs --durations=5
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -84,7 +84,11 @@ def in_site(link: str, page: str, here: str) -> str:
 
 def option_pages() -> dict[str, str]:
     """A page for each group of conf/."""
-    return {folder.name: group_page(folder.name) for folder in sorted(CONF.iterdir()) if folder.is_dir()}
+    return {
+        folder.name: group_page(folder.name)
+        for folder in sorted(CONF.iterdir())
+        if folder.is_dir() and folder.name != "hydra"
+    }
 
 
 def group_page(group: str) -> str:

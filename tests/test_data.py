@@ -169,3 +169,12 @@ def test_a_run_without_a_later_setting_is_the_run_that_it_was_before_there_was_t
             assert ("img_size" in known_by["model"]) == (size != "null")
     before = {"model": {"_target_": "sharpcli.models.timm.timm", "name": "resnet18"}, "lr": 0.1}
     assert updated(before) == {**before, "model": {**before["model"], "img_size": None}}
+
+
+def test_digits_are_scikit_learn_s_whether_its_file_is_where_it_was_or_not(monkeypatch):
+    from sharpcli.data import digits
+
+    images, labels = digits._read()
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
+    theirs, their_labels = digits._read()
+    assert images.dtype == theirs.dtype and (images == theirs).all() and (labels == their_labels).all()

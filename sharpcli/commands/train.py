@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing import parent_process
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -18,15 +20,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sharpcli import CONF
+from sharpcli.commands import launchers, sweeps
 from sharpcli.commands.report import complain, note, say, settled
 from sharpcli.config import folders
 from sharpcli.config.check import Checked, check
 from sharpcli.config.quoting import quoted
-from sharpcli.config.sweep import is_sweep, sweep
+from sharpcli.config.sweep import is_sweep
 from sharpcli.config.words import compose, refusing
-from sharpcli.errors import InOtherHands, Interrupted, Refusal, printable, signals
+from sharpcli.errors import InOtherHands, Interrupted, OwnFault, Refusal, printable, signals
 from sharpcli.errors.faults import told
-from sharpcli.run import Run, in_other_hands
+from sharpcli.run import Run
 
 # flags of Hydra's that would replace conf/, whose parts a run knows by name, or unpickle a file
 NOT_TAKEN = ("config_path", "experimental_rerun")
@@ -39,55 +42,58 @@ def main(words: Sequence[str]) -> None:
     overrides, name = list(arguments.overrides), arguments.config_name or "config"
     shows = arguments.help or arguments.hydra_help or arguments.shell_completion or arguments.info
     of_sweep = arguments.multirun or is_sweep(overrides, name)
+    jobs: list[sweeps.Job] = []
+    if not shows and not arguments.cfg:
+        launchers.refuse_unusable(overrides, of_sweep)
     if of_sweep and not shows and not arguments.cfg:
-        rehearse(overrides, name)
+        jobs = sweeps.rehearse(overrides, name)
     elif not shows and not of_sweep:  # says what is wrong with an override before Hydra does
         config = compose(overrides, name)
         if not arguments.cfg:
             check(config, overrides)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, instead of printing and exiting with 1
-    sys.argv = [sys.argv[0], *flags, *quoted(overrides, of_sweep)]
-    with refusing(overrides):
-        job()
+    folder = sweeps.folder_of(jobs) if jobs else None
+    if folder is not None and _is_plain(overrides) and all(map(sweeps.is_over, jobs)):
+        for number, (of_job, checked) in enumerate(jobs):  # Hydra would compose each of them twice more
+            attempt(partial(_same, checked), of_job, number, folder)
+        return sweeps.refuse_failed(folder, jobs)
+    own = [] if folder is None else [sweeps.setting_of(folder)]
+    sys.argv = [sys.argv[0], *flags, *quoted(overrides, of_sweep), *own]
+    try:
+        with refusing(overrides):
+            job()
+    except BrokenPipeError:  # who read our output has gone
+        raise
+    except Exception as problem:  # of a launcher, whose processes may be ended from outside
+        if folder is not None:
+            sweeps.refuse_failed(folder, jobs, problem)
+        raise
+    if folder is not None:
+        sweeps.refuse_failed(folder, jobs)
+
+
+def _same(checked: Checked) -> Checked:
+    return checked
+
+
+def _is_plain(overrides: Sequence[str]) -> bool:
+    """Whether Hydra's own sweeper and launcher do a sweep: nothing says otherwise."""
+    return folders.own_folder() is None and not any(
+        word.lstrip("+~").startswith("hydra") for word in overrides
+    )
 
 
 def dry_run(words: Sequence[str]) -> None:
-    """Says of each job what the same words would do, and does none of it: a line with the job's own settings,
-    and the state and directory of its run. Every job is checked, and those of a sweep are built, as before it
-    starts."""
+    """Says of each job what the same words would do, and does none of it. Every job is checked, and those of
+    a sweep that are not over are built, as before it starts."""
     arguments, _ = parse(words)
     overrides, name = list(arguments.overrides), arguments.config_name or "config"
     of_sweep = arguments.multirun or is_sweep(overrides, name)
-    jobs = (
-        rehearse(overrides, name) if of_sweep else [(overrides, check(compose(overrides, name), overrides))]
-    )
-    states = []
-    for number, (of_job, checked) in enumerate(jobs):
-        state, where = _state_of(checked)
-        states.append(state.split(" at ")[0])
-        say(f"[job {number}] {' '.join(of_job)}: {printable(state)}{where}")
-    counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    note(
-        f"{len(jobs)} job{'s' * (len(jobs) != 1)}: {counted}; the same command without --dry-run trains them"
-    )
-
-
-def _state_of(checked: Checked) -> tuple[str, str]:
-    """The state of a config's run, and where it is: `not begun`, `complete`, `diverged`, `interrupted at step
-    ...`, or `being trained`, by another process."""
-    from sharpcli.engine.same_run import runs_of
-
-    runs = runs_of(checked)
-    if not runs:
-        return "not begun", ""
-    run = runs[0]
-    where = f" ({printable(str(run.path))})"
-    if run.status != "unfinished":
-        return run.status, where
-    if in_other_hands(run.path):
-        return "being trained", where
-    last = run.last()
-    return f"interrupted at step {0 if last is None else last['step']} of {run.steps}", where
+    launchers.refuse_unusable(overrides, of_sweep)
+    if of_sweep:
+        sweeps.list_states(sweeps.rehearse(overrides, name))
+    else:
+        sweeps.list_states([(overrides, check(compose(overrides, name), overrides))])
 
 
 def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -104,6 +110,7 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             raise Refusal(
                 f"--{flag.replace('_', '-')} {value}: not taken; --config-dir adds a folder of your own"
             )
+    arguments.overrides = [launchers.as_hydra(override) for override in arguments.overrides]
     folders.use(arguments.config_dir)
     arguments.config_dir = folders.own_folder()
     flags: list[str] = []
@@ -117,72 +124,56 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return arguments, flags
 
 
-def rehearse(overrides: Sequence[str], name: str = "config") -> list[tuple[list[str], Checked]]:
-    """Checks and builds every job of a sweep, so that one bad job stops it before the first has started;
-    returns the jobs' overrides and configs.
-
-    The jobs of Hydra's basic sweeper are known beforehand; another sweeper chooses its own as it goes, and
-    each is then checked as it starts.
-    """
-    from sharpcli.engine.experiment import build, forget_data
-    from sharpcli.engine.launch import checked_with_source
-    from sharpcli.engine.replicas import experiments
-
-    forget_data()
-    jobs, configs = sweep(overrides, name), []
-    for number, of_job in enumerate(jobs, 1):
-        try:
-            checked = checked_with_source(check(compose(of_job, name), of_job))
-            if checked.config["replicas"] == 1:
-                build(checked)
-            else:
-                experiments(checked)
-        except Refusal as problem:
-            which = f"job {number} of {len(jobs)} ({' '.join(of_job)}): " if len(jobs) > 1 else ""
-            raise Refusal(f"{which}{problem}; nothing was started") from None
-        configs.append((of_job, checked))
-    return configs
-
-
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(cfg: DictConfig) -> float | None:
-    """One run: trains it, carries it on, or says that it is complete. Returns its training loss, for
-    sweepers.
-
-    A run of a sweep that another process trains is passed over: several processes share a sweep so. What an
-    exception means is said here, since Hydra has its own way to report the exceptions of a job.
-    """
+    """One run, in whatever process the launcher has started: see `attempt`."""
     hydra_config = HydraConfig.get()
     overrides: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
     of_sweep = hydra_config.mode == RunMode.MULTIRUN
-    is_worker = parent_process() is not None
-    if is_worker:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started the worker ends it, by SIGTERM
+    if parent_process() is not None:  # who started the worker ends it, by SIGTERM
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         signals.follow_parent()
+    number, folder = (hydra_config.job.num, sweeps.own_folder()) if of_sweep else (None, None)
+    return attempt(lambda: check(cfg, overrides), overrides, number, folder)
+
+
+def attempt(
+    config: Callable[[], Checked], overrides: Sequence[str], number: int | None, folder: Path | None
+) -> float | None:
+    """One run: trains it, carries it on, or says that it is complete. Returns its training loss, for
+    sweepers. `number` is that of a job of a sweep, whose failures are written into the `folder`.
+
+    A run of a sweep that another process trains is passed over: several processes share a sweep so. A job of
+    a sweep that fails leaves the others alone, and is listed at the end. What an exception means is said
+    here, since Hydra has its own way to report the exceptions of a job.
+    """
     try:
-        return run_of(cfg, overrides, hydra_config.job.num if of_sweep else None)
+        return run_of(config(), overrides, number)
     except InOtherHands as problem:
-        if not of_sweep:
+        if number is None:
             raise
         note(f"{problem}; passed over")
         return None
     except (Interrupted, KeyboardInterrupt) as problem:
-        if is_worker:  # its next job must not begin
+        if parent_process() is not None:  # its next job must not begin
             signum = signals.number_of(problem)
             complain(str(problem) if isinstance(problem, Interrupted) else signals.how(signum))
             os._exit(128 + signum)
         raise
     except BrokenPipeError:  # who read our output has gone
         raise
-    except Exception as problem:
-        raise told(problem) from None
+    except (Exception, Refusal, OwnFault) as problem:
+        fault = told(problem) if isinstance(problem, Exception) else problem
+        if number is None or folder is None:
+            raise fault from None
+        sweeps.failed(folder, number, overrides, fault)
+        return math.nan  # the other jobs go on, and a sweeper that optimizes sees that this one has failed
 
 
-def run_of(cfg: DictConfig, overrides: Sequence[str], number: int | None) -> float | None:
+def run_of(checked: Checked, overrides: Sequence[str], number: int | None) -> float | None:
     """Trains the run of a config; `number` is that of a job of a sweep. Returns its training loss."""
     if number is not None:
         note(f"[job {number}] {' '.join(overrides)}")
-    checked = check(cfg, overrides)
     from sharpcli.commands.progress import progress
     from sharpcli.engine.experiment import forget_data
     from sharpcli.engine.launch import Console, checked_with_source, launch

@@ -45,6 +45,7 @@ TYPES = {  # OmegaConf's names of types, and Python's
     "bool": "true or false",
     "str": "a word",
 }
+LAUNCHER = "hydra/launcher"  # Hydra's group, of which `launcher=` is short
 LIBRARIES = re.compile(r"[/\\](hydra|omegaconf|antlr4|yaml)[/\\]")
 
 
@@ -137,7 +138,9 @@ def explain(problem: Exception, overrides: Sequence[str]) -> str:
         return f"{match[1]}: several values; add -m for a run of each{listed}"
     if match := re.search(r"Could not (?:find|load) '([\w/]+)/([^'/]*)'", text):
         group, came = match.groups()
-        possible = options(group) or re.findall(r"^\t(\S+)", text, re.M)
+        possible = options(group) or re.findall(r"^\t(\w+)$", text, re.M)
+        if group == LAUNCHER:  # Hydra names the plugins' own
+            group, possible = "launcher", sorted({*possible, *re.findall(r"^\t(\w+)$", text, re.M)})
         return f"{group}={came}: no such {group}; " + (of_option(group, came) or suggest(came, possible))
     if match := re.search(r"Could not override '([^']+)'", text):
         return _no_such(match[1], overrides)
@@ -173,11 +176,27 @@ def _no_such(key: str, overrides: Sequence[str]) -> str:
     if came == key:  # the first part of a dotted name, as `foo` of foo.bar=1
         came = next((o for o in overrides if _key(o).startswith(f"{key}.")), key)
     full, value = _key(came), came.partition("=")[2]
+    if full.startswith(f"{LAUNCHER.replace('/', '.')}."):
+        return _of_launcher(full.partition(".")[2], value, overrides)
     swept = [_key(o) for o in overrides if _key(o) in (*GROUPS, *METHODS) and re.search(r"=[^\[]*[,(]", o)]
     if swept and full in places():
         return f"{came}: not every {swept[0]} of the sweep has this setting; write ++{full}={value} to add it"
     advice = of_setting(full, value, _chosen(overrides))
     return f"{came}: no such setting; {advice} (sharp train --help lists all)"
+
+
+def _of_launcher(full: str, value: str, overrides: Sequence[str]) -> str:
+    """One line for a setting that the chosen launcher does not have."""
+    chosen = [override for override in overrides if _key(override) == LAUNCHER]
+    with loading():
+        known = hydra_compose("config", overrides=chosen, return_hydra_config=True).hydra.launcher
+    names = [str(name) for name in known if not str(name).startswith("_")]
+    if not names:
+        return f"{full}={value}: choose a launcher too, as in launcher=slurm"
+    came = full.partition(".")[2]
+    if came.partition(".")[0] in names:
+        return f"{full}={value}: to add it, write +{full}={value}"
+    return f"{full}={value}: no such setting of {chosen[-1].partition('/')[2]}; {suggest(came, names)}"
 
 
 def _key(override: str) -> str:

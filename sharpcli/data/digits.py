@@ -3,6 +3,10 @@ nothing is downloaded."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
 import torch
 
 from sharpcli.data import Dataset, one_hot, standardize
@@ -26,12 +30,25 @@ def digits(*, train_examples: int, wrong: int) -> Dataset:
         )
     if not 0 <= wrong <= IMAGES - train_examples:
         raise Refusal(f"data.wrong={wrong}: 0 to {IMAGES - train_examples}, the test images that are left")
-    from sklearn.datasets import load_digits
-
-    raw = load_digits()
-    x = torch.from_numpy(raw.images).float()[:, None]
-    y = one_hot(torch.from_numpy(raw.target), 10)
+    images, labels = _read()
+    x = torch.from_numpy(images).float()[:, None]
+    y = one_hot(torch.from_numpy(labels), 10)
     n = train_examples
     standardize(x, x[:n].mean(0), x[:n].std(0, correction=0))
     y_train = torch.cat([y[:n], y[n : n + wrong].roll(1, dims=1)])  # one class later: (y + 1) mod 10
     return Dataset(x[: n + wrong], y_train, x[n:], y[n:], classes=True)
+
+
+def _read() -> tuple[np.ndarray, np.ndarray]:
+    """The images [1797, 8, 8] and the labels. `sklearn.datasets.load_digits` reads the same file; to import
+    it takes longer than a short run, so that it is left to versions of scikit-learn that keep the file
+    elsewhere."""
+    package = find_spec("sklearn")
+    file = Path((package and package.origin) or "").parent / "datasets" / "data" / "digits.csv.gz"
+    if not file.is_file():
+        from sklearn.datasets import load_digits
+
+        raw = load_digits()
+        return raw.images, raw.target
+    table = np.loadtxt(file, delimiter=",")
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
