@@ -178,3 +178,22 @@ def test_digits_are_scikit_learn_s_whether_its_file_is_where_it_was_or_not(monke
     monkeypatch.setattr(digits, "find_spec", lambda name: None)
     theirs, their_labels = digits._read()
     assert images.dtype == theirs.dtype and (images == theirs).all() and (labels == their_labels).all()
+
+
+def test_characters_are_numbered_in_order_and_predict_the_next(tmp_path):
+    from sharpcli.data.characters import characters
+
+    (tmp_path / "x.txt").write_text("badé" * 3 + "b")
+    data = characters(file=tmp_path / "x.txt", length=3, test_share=0.4)
+    assert data.outputs == 4 and data.x_train.tolist() == [[1, 0, 2], [1, 0, 2]]  # a b d é
+    assert data.y_train.tolist() == [[0, 2, 3], [0, 2, 3]] and data.x_test.tolist() == [[1, 0, 2]]
+    (tmp_path / "latin").write_bytes("é".encode("latin-1"))
+    for file, length, share, said in (
+        (tmp_path / "latin", 3, 0.0, "not readable as text"),
+        (tmp_path, 3, 0.0, "not readable as text"),
+        (tmp_path / "x.txt", 13, 0.0, "13 characters; give at least 14"),
+        (tmp_path / "x.txt", 0, 0.0, "at least 1 character"),
+        (tmp_path / "x.txt", 3, 1.0, "a share in"),
+    ):
+        with pytest.raises(Refusal, match=said):
+            characters(file=file, length=length, test_share=share)

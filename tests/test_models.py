@@ -8,6 +8,7 @@ from conftest import only_run
 
 from sharpcli.errors import Refusal
 from sharpcli.models.deep_linear import deep_linear
+from sharpcli.models.gpt import gpt
 from sharpcli.models.resnet import resnet
 from sharpcli.models.resnet18 import resnet18
 from sharpcli.models.vgg import vgg
@@ -20,6 +21,69 @@ BATCH = {"norm": "batch", "groups": 1}
 
 def count(net):
     return sum(p.numel() for p in net.parameters())
+
+
+def test_gpt_has_the_parameters_of_gpt_2():
+    with torch.device("meta"):  # 124 million weights, of which none is kept
+        assert count(gpt((1024,), 50_257, width=768, depth=12, heads=12)) == 124_439_808
+
+
+def test_gpt_is_gpt_2_of_transformers_with_the_exact_gelu():
+    transformers = pytest.importorskip("transformers")
+    sizes = {"n_layer": 2, "n_embd": 8, "n_head": 2, "vocab_size": 11, "n_positions": 7}
+    theirs = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(**sizes, activation_function="gelu", bos_token_id=0, eos_token_id=0)
+    ).eval()
+    torch.manual_seed(0)
+    ours = gpt((7,), 11, width=8, depth=2, heads=2)
+    weights = theirs.transformer
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.normal_()
+        copies = [(ours.embed.weight, weights.wte.weight), (ours.positions.position, weights.wpe.weight)]
+        copies += zip(ours.norm.parameters(), weights.ln_f.parameters(), strict=True)
+        for mine, other in zip(ours.blocks, weights.h, strict=True):
+            copies += zip(mine.norm1.parameters(), other.ln_1.parameters(), strict=True)
+            copies += zip(mine.norm2.parameters(), other.ln_2.parameters(), strict=True)
+            for layer, convolution in (
+                (mine.attend, other.attn.c_attn),
+                (mine.project, other.attn.c_proj),
+                (mine.network[0], other.mlp.c_fc),
+                (mine.network[2], other.mlp.c_proj),
+            ):
+                copies += [(layer.weight, convolution.weight.T), (layer.bias, convolution.bias)]
+        for mine, other in copies:
+            mine.copy_(other)
+        ids = torch.arange(14).reshape(2, 7) % 11
+        assert torch.allclose(ours(ids), theirs(ids).logits, atol=1e-4)
+
+
+def test_a_token_of_gpt_sees_none_after_it_and_its_weights_start_as_gpt_2_s():
+    torch.manual_seed(0)
+    net = gpt((6,), 40, width=64, depth=8, heads=4)
+    ids = torch.randint(0, 40, (3, 6))
+    changed = ids.clone()
+    changed[:, 4] = (ids[:, 4] + 1) % 40
+    with torch.no_grad():
+        before, after = net(ids), net(changed)
+    assert torch.equal(before[:, :4], after[:, :4]) and not torch.allclose(before[:, 4:], after[:, 4:])
+    block = net.blocks[3]
+    assert block.attend.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert block.project.weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)  # sqrt(2 * 8)
+    assert block.network[2].weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)
+    assert net.head.weight is net.embed.weight and not block.attend.bias.any()
+    with pytest.raises(Refusal, match="takes tokens"):
+        gpt((3, 8, 8), 10, width=8, depth=1, heads=1)
+
+
+def test_gpt_learns_the_characters_of_a_text(sharp, folder):
+    (folder / "x.txt").write_text("to be or not to be, that is the question\n" * 30)
+    words = ("data=characters", "data.file=x.txt", "data.length=8", "loss=cross_entropy", "model=gpt")
+    sizes = ("model.width=8", "model.depth=1", "model.heads=2", "method=adamw", "lr=0.01", "batch_size=16")
+    said = sharp("train", *words, *sizes, "steps=60", "measure_every=60", "threads=1")
+    assert said.code == 0, said.err
+    first, last = Run(only_run(folder)).logged()
+    assert last["test_loss"] < 0.8 * first["test_loss"] and last["lambda_1"] > 0
 
 
 @pytest.mark.parametrize(

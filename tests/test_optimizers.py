@@ -19,6 +19,7 @@ from sharpcli.optimizers.gd import GD
 from sharpcli.optimizers.lion import Lion
 from sharpcli.optimizers.momentum import Momentum
 from sharpcli.optimizers.muon import Muon
+from sharpcli.optimizers.schedule_free import ScheduleFree
 from sharpcli.optimizers.sign_descent import SignDescent
 from sharpcli.optimizers.switch import Switch
 from sharpcli.schedules.constant import constant
@@ -357,6 +358,38 @@ def test_adamw_with_a_frozen_preconditioner_is_unstable_above_its_edge(decay):
             w, (m, _, t) = rule.step(w, now, lambda w, h=float(P * edge * factor): h * w, lr)
             now = (m, state[1], t)
         assert (w.abs() > 10).item() is grows
+
+
+def test_schedule_free_by_hand():
+    # the first average is z itself, the second half of either; the third step has twice the learning rate
+    z1 = W0 - 0.1 * slope(W0)
+    z2 = z1 - 0.1 * slope(z1)
+    w2 = (z1 + z2) / 2
+    z3 = z2 - 0.2 * slope(0.1 * z2 + 0.9 * w2)
+    w3 = w2 + 0.04 / 0.06 * (z3 - w2)
+    rule, w, found = ScheduleFree(0.9), W0, []
+    state = rule.init(w)
+    for lr in (0.1, 0.1, 0.2):
+        w, state = rule.step(w, state, slope, lr)
+        found.append(w)
+    assert torch.allclose(torch.stack(found), torch.stack([z1, w2, w3]), atol=1e-14)
+    # a learning rate of 0 changes nothing, at the first step too
+    state = rule.init(W0)
+    w, state = rule.step(W0, state, slope, 0.0)
+    assert torch.equal(w, W0) and torch.equal(state[0], W0)
+    with pytest.raises(Refusal, match="below 1"):
+        ScheduleFree(1.0)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("factor, grows", [(0.95, False), (1.05, True)])
+def test_the_edge_of_schedule_free(beta, factor, grows):
+    rule, w = ScheduleFree(beta), torch.ones(1).double()
+    h, state = factor * rule.edge(0.1), rule.init(torch.ones(1).double())
+    for _ in range(2000):
+        w, state = rule.step(w, state, lambda v: h * v, 0.1)
+    assert (w.abs().item() > 1e3) is grows
+    assert flow_step(rule, 0.1) is None
 
 
 def test_lion_and_sign_descent_by_hand():

@@ -81,7 +81,15 @@ def test_measuring_leaves_the_trajectory_bit_identical(sharp, folder, method):
     assert torch.equal(*weights)
 
 
-RULES = ["adamw", "lion", "sign_descent", "clipping", "muon", "sam optimizer@optimizer.base=muon"]
+RULES = [
+    "adamw",
+    "lion",
+    "sign_descent",
+    "clipping",
+    "muon",
+    "schedule_free",
+    "sam optimizer@optimizer.base=muon",
+]
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -3,12 +3,10 @@ arXiv:2205.01580)."""
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from sharpcli.errors import Refusal
 from sharpcli.models import Patches, TokenMean
+from sharpcli.models.blocks import Positions, TransformerBlock, check_heads
 
 
 def vit(shape: tuple[int, ...], outputs: int, *, patch: int, width: int, depth: int, heads: int) -> nn.Module:
@@ -19,49 +17,14 @@ def vit(shape: tuple[int, ...], outputs: int, *, patch: int, width: int, depth: 
 
     Refuses inputs that are no images, patches that do not tile them, and heads that do not divide the width.
     """
-    if width < 1 or depth < 1 or heads < 1 or width % heads:
-        raise Refusal(
-            f"model.width={width}, depth={depth}, heads={heads}: at least 1 each, and heads must divide the "
-            f"width"
-        )
+    check_heads(width, depth, heads)
     patches = Patches("vit", shape, patch, width)
-    blocks = [_Block(width, heads) for _ in range(depth)]
+    blocks = [TransformerBlock(width, heads) for _ in range(depth)]
     return nn.Sequential(
         patches,
-        _Positions(patches.tokens, width),
+        Positions(patches.tokens, width),
         *blocks,
         nn.LayerNorm(width),
         TokenMean(),
         nn.Linear(width, outputs),
     )
-
-
-class _Positions(nn.Module):
-    """x + a learned vector for each position, x [n, tokens, width]; the vectors start from N(0, 0.02^2)."""
-
-    def __init__(self, tokens: int, width: int) -> None:
-        super().__init__()
-        self.position = nn.Parameter(0.02 * torch.randn(tokens, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.position
-
-
-class _Block(nn.Module):
-    """x <- x + attention(norm(x)), then x <- x + network(norm(x)), with x [n, tokens, width]."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1 = nn.LayerNorm(width)
-        self.attend, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.norm2 = nn.LayerNorm(width)
-        self.network = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            part.unflatten(2, (self.heads, -1)).transpose(1, 2)  # [n, heads, tokens, width / heads]
-            for part in self.attend(self.norm1(x)).chunk(3, 2)
-        )
-        x = x + self.project(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return x + self.network(self.norm2(x))
