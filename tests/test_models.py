@@ -11,6 +11,7 @@ from sharpcli.models.deep_linear import deep_linear
 from sharpcli.models.gpt import gpt
 from sharpcli.models.resnet import resnet
 from sharpcli.models.resnet18 import resnet18
+from sharpcli.models.scaled_mlp import scaled_mlp
 from sharpcli.models.vgg import vgg
 from sharpcli.models.wide_resnet import wide_resnet
 from sharpcli.run import Run
@@ -203,3 +204,64 @@ def test_deep_linear_trains_by_gradient_descent_and_keeps_its_balance(sharp, fol
 def test_networks_refuse_what_does_not_fit(make, message):
     with pytest.raises(Refusal, match=message):
         make()
+
+
+# --- parametrizations of fully connected networks ---
+
+
+def one_step(parametrization, width, seed):
+    """How far a step of gradient descent at lr = 0.1 moves the outputs and the last hidden units of a network
+    with two hidden layers, as root mean squares over the error that drives it; and its output before."""
+    torch.manual_seed(seed)
+    net = scaled_mlp((10,), 1, widths=[width, width], activation="tanh", parametrization=parametrization)
+    x = torch.randn(1, 10)
+    hidden = net[:-1]
+    outputs, units = net(x), hidden(x).detach()
+    (net(x) - 1).square().sum().div(2).backward()
+    before, error = outputs.abs().item(), (outputs - 1).abs().item()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter -= 0.1 * parameter.grad
+        moved = (hidden(x) - units).square().mean().sqrt().item()
+        return (net(x) - outputs).abs().item() / error, moved / error, before
+
+
+@pytest.mark.parametrize(
+    "parametrization, hidden",
+    [("mup", 1.0), ("ntk", 1 / 4)],  # of a network 16 times as wide
+)
+def test_one_learning_rate_serves_every_width(parametrization, hidden):
+    narrow, wide = (
+        torch.tensor([one_step(parametrization, width, seed) for seed in range(12)]).median(0).values
+        for width in (128, 2048)
+    )
+    outputs, units, _ = (wide / narrow).tolist()
+    assert outputs == pytest.approx(1.0, rel=0.1) and units == pytest.approx(hidden, rel=0.1)
+
+
+def test_the_outputs_of_mup_vanish_with_the_width_and_those_of_ntk_do_not():
+    starts = {
+        (name, width): torch.tensor([one_step(name, width, seed)[2] for seed in range(20)]).mean()
+        for name in ("mup", "ntk")
+        for width in (64, 1024)
+    }
+    assert starts["mup", 1024] / starts["mup", 64] == pytest.approx(1 / 4, rel=0.5)
+    assert starts["ntk", 1024] / starts["ntk", 64] == pytest.approx(1.0, rel=0.5)
+
+
+def test_parametrizations_by_their_table():
+    torch.manual_seed(0)
+    x = torch.randn(3, 5)
+    for name, forms in {
+        "ntk": [(1, 5**-0.5, 1), (1, 200**-0.5, 1), (1, 300**-0.5, 1)],
+        "mup": [(200**-0.5, (200 / 5) ** 0.5, 200**0.5), (200**-0.5, 1, 300**0.5), (300**-0.5, 300**-0.5, 1)],
+    }.items():
+        net = scaled_mlp((5,), 400, widths=[200, 300], activation="identity", parametrization=name)
+        z = x
+        for layer, (spread, of_weights, of_biases) in zip(net[1::2], forms, strict=True):
+            assert layer.weight.std().item() == pytest.approx(spread, rel=0.05) and not layer.bias.any()
+            torch.nn.init.normal_(layer.bias)
+            z = of_weights * z @ layer.weight.T + of_biases * layer.bias
+        assert torch.allclose(net(x), z, rtol=1e-3, atol=1e-3)
+    with pytest.raises(Refusal, match="at least one hidden layer"):
+        scaled_mlp((5,), 2, widths=[], activation="tanh", parametrization="mup")
