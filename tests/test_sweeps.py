@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-from sharpcli.commands import launchers, train
+from sharpcli.commands import launchers, sweeps, train
 from sharpcli.commands.launchers import as_hydra
 from sharpcli.engine import experiment, launch
+from sharpcli.errors import Refusal
 from sharpcli.run import in_directory
 
 SHORT = (*TINY, "steps=4", "measure_every=2", "threads=1")
@@ -72,6 +73,24 @@ def test_a_job_that_fails_leaves_the_others_alone_and_is_listed_at_the_end(sharp
     (folder / "metrics").unlink()
     again = sharp(*words)
     assert again.code == 0 and again.out.count("already complete") == 2 and again.out.count(": complete") == 2
+
+
+def test_a_job_of_which_nothing_can_be_written_ends_the_sweep(sharp, net, folder, monkeypatch):
+    (folder / "runs").mkdir()
+    (folder / "runs" / ".sweeps").write_text("a file where a folder should be")
+    fail_from_now_on(monkeypatch, folder)
+    said = sharp("train", *net, "model.fails=true,false", "-m")
+    assert (
+        said.code == 2 and "ValueError: too warm" in said.err.splitlines()[-1] and "[job 1]" not in said.err
+    )
+
+
+def test_jobs_that_a_sweeper_has_chosen_as_it_went_are_listed_too(tmp_path, capfd):
+    for number in (0, 3):
+        sweeps.failed(tmp_path / "x" / "one", number, [f"lr={number}"], Refusal("too warm"))
+    with pytest.raises(Refusal, match="jobs of the sweep failed; the same command"):
+        sweeps.refuse_failed(tmp_path / "x" / "one", [(["lr=0"], None)])
+    assert "sharp: [job 3] lr=3: too warm" in capfd.readouterr().err and not (tmp_path / "x").exists()
 
 
 def test_the_only_job_of_a_sweep_that_fails_says_why_last(sharp, net, folder, monkeypatch):

@@ -109,12 +109,15 @@ def own_folder() -> Path | None:
 
 
 def failed(folder: Path, number: int, overrides: Sequence[str], problem: Refusal | OwnFault) -> None:
-    """Says why a job has failed, and writes it into the folder of its sweep."""
+    """Says why a job has failed, and writes it into the folder of its sweep. Where it cannot be written, the
+    sweep ends here, rather than without a word of it."""
     complain(f"[job {number}] {problem}")
     facts = {"overrides": list(overrides), "reason": str(problem), "own": isinstance(problem, OwnFault)}
-    with suppress(OSError):  # a full disk: it was said
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        _record(folder, number).write_text(json.dumps(facts))
+        (folder / f"{number}.json").write_text(json.dumps(facts))
+    except OSError:
+        raise problem from None
 
 
 def refuse_failed(folder: Path, jobs: Sequence[Job], ended: Exception | None = None) -> None:
@@ -122,11 +125,10 @@ def refuse_failed(folder: Path, jobs: Sequence[Job], ended: Exception | None = N
     where the system killed a process: then jobs whose runs are not over have failed too."""
     reasons: dict[int, tuple[list[str], str]] = {}
     faults = []
-    for number in range(len(jobs)):
-        with suppress(OSError):
-            facts = json.loads(_record(folder, number).read_text())
-            reasons[number] = facts["overrides"], facts["reason"].splitlines()[-1]
-            faults += [facts["reason"]] if facts["own"] else []
+    for file in folder.glob("*.json"):  # a sweeper that chooses its jobs as it goes has more than `jobs`
+        facts = json.loads(file.read_text())
+        reasons[int(file.stem)] = facts["overrides"], facts["reason"].splitlines()[-1]
+        faults += [facts["reason"]] if facts["own"] else []
     if reasons:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # another sweep's records are in it
@@ -140,16 +142,16 @@ def refuse_failed(folder: Path, jobs: Sequence[Job], ended: Exception | None = N
         raise OwnFault(faults[0]) if faults else Refusal(reasons[0][1])
     for number, (overrides, reason) in sorted(reasons.items()):
         complain(f"[job {number}] {' '.join(overrides)}: {reason}")
-    said = (
-        f"{len(reasons)} of {len(jobs)} jobs failed; the same command tries them again, and passes over what "
-        "is complete" + (f" (the launcher said: {str(ended)[:200]})" if ended else "")
+    counted = (
+        f"{len(reasons)} of {len(jobs)} jobs"
+        if max(reasons, default=0) < len(jobs)
+        else f"{len(reasons)} jobs of the sweep"
+    )
+    said = f"{counted} failed; the same command tries them again, and passes over what is complete" + (
+        f" (the launcher said: {str(ended)[:200]})" if ended else ""
     )
     if faults:
         complain(said)
         raise OwnFault(faults[0])
     if reasons:
         raise Refusal(said)
-
-
-def _record(folder: Path, number: int) -> Path:
-    return folder / f"failed-{number}.json"
