@@ -19,7 +19,7 @@ import sharpcli
 from sharpcli.commands import report
 from sharpcli.errors import Interrupted, OwnFault, Refusal, signals
 from sharpcli.errors.faults import told
-from sharpcli.run import Run, locked
+from sharpcli.run import Run, in_directory, locked
 
 SHORT = ("problem=quadratic", "lr=0.1", "steps=4", "measure_every=2", "measure=[scores]", "threads=1")
 LONG = (*TINY, "steps=1000000", "measure_every=10", "measure=[scores]", "threads=1")
@@ -170,6 +170,35 @@ def test_handlers_are_left_alone_in_another_thread():
     thread.start()
     thread.join()
     assert said == [signal.SIG_DFL]
+
+
+LAUNCHED = """
+import signal, sys
+from sharpcli import cli
+signal.signal(signal.SIGTERM, lambda signum, frame: print("left to the launcher", flush=True))
+sys.argv = ["sharp", *sys.argv[1:]]
+sys.exit(cli.main())
+"""
+
+
+def test_a_run_is_saved_at_once_on_a_signal_that_its_launcher_handles_and_goes_on(folder):
+    (folder / "launched.py").write_text(LAUNCHED)
+    words = [*LONG, "checkpoint_every=1000000"]
+    running = subprocess.Popen(
+        [sys.executable, "launched.py", "train", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(lambda: [1 for f in (folder / "runs").glob("*/metrics.jsonl") if f.stat().st_size > 1000])
+    (run,) = in_directory(folder / "runs")
+    saved = run.checkpoints()
+    running.send_signal(signal.SIGTERM)
+    assert running.stdout.readline() == "left to the launcher\n"
+    until(lambda: len(run.checkpoints()) > len(saved), 20)
+    assert run.checkpoints()[-1] > 0 and running.poll() is None
+    running.kill()
+    running.communicate()
 
 
 WORKER = """

@@ -111,7 +111,7 @@ def train(
                 began, written = position.copy(), run.written
                 due = position.step % checkpoint_every == 0 or position.step == last_step
                 now = time.perf_counter()
-                if due or now - saved_at > SECONDS_BETWEEN_SAVES:
+                if due or now - saved_at > SECONDS_BETWEEN_SAVES or signals.passed_on():
                     durable = now - forced_at >= SECONDS_TO_PROTECT
                     save(run, position, written, durable)
                     if extra is not None and extra != position.step:

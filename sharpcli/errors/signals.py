@@ -36,6 +36,7 @@ class Ended(KeyboardInterrupt):
 class _State:
     received: int | None = None  # the first signal since `raised` began
     shields = 0
+    passed_on = False  # whether a signal came that somebody else handles
 
 
 _state = _State()
@@ -53,10 +54,11 @@ def how(signum: int) -> str:
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """Within it a signal raises `Ended` in the main thread."""
+    """Within it a signal raises `Ended` in the main thread. One that somebody else handles, as a cluster's
+    launcher does, is left to them, and `passed_on` tells of it."""
     before, _state.received = _state.received, None
     try:
-        with _handled(_raise):
+        with _handled(_raise, _pass_on):
             yield
             look()
     finally:
@@ -68,6 +70,13 @@ def look() -> None:
     exception that a handler raises while Python runs a destructor is printed and lost."""
     if _state.received is not None:
         raise Ended(_state.received)
+
+
+def passed_on() -> bool:
+    """Whether since the last call a signal has come that somebody else handles: it announces an end, as of a
+    job that is pre-empted, so that what there is should be saved."""
+    came, _state.passed_on = _state.passed_on, False
+    return came
 
 
 @contextlib.contextmanager
@@ -149,18 +158,30 @@ def _end(signum: int, frame: FrameType | None) -> None:
     os._exit(128 + signum)
 
 
+def _pass_on(handler: Handler, signum: int, frame: FrameType | None) -> None:
+    _state.passed_on = True
+    handler(signum, frame)
+
+
 @contextlib.contextmanager
-def _handled(handler: Handler) -> Iterator[None]:
-    """Handles the signals by `handler`, where so far Python's own or one of ours did; only in the main
-    thread."""
+def _handled(
+    handler: Handler, others: Callable[[Handler, int, FrameType | None], Any] | None = None
+) -> Iterator[None]:
+    """Handles the signals by `handler`, where so far Python's own or one of ours did, and by `others` where
+    it was somebody else's, which it is given; only in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before: dict[int, Any] = {}
     for name in NAMES:
         number = getattr(signal, name, None)  # Windows has neither SIGHUP nor SIGUSR1
-        if number is not None and _is_replaceable(signal.getsignal(number)):
+        if number is None:
+            continue
+        former = signal.getsignal(number)
+        if _is_replaceable(former):
             before[number] = signal.signal(number, handler)
+        elif others is not None and callable(former):
+            before[number] = signal.signal(number, functools.partial(others, former))
     try:
         yield
     finally:
