@@ -182,7 +182,7 @@ def plot(
 
 
 claims = typer.Typer(
-    name="claim", help="Published statements, checked: list, check, show.", no_args_is_help=True
+    name="claim", help="Published statements, checked: list, check, power, show.", no_args_is_help=True
 )
 app.add_typer(claims)
 
@@ -240,6 +240,30 @@ def claim_check(
         results.append(verdict)
     print(summary(results))
     raise typer.Exit(0 if all(verdict.expected for verdict in results) else 1)
+
+
+@claims.command("power")
+def claim_power(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]... [runs_dir=DIR]", autocompletion=complete_claims)
+    ] = None,
+    tier: Annotated[str, typer.Option(help="All claims of a tier: quick (minutes), cpu (hours), gpu.")] = "",
+    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Runs at once.")] = 2,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Break the constants that claims predict, and show which checks turn; runs what is missing, as check
+    does.
+
+    \b
+    Example: sharp claim power label_noise_constant sam_radius
+    """
+    from sharpcli.claims.claim import chosen
+    from sharpcli.claims.power import powers
+    from sharpcli.claims.verdicts import power_lines
+
+    names, overrides = _split(words or [])
+    for claim, of_checks in powers(chosen(names, tier), _only_runs_dir(overrides), jobs, _tell):
+        print("\n".join(power_lines(claim, of_checks)), flush=True)
 
 
 @claims.command("show")

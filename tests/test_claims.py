@@ -14,7 +14,7 @@ import yaml
 from conftest import CIFAR, needs_cifar
 
 from sharpcli import CONF
-from sharpcli.claims import checks, evidence, verdicts
+from sharpcli.claims import checks, evidence, power, verdicts
 from sharpcli.claims import claim as claims
 from sharpcli.config.check import check as checked_config
 from sharpcli.config.folders import options
@@ -353,6 +353,43 @@ def test_a_run_starts_from_the_run_that_comes_before_it_of_its_own_seed(folder):
     wrong = replace(claim, before={"first": ["problem=uv", "lr=none"]})
     said = [evidence._run([*words, f"runs_dir={folder}"], wrong.before).refusal for _, words in claim.jobs()]
     assert all(text.startswith("first: lr=none: not a number") for text in said)
+
+
+def test_the_power_of_a_check_is_the_factors_that_it_bears(folder, monkeypatch):
+    monkeypatch.setattr(power, "rows", lambda claim, paths: FRAME)
+    claim = claims.read("sam_radius")
+    last = FRAME.groupby("run")["y"].last()  # 1, 4, 9, 16, 25, 36
+    made = [
+        {"kind": "within", "value": "y", "of": "a", "between": [0.5, 10.0]},
+        {"kind": "within", "value": "y", "of": "b", "between": [10.0, None]},
+        {"kind": "within", "value": "y", "of": "b", "between": [None, 50.0]},
+        {"kind": "within", "value": "y", "of": "b", "between": [None, None]},
+        {"kind": "within", "value": "y", "of": "b", "between": [0.0, 1.0]},
+        {"kind": "ratio", "value": "y", "of": "b", "to": "a", "between": [5.0, 6.0]},
+    ]
+    two, least, most, none, fails, ratio = power.of_claim(replace(claim, check=made), [])
+    # every run within: the largest lies below 10 f, the smallest above f / 2
+    assert (two.low, two.high) == (pytest.approx(0.9), pytest.approx(2.0))
+    assert (least.low, least.high) == (None, pytest.approx(1.6))
+    assert (most.low, most.high) == (pytest.approx(36 / 50), None)
+    assert (none.low, none.high, none.holds) == (None, None, True) and not fails.holds
+    quotient = last[3:].mean() / last[:3].mean()
+    assert (ratio.low, ratio.high) == (pytest.approx(quotient / 6), pytest.approx(quotient / 5))
+    assert two.turned_by(0.5) and not two.turned_by(1.2) and two.turned_by(2.1)
+    assert not fails.turned_by(2.0) and not none.turned_by(0.5) and most.turned_by(0.5)
+    lines = verdicts.power_lines(claim, [two, least, most, none, fails])
+    assert lines[0] == "sam_radius: turned by x 1/2, 1/1.2, 2"
+    ends = ("factors from 0.9 to 2", "at most 1.6", "at least 0.72", "holds for any factor", "does not hold")
+    assert all(line.endswith(end) for line, end in zip(lines[1:], ends, strict=True))
+    assert "NO POWER" in verdicts.power_lines(claim, [none])[0]
+
+
+def test_the_power_of_a_claim_by_the_command_line(sharp, folder):
+    said = sharp("claim", "power", "sam_radius", "-j", "1")
+    assert said.code == 0, said.err
+    assert said.out.startswith("sam_radius: turned by x 1/2, 1/1.2, 1.2, 2")
+    assert re.search(r"distance: .* holds for factors from 0\.9999\d* to 1\.0000\d*$", said.out, re.M)
+    assert "did you mean sam_radius" in sharp("claim", "power", "sam_radios").refusal
 
 
 def test_claims_by_the_command_line(sharp, folder):

@@ -128,13 +128,13 @@ def judge(claim: Claim, paths: Paths, inside: Path, seconds: float) -> Verdict:
     """
     frame = rows(claim, paths)
     premises, checks, controls = (
-        [_finding(check, frame, claim) for check in group]
+        [finding(check, frame, claim) for check in group]
         for group in (claim.premise, claim.check, claim.control)
     )
-    controls_fail = all(finding["evidence"] and not finding["holds"] for finding in controls)
-    is_sound = all(finding["holds"] for finding in premises) and controls_fail
-    held = all(finding["holds"] for finding in checks)
-    has_evidence = all(finding["evidence"] for finding in checks)
+    controls_fail = all(control["evidence"] and not control["holds"] for control in controls)
+    is_sound = all(premise["holds"] for premise in premises) and controls_fail
+    held = all(check["holds"] for check in checks)
+    has_evidence = all(check["evidence"] for check in checks)
     verdict = Verdict(
         id=claim.id,
         verdict=_word(claim.expect, held, is_sound, has_evidence),
@@ -207,7 +207,7 @@ def _is_verdict(value: Any) -> bool:
     )
 
 
-def _finding(check: dict[str, Any], frame: pd.DataFrame, claim: Claim) -> dict[str, Any]:
+def finding(check: dict[str, Any], frame: pd.DataFrame, claim: Claim) -> dict[str, Any]:
     """What a check's yaml finds in the rows; `reduce: last`, all parts and no prediction where it does not
     say."""
     path = f"sharpcli.claims.checks.{check['kind']}"
@@ -221,5 +221,5 @@ def _finding(check: dict[str, Any], frame: pd.DataFrame, claim: Claim) -> dict[s
     }
     values = {key: value for key, value in optional.items() if key in taken}
     values |= {key: value for key, value in check.items() if key != "kind"}
-    finding = part(typed({"_target_": path, **values}, f"claim {claim.id}: check", []), [], "check")(frame)
-    return {**asdict(finding), "words": finding.text}
+    made = part(typed({"_target_": path, **values}, f"claim {claim.id}: check", []), [], "check")(frame)
+    return {**asdict(made), "words": made.text}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sharpcli.claims.claim import HOLDS, NOT_HERE, TIERS, Claim, Verdict, last, read
+from sharpcli.claims.power import FACTORS, Power
 from sharpcli.config.folders import options
 from sharpcli.errors import Refusal, printable
 
@@ -38,6 +39,25 @@ def _outcome(kind: str, finding: dict[str, Any]) -> str:
     else:
         outcome = "holds" if finding["holds"] else "does not hold"
     return outcome if finding["evidence"] else f"{outcome}, but not every run has a number: it shows nothing"
+
+
+def power_lines(claim: Claim, powers: Sequence[Power]) -> list[str]:
+    """Which factors of the predicted constants turn a claim, and which each of its checks bears."""
+    turning = [name for name, factor in FACTORS.items() if any(power.turned_by(factor) for power in powers)]
+    said = f"turned by x {', '.join(turning)}" if turning else "NO POWER: no factor from 1/2 to 2 turns it"
+    out = [f"{claim.id}: {said}"]
+    for power in powers:
+        ends = [None if end is None else f"{end:.6g}" for end in (power.low, power.high)]
+        if not power.holds:
+            bears = "does not hold"
+        elif ends == [None, None]:
+            bears = "holds for any factor"
+        elif None in ends:
+            bears = f"holds for any factor of at {'least' if ends[0] else 'most'} {ends[0] or ends[1]}"
+        else:
+            bears = f"holds for factors from {ends[0]} to {ends[1]}"
+        out.append(f"  check: {power.asked}: {bears}")
+    return out
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:
