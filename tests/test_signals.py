@@ -190,15 +190,17 @@ def test_a_run_is_saved_at_once_on_a_signal_that_its_launcher_handles_and_goes_o
         stderr=subprocess.PIPE,
         text=True,
     )
-    until(lambda: [1 for f in (folder / "runs").glob("*/metrics.jsonl") if f.stat().st_size > 1000])
-    (run,) = in_directory(folder / "runs")
-    saved = run.checkpoints()
-    running.send_signal(signal.SIGTERM)
-    assert running.stdout.readline() == "left to the launcher\n"
-    until(lambda: len(run.checkpoints()) > len(saved), 20)
-    assert run.checkpoints()[-1] > 0 and running.poll() is None
-    running.kill()
-    running.communicate()
+    try:
+        until(lambda: [1 for f in (folder / "runs").glob("*/metrics.jsonl") if f.stat().st_size > 1000])
+        (run,) = in_directory(folder / "runs")
+        saved = run.checkpoints()
+        running.send_signal(signal.SIGTERM)
+        assert running.stdout.readline() == "left to the launcher\n"
+        until(lambda: len(run.checkpoints()) > len(saved), 20)
+        assert run.checkpoints()[-1] > 0 and running.poll() is None
+    finally:
+        running.kill()
+        running.communicate()
 
 
 WORKER = """
