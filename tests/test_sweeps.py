@@ -37,8 +37,8 @@ class Net(nn.Module):
 def net(folder):
     """A model of one's own that fails, or whose process is killed, once a file is there: after every job was
     built."""
-    (folder / "own_net.py").write_text(NET)
-    return "model=own_net.Net", "trust=[own_net]", "data.train_examples=60", *SHORT[2:]
+    (folder / "failing_net.py").write_text(NET)
+    return "model=failing_net.Net", "trust=[failing_net]", "data.train_examples=60", *SHORT[2:]
 
 
 def fail_from_now_on(monkeypatch, folder):
@@ -64,7 +64,7 @@ def test_a_job_that_fails_leaves_the_others_alone_and_is_listed_at_the_end(sharp
     *_, first, second, last = said.err.splitlines()
     assert (
         first.startswith("sharp: [job 0] ")
-        and "own_net.py, line 14, in forward" in first
+        and "failing_net.py, line 14, in forward" in first
         and "lr=0.1: " in first
     )
     assert second.startswith("sharp: [job 1] ") and "ValueError: too warm" in second
@@ -97,7 +97,7 @@ def test_the_only_job_of_a_sweep_that_fails_says_why_last(sharp, net, folder, mo
     fail_from_now_on(monkeypatch, folder)
     said = sharp("train", *net, "model.fails=true", "-m")
     last = said.err.splitlines()[-1]
-    assert said.code == 2 and "own_net.py, line 14, in forward: ValueError" in last and "[job" not in last
+    assert said.code == 2 and "failing_net.py, line 14, in forward: ValueError" in last and "[job" not in last
 
 
 def test_a_fault_of_ours_in_a_job_is_a_traceback_at_the_end_and_the_others_go_on(sharp, folder, monkeypatch):

@@ -303,7 +303,7 @@ WRONG = [
     ("device=gpu", "did you mean cuda?"),
     ("widths=[3]", "did you mean model.widths=[3]?"),
     ("sharpness.k=2", "did you mean measure.sharpness.k=2"),
-    ("depth=20", "model=deep_linear or model=mixer or model=resnet has model.depth"),
+    ("depth=20", "model=deep_linear or model=gpt or model=mixer has model.depth"),
     ("delta=1", "objective=[label_noise] has objective.label_noise.delta"),
     ("problem.d=20", "or problem=hadamard or problem="),
     ("optimizer=sam optimizer.base=2", "optimizer.base=2: this is a part; choose it by name"),

@@ -60,11 +60,11 @@ def same(first: Path, second: Path):
 
 
 def test_slurm_trains_a_sweep_and_lists_the_job_that_fails(process, slurm, folder):
-    (folder / "own_net.py").write_text(FAILS)
+    (folder / "failing_net.py").write_text(FAILS)
     words = (
         "train",
-        "model=own_net.Net",
-        "trust=[own_net]",
+        "model=failing_net.Net",
+        "trust=[failing_net]",
         "steps=4",
         "threads=1",
         "model.fails=true,false",
