@@ -194,6 +194,13 @@ def complete_claims(ctx: typer.Context, incomplete: str) -> list[str]:
     return options_of("claim", incomplete)
 
 
+ClaimWords = Annotated[
+    list[str] | None, typer.Argument(metavar="[ID]... [runs_dir=DIR]", autocompletion=complete_claims)
+]
+Tier = Annotated[str, typer.Option(help="All claims of a tier: quick (minutes), cpu (hours), gpu.")]
+Jobs = Annotated[int, typer.Option("-j", "--jobs", min=1, help="Runs at once.")]
+
+
 @claims.command("list")
 def claim_list(
     words: Annotated[list[str] | None, typer.Argument(metavar="[runs_dir=DIR]")] = None,
@@ -217,11 +224,12 @@ def claim_list(
 
 @claims.command("check")
 def claim_check(
-    words: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]... [runs_dir=DIR]", autocompletion=complete_claims)
-    ] = None,
-    tier: Annotated[str, typer.Option(help="All claims of a tier: quick (minutes), cpu (hours), gpu.")] = "",
-    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Runs at once.")] = 2,
+    words: ClaimWords = None,
+    tier: Tier = "",
+    jobs: Jobs = 2,
+    dirty: Annotated[
+        bool, typer.Option("--dirty", help="Record verdicts of files that differ from the commit, too.")
+    ] = False,
     config_dir: ConfigDir = None,
 ) -> None:
     """Run what is missing for claims, judge them, and write verdict.json and a figure; exit code 1 where one
@@ -231,11 +239,15 @@ def claim_check(
     Example: sharp claim check label_noise_constant sparse_recovery
     """
     from sharpcli.claims.claim import check, chosen
+    from sharpcli.claims.history import refuse_dirty
     from sharpcli.claims.verdicts import line, summary
 
     names, overrides = _split(words or [])
+    asked, runs_dir = chosen(names, tier), _only_runs_dir(overrides)
+    if not dirty:
+        refuse_dirty()
     results = []
-    for claim, verdict in check(chosen(names, tier), _only_runs_dir(overrides), jobs, _tell):
+    for claim, verdict in check(asked, runs_dir, jobs, _tell, dirty):
         print("\n".join(line(claim, verdict)), flush=True)
         results.append(verdict)
     print(summary(results))
@@ -244,26 +256,23 @@ def claim_check(
 
 @claims.command("power")
 def claim_power(
-    words: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]... [runs_dir=DIR]", autocompletion=complete_claims)
-    ] = None,
-    tier: Annotated[str, typer.Option(help="All claims of a tier: quick (minutes), cpu (hours), gpu.")] = "",
-    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Runs at once.")] = 2,
+    words: ClaimWords = None,
+    tier: Tier = "",
+    jobs: Jobs = 2,
     config_dir: ConfigDir = None,
 ) -> None:
     """Break the constants that claims predict, and show which checks turn; runs what is missing, as check
-    does.
+    does, and records nothing.
 
     \b
     Example: sharp claim power label_noise_constant sam_radius
     """
-    from sharpcli.claims.claim import chosen
-    from sharpcli.claims.power import powers
+    from sharpcli.claims.claim import chosen, powers
     from sharpcli.claims.verdicts import power_lines
 
     names, overrides = _split(words or [])
-    for claim, of_checks in powers(chosen(names, tier), _only_runs_dir(overrides), jobs, _tell):
-        print("\n".join(power_lines(claim, of_checks)), flush=True)
+    for claim, broken, of_checks in powers(chosen(names, tier), _only_runs_dir(overrides), jobs, _tell):
+        print("\n".join(power_lines(claim, broken, of_checks)), flush=True)
 
 
 @claims.command("show")

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sharpcli import __version__
+from sharpcli import CONF, __version__
 
 if TYPE_CHECKING:
     import torch
@@ -69,18 +69,21 @@ def content_hash(tensors: Iterable[Tensor]) -> str:
 
 @functools.cache  # two processes of git, and as many runs as a sweep has
 def commit() -> str | None:
-    """The commit of this package's checkout, with `+dirty` where files differ from it; None once
-    installed."""
-    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    """The commit of this package's checkout, with `+dirty` where files that decide numbers, of the package or
+    of conf/, differ from it; None once installed."""
+    package = str(Path(__file__).resolve().parent)
+    git = ["git", "-C", package]
     try:
         if subprocess.run(
             [*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False
         ).returncode:
             return None
-        describe = [*git, "describe", "--always", "--abbrev=40", "--match=", "--dirty=+dirty"]
-        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        decide = [*git, "diff", "--quiet", "HEAD", "--", package, str(CONF)]
+        differ = subprocess.run(decide, capture_output=True, check=False).returncode != 0
     except (OSError, subprocess.CalledProcessError):
         return None
+    return head.stdout.strip() + ("+dirty" if differ else "")
 
 
 def _version(name: str) -> str | None:

@@ -168,10 +168,10 @@ class Run:
     def altered(self, contents: Mapping[str, str] | None = None, quick: bool = False) -> str:
         """In words, how the config is not the one that the run was made of; empty where it is.
 
-        The hash of config.yaml must be that of the name. The files that a config names count by their content
-        (SHA-256 by setting), which provenance.json holds; earlier runs do not say it, and `contents` may. A
-        name without a hash, as after a renaming, says nothing. `quick`: where config.yaml is, to the byte, as
-        it was written, only the hash that was written then is compared.
+        The hash of config.yaml must be that of the name, and its method the name's. The files that a config
+        names count by their content (SHA-256 by setting), which provenance.json holds; earlier runs do not
+        say it, and `contents` may. A name without a hash, as after a renaming, says nothing. `quick`: where
+        config.yaml is, to the byte, as it was written, only the hash that was written then is compared.
         """
         match = HASHES.search(self.name)
         hashed = match[1].split("-")[0] if match else ""
@@ -198,6 +198,9 @@ class Run:
         expected = recorded or hashed
         if expected and not found.startswith(expected):
             return f"config.yaml gives the hash {found[: len(expected)]} and not {expected}"
+        label = str(stored.get("method"))
+        if hashed and not self.name.startswith(f"{label}-"):  # a label is in the name, and not in the hash
+            return f"config.yaml says method={label[:80]}, and its name another method"
         return ""
 
     def refuse_altered(self, contents: Mapping[str, str] | None = None, quick: bool = False) -> None:
@@ -407,9 +410,9 @@ class Run:
             return "complete" if done else "unfinished"
         if last and last.get("diverged"):
             return "diverged"
-        if self.is_open:
+        if self.is_open or last is None:
             return "unfinished"
-        return "complete" if last and last["step"] == self.steps else "unfinished"
+        return "complete" if last["step"] == self.steps or last.get("stopped") else "unfinished"
 
     # --- checkpoints ---
 

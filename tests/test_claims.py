@@ -75,6 +75,9 @@ def test_every_claim_is_complete_and_its_runs_compose(word):
     assert len(seeds(claim)) >= 3 or word == "sam_radius", "at least three seeds, where anything is drawn"
     parts = set(claim.runs) | set(claim.tables)
     frame = pd.DataFrame({"part": sorted(parts), "run": sorted(parts)})
+    assert power.broken_of(claim), "no wrong constant that must turn a check"
+    fails = [one for one in claim.check if "instead" in one]
+    assert bool(fails) == (claim.expect == "does_not_hold"), "what must fail is named, and by how much"
     for one in (*claim.premise, *claim.check, *claim.control):
         assert frame["part"].str.fullmatch(one["of"]).any() if one.get("of") else True, one
     for words in dict(claim.jobs()).values():
@@ -256,7 +259,9 @@ def constant(**changed):
     claim = claims.read("label_noise_constant")
     runs = {"signs": ["lr=0.004", "steps=250000", "seed=1,2,3"]}
     check = [{"kind": "within", "of": "signs", "value": "constant", "between": [0.24, 0.26]}]
-    return replace(claim, **{"runs": runs, "check": check, "control": [], "plot": None} | changed)
+    broken = {"1/2 for 1/4": {"bounds": {1: 2}}}
+    small = {"runs": runs, "check": check, "control": [], "broken": broken, "plot": None}
+    return replace(claim, **small | changed)
 
 
 def test_the_verdict_on_the_constant_turns_when_the_noise_the_trace_or_the_constant_is_another(folder):
@@ -342,6 +347,7 @@ def test_a_run_starts_from_the_run_that_comes_before_it_of_its_own_seed(folder):
         runs={"signs": ["lr=0.001"]},
         columns={},
         check=[{"kind": "within", "of": "", "value": "train_loss", "between": [0, 1]}],
+        broken={},
     )
     assert verdict(claim, folder).verdict == claims.HOLDS
     paths = [evidence._run([*words, f"runs_dir={folder}"], claim.before)[0] for _, words in claim.jobs()]
@@ -355,8 +361,7 @@ def test_a_run_starts_from_the_run_that_comes_before_it_of_its_own_seed(folder):
     assert all(text.startswith("first: lr=none: not a number") for text in said)
 
 
-def test_the_power_of_a_check_is_the_factors_that_it_bears(folder, monkeypatch):
-    monkeypatch.setattr(power, "rows", lambda claim, paths: FRAME)
+def test_the_power_of_a_check_is_the_factors_that_it_bears():
     claim = claims.read("sam_radius")
     last = FRAME.groupby("run")["y"].last()  # 1, 4, 9, 16, 25, 36
     made = [
@@ -367,7 +372,7 @@ def test_the_power_of_a_check_is_the_factors_that_it_bears(folder, monkeypatch):
         {"kind": "within", "value": "y", "of": "b", "between": [0.0, 1.0]},
         {"kind": "ratio", "value": "y", "of": "b", "to": "a", "between": [5.0, 6.0]},
     ]
-    two, least, most, none, fails, ratio = power.of_claim(replace(claim, check=made), [])
+    two, least, most, none, fails, ratio = power.of_claim(claim, made, FRAME)
     # every run within: the largest lies below 10 f, the smallest above f / 2
     assert (two.low, two.high) == (pytest.approx(0.9), pytest.approx(2.0))
     assert (least.low, least.high) == (None, pytest.approx(1.6))
@@ -377,11 +382,15 @@ def test_the_power_of_a_check_is_the_factors_that_it_bears(folder, monkeypatch):
     assert (ratio.low, ratio.high) == (pytest.approx(quotient / 6), pytest.approx(quotient / 5))
     assert two.turned_by(0.5) and not two.turned_by(1.2) and two.turned_by(2.1)
     assert not fails.turned_by(2.0) and not none.turned_by(0.5) and most.turned_by(0.5)
-    lines = verdicts.power_lines(claim, [two, least, most, none, fails])
-    assert lines[0] == "sam_radius: turned by x 1/2, 1/1.2, 2"
+    lines = verdicts.power_lines(claim, {}, [two, least, most, none, fails])
+    assert lines[0] == "sam_radius: turned by x 1/2, 1/1.2, 2; it names no wrong constant"
     ends = ("factors from 0.9 to 2", "at most 1.6", "at least 0.72", "holds for any factor", "does not hold")
     assert all(line.endswith(end) for line, end in zip(lines[1:], ends, strict=True))
-    assert "NO POWER" in verdicts.power_lines(claim, [none])[0]
+    said = verdicts.power_lines(claim, {"x 2": ["y: 1 to 2"], "x 3": []}, [none])
+    assert said[0].startswith(
+        "sam_radius: NO POWER: a wrong constant turns no check; no factor from 1/2 to 2"
+    )
+    assert said[1:3] == ["  broken: x 2: turns y: 1 to 2", "  broken: x 3: turns NO check"]
 
 
 def test_the_power_of_a_claim_by_the_command_line(sharp, folder):
@@ -395,7 +404,7 @@ def test_the_power_of_a_claim_by_the_command_line(sharp, folder):
 def test_claims_by_the_command_line(sharp, folder):
     listed = sharp("claim", "list")
     assert listed.code == 0 and all(word in listed.out for word in IDS) and "quick" in listed.out
-    said = sharp("claim", "check", "sam_radius", "-j", "1")
+    said = sharp("claim", "check", "sam_radius", "--dirty", "-j", "1")
     assert (
         said.code == 0
         and "sam_radius: HOLDS" in said.out
@@ -446,7 +455,7 @@ def test_a_tier_without_claims_and_a_claim_without_its_device_are_one_line(sharp
     if not torch.cuda.is_available():
         assert (
             "skip_full, skip: device=cuda: not on this machine"
-            in sharp("claim", "check", "skip_full", "-j", "1").refusal
+            in sharp("claim", "check", "skip_full", "--dirty", "-j", "1").refusal
         )
     monkeypatch.setattr(claims, "TIERS", (*claims.TIERS, "cluster"))
     assert (
@@ -460,13 +469,13 @@ def test_a_failing_claim_ends_with_code_1(sharp, folder, monkeypatch, tmp_path):
         id="sam_radius", **claim | {"check": [claim["check"][0] | {"between": [1, 2]}], "plot": None}
     )
     monkeypatch.setattr(claims, "read", lambda word: broken)
-    said = sharp("claim", "check", "sam_radius", "-j", "1")
+    said = sharp("claim", "check", "sam_radius", "--dirty", "-j", "1")
     assert said.code == 1 and "sam_radius: FAILS" in said.out and "1 fails" in said.out
 
 
 @pytest.mark.parametrize("after", ["label_noise done", "gd done"])
 def test_ctrl_c_is_one_line_and_the_same_command_carries_on(process, folder, after):
-    claim = ("claim", "check", "sparse_recovery", "-j", "1")
+    claim = ("claim", "check", "sparse_recovery", "--dirty", "-j", "1")
     checking = process(*claim)
     for line in checking.stderr:
         if after in line:

@@ -285,7 +285,7 @@ def test_no_run_of_a_pool_begins_after_a_signal_that_comes_before_training(folde
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
 def test_a_claim_s_workers_end_with_it(process, folder, name):
-    checking = process("claim", "check", "sparse_recovery", "-j", "2")
+    checking = process("claim", "check", "sparse_recovery", "--dirty", "-j", "2")
     until(lambda: len(list((folder / "runs/claims").glob("*/provenance.json"))) >= 2)
     workers = children_of(checking.pid)
     checking.send_signal(getattr(signal, name))

@@ -12,7 +12,7 @@ step)`; a name with dots goes in backticks. Imports no torch.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ import pandas as pd
 
 from sharpcli.errors import Refusal
 
+LEAST_POINTS = 4  # through which a straight line's standard errors come from its residuals
 Reduce = Literal["last", "first", "max", "min", "median", "mean", "late"]
 
 
@@ -27,7 +28,9 @@ Reduce = Literal["last", "first", "max", "min", "median", "mean", "late"]
 class Finding:
     """The result of a check: whether it `holds`, the number that was `measured` with its `spread` (one
     standard deviation over the `runs` runs, where the check does not say otherwise), the question that was
-    `asked` as text, and whether every run had a number (`evidence`)."""
+    `asked` as text, and whether every run had a number (`evidence`). `half_width` is half the width of the 95
+    % interval of `measured`, by Student's t with the degrees of freedom of its standard error; None where
+    there is no such error, as where each run is judged by itself."""
 
     holds: bool
     measured: float | None
@@ -35,6 +38,7 @@ class Finding:
     runs: int
     asked: str
     evidence: bool = True
+    half_width: float | None = None
 
     @classmethod
     def nothing(cls, asked: str, runs: int) -> Finding:
@@ -74,7 +78,10 @@ def within(
         )
         inside = statistics.map(lambda v: _inside(float(v), between))
     asked = _question(_subject(value, of, reduce, statistic), between, predicted)
-    return _finding(bool(len(by_runs)) and bool(inside.all()), float(numbers.mean()), by_runs, asked)
+    found = _finding(bool(len(by_runs)) and bool(inside.all()), float(numbers.mean()), by_runs, asked)
+    if statistic != "mean" or len(of_part) > 1 or not found.evidence or found.spread is None:
+        return found
+    return replace(found, half_width=_student(found.runs - 1) * found.spread / found.runs**0.5)
 
 
 def _subject(value: str, of: str, reduce: str, statistic: str) -> str:
@@ -102,7 +109,7 @@ def slope(
     if pairs["x"].nunique() < 3 or not (pairs > 0).all(axis=None):
         return Finding.nothing(asked, len(pairs))
     exponent, _, error, _ = _line(np.log(pairs["x"]), np.log(pairs["y"]))
-    return Finding(_inside(exponent, between), exponent, error, len(pairs), asked)
+    return _fitted(exponent, error, between, len(pairs), asked)
 
 
 def _pairs(frame: pd.DataFrame, x: str, y: str, of: str, reduce: Reduce) -> pd.DataFrame:
@@ -113,7 +120,7 @@ def _pairs(frame: pd.DataFrame, x: str, y: str, of: str, reduce: Reduce) -> pd.D
 def _line(x: pd.Series, y: pd.Series) -> tuple[float, float, float, float]:
     """The slope and the intercept of a straight line through the points, and their standard errors, of
     residuals of size 1 where there are less than 4 points."""
-    (slope, intercept), covariance = np.polyfit(x, y, 1, cov="unscaled" if len(x) < 4 else True)
+    (slope, intercept), covariance = np.polyfit(x, y, 1, cov="unscaled" if len(x) < LEAST_POINTS else True)
     return float(slope), float(intercept), float(covariance[0, 0] ** 0.5), float(covariance[1, 1] ** 0.5)
 
 
@@ -134,7 +141,21 @@ def extrapolated(
     if pairs["x"].nunique() < 2 or pairs.isna().any(axis=None):
         return Finding.nothing(asked, len(pairs))
     _, intercept, _, error = _line(pairs["x"], pairs["y"])
-    return Finding(_inside(intercept, between), intercept, error, len(pairs), asked)
+    return _fitted(intercept, error, between, len(pairs), asked)
+
+
+def _fitted(value: float, error: float, between: list[float | None], points: int, asked: str) -> Finding:
+    """The finding of a coefficient of a straight line through `points` points, with its standard error, which
+    is one from 4 points on."""
+    half_width = _student(points - 2) * error if points >= LEAST_POINTS else None
+    return Finding(_inside(value, between), value, error, points, asked, half_width=half_width)
+
+
+def _student(freedom: int) -> float:
+    """How many standard errors a 95 % interval reaches to either side."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, freedom))
 
 
 def ratio(
@@ -155,7 +176,11 @@ def ratio(
     if above.isna().any() or below.isna().any() or below.mean() == 0:
         return Finding.nothing(asked, 0)
     quotient = float(above.mean() / below.mean())
-    return Finding(_inside(quotient, between), quotient, _ratio_error(frame, above, below), len(above), asked)
+    error = _ratio_error(frame, above, below)
+    # of independent means the degrees of freedom are at least those of the smaller sample
+    freedom = min(len(series) for series in (above, below) if len(series) > 1) - 1 if error is not None else 0
+    half_width = None if error is None else _student(freedom) * error
+    return Finding(_inside(quotient, between), quotient, error, len(above), asked, half_width=half_width)
 
 
 def _ratio_error(frame: pd.DataFrame, above: pd.Series, below: pd.Series) -> float | None:
@@ -208,8 +233,11 @@ def rank_correlation(
     ]
     if not math.isfinite(tau):
         return Finding.nothing(asked, len(pairs))
-    spread = float(np.std(tau_by_seed, ddof=1)) if len(tau_by_seed) > 1 else None
-    return Finding(_inside(tau, between), tau, spread, len(pairs), asked)
+    if (several := len(tau_by_seed)) < 2:
+        return Finding(_inside(tau, between), tau, None, len(pairs), asked)
+    spread = float(np.std(tau_by_seed, ddof=1))
+    half_width = _student(several - 1) * spread / several**0.5
+    return Finding(_inside(tau, between), tau, spread, len(pairs), asked, half_width=half_width)
 
 
 def _granulated_tau(pairs: pd.DataFrame, settings: pd.DataFrame, over: list[str]) -> float:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from sharpcli.claims.evidence import Paths, Trial, about, drawn, finish, rows
+from sharpcli.claims.evidence import Paths, Trial, about, drawn, finish, measured, with_columns
+from sharpcli.claims.findings import finding
+from sharpcli.claims.history import not_in_history, registration
+from sharpcli.claims.power import Power, broken_of, of_claim, turned
 from sharpcli.config.build import part
 from sharpcli.config.check import typed
 from sharpcli.config.folders import options, yaml_files
-from sharpcli.config.targets import hyperparameters, resolve
 from sharpcli.config.words import suggest
 from sharpcli.errors import Refusal
 from sharpcli.jsonl import files, replace, writing
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 LARGEST = 16_000_000  # bytes of a verdict.json
 HOLDS, FAILS, NOT_HERE = "holds", "fails", "does not hold here"
 UNEXPECTED = "holds, and was not expected to"
+INCONCLUSIVE = "inconclusive"
+NO_POWER = "holds, without power"
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,9 @@ class Claim(Trial):
     `control` must not.
 
     A `premise` is what must be true for either to mean anything: that runs converged, or fit. With expect:
-    does_not_hold at least one check must fail.
+    does_not_hold the checks with `instead: [low, high]` must fail, decidedly, by a number between these two,
+    and the others hold; `registered` names the commit and the date at which this was written down. `broken`
+    are wrong constants, each of which must turn a check: see `Broken`.
     """
 
     statement: str
@@ -64,6 +70,8 @@ class Claim(Trial):
     published: str = "-"
     prediction: str = ""
     expect: str = "holds"
+    registered: dict[str, Any] | None = None
+    broken: dict[str, dict[str, Any]] = field(default_factory=dict)
     plot: dict[str, Any] | None = None
 
     @property
@@ -75,7 +83,8 @@ class Claim(Trial):
 @dataclass(frozen=True)
 class Verdict:
     """For each premise, check and control what was asked and measured; the verdict's word, and the evidence's
-    origin."""
+    origin. `broken` maps each wrong constant to what the checks ask that it turned; `registration` says
+    whether what fails was written down before its runs, empty for a claim that is expected to hold."""
 
     id: str
     verdict: str
@@ -84,6 +93,8 @@ class Verdict:
     controls: list[dict[str, Any]]
     seconds: float
     about: dict[str, Any]
+    broken: dict[str, list[str]] = field(default_factory=dict)
+    registration: str = ""
 
     @property
     def expected(self) -> bool:
@@ -92,10 +103,12 @@ class Verdict:
 
 
 def read(name: str) -> Claim:
-    """The claim of this name. Refuses an unknown name."""
+    """The claim of this name. Refuses an unknown name, and a wrong constant that breaks nothing."""
     if name not in options("claim"):
         raise Refusal(f"{name}: no such claim; " + suggest(name, options("claim")))
-    return Claim(id=name, **yaml.safe_load(yaml_files("claim")[name].read_text()))
+    claim = Claim(id=name, **yaml.safe_load(yaml_files("claim")[name].read_text()))
+    broken_of(claim)
+    return claim
 
 
 def chosen(names: Sequence[str], tier: str) -> list[Claim]:
@@ -111,13 +124,44 @@ def chosen(names: Sequence[str], tier: str) -> list[Claim]:
 
 
 def check(
-    claims: Sequence[Claim], runs_dir: Path, jobs: int, tell: Callable[[str], Any]
+    claims: Sequence[Claim], runs_dir: Path, jobs: int, tell: Callable[[str], Any], dirty: bool = False
 ) -> Iterator[tuple[Claim, Verdict]]:
     """Runs what is missing of all claims, `jobs` at a time, and yields each claim's verdict as soon as its
-    runs are there."""
+    runs are there. Refuses at the end verdicts on runs that were made at no commit of the history, unless
+    `dirty`: these are not recorded."""
     inside = runs_dir / "claims"
+    refused = ""
     for number, paths, seconds in finish(claims, inside, jobs, tell):
+        made_at = about(paths)["made_at"]
+        if not dirty and (lost := not_in_history(made_at)):
+            refused = (
+                f"{claims[number].id}: runs made at {lost[0]}, which is no commit of the history: sharp rm "
+                "removes them, and the same command makes them again; --dirty judges them as they are"
+            )
+            tell(f"sharp: {refused}")
+            continue
         yield claims[number], judge(claims[number], paths, inside, seconds)
+    if refused:
+        raise Refusal(refused)
+
+
+def powers(
+    claims: Sequence[Claim], runs_dir: Path, jobs: int, tell: Callable[[str], Any]
+) -> Iterator[tuple[Claim, dict[str, list[str]], list[Power]]]:
+    """Runs what is missing of all claims, as a check of them does, and yields for each claim what the checks
+    ask that each of its wrong constants turns, and the power of each check."""
+    for number, paths, _ in finish(claims, runs_dir / "claims", jobs, tell):
+        claim = claims[number]
+        frame = measured(claim, paths)
+        yield claim, _turned(claim, frame), of_claim(claim, claim.check, with_columns(claim, frame))
+
+
+def _turned(claim: Claim, frame: pd.DataFrame) -> dict[str, list[str]]:
+    """By each wrong constant of a claim, what the checks ask that it turns."""
+    return {
+        constant: [found["asked"] for found in turned(claim, claim.check, frame, wrong)]
+        for constant, wrong in broken_of(claim).items()
+    }
 
 
 def judge(claim: Claim, paths: Paths, inside: Path, seconds: float) -> Verdict:
@@ -126,23 +170,23 @@ def judge(claim: Claim, paths: Paths, inside: Path, seconds: float) -> Verdict:
     A control fails as it must, and a statement does not hold here, only by numbers: runs without a number
     show neither.
     """
-    frame = rows(claim, paths)
+    as_measured = measured(claim, paths)
+    frame = with_columns(claim, as_measured)
     premises, checks, controls = (
-        [finding(check, frame, claim) for check in group]
+        [finding(check, frame, claim.id) for check in group]
         for group in (claim.premise, claim.check, claim.control)
     )
-    controls_fail = all(control["evidence"] and not control["holds"] for control in controls)
-    is_sound = all(premise["holds"] for premise in premises) and controls_fail
-    held = all(check["holds"] for check in checks)
-    has_evidence = all(check["evidence"] for check in checks)
+    broken, origin = _turned(claim, as_measured), about(paths)
     verdict = Verdict(
         id=claim.id,
-        verdict=_word(claim.expect, held, is_sound, has_evidence),
+        verdict=_word(claim, premises, checks, controls, broken),
         premises=premises,
         checks=checks,
         controls=controls,
         seconds=round(seconds, 1),
-        about=about(paths),
+        about=origin,
+        broken=broken,
+        registration="" if claim.expect == "holds" else registration(claim, origin["made_at"]),
     )
     folder = inside / claim.id
     with writing(folder):
@@ -163,12 +207,33 @@ def judge(claim: Claim, paths: Paths, inside: Path, seconds: float) -> Verdict:
     return verdict
 
 
-def _word(expect: str, held: bool, is_sound: bool, has_evidence: bool) -> str:
-    if expect == "does_not_hold":
-        if held:
+def _word(
+    claim: Claim,
+    premises: Sequence[dict[str, Any]],
+    checks: Sequence[dict[str, Any]],
+    controls: Sequence[dict[str, Any]],
+    broken: dict[str, list[str]],
+) -> str:
+    """The verdict's word. What is not as expected, but could be within its 95 % interval, is inconclusive."""
+    controls_fail = all(control["evidence"] and not control["holds"] for control in controls)
+    is_sound = all(premise["holds"] for premise in premises) and controls_fail
+    has_evidence = all(check["evidence"] for check in checks)
+    must_fail = [check for check in checks if check["instead"] is not None]
+    if claim.expect == "does_not_hold":
+        if all(check["holds"] for check in must_fail or checks):
             return UNEXPECTED
-        return NOT_HERE if is_sound and has_evidence else FAILS
-    return HOLDS if held and is_sound else FAILS
+        if not is_sound or not has_evidence:
+            return FAILS
+        if not must_fail:
+            return NOT_HERE
+    wrong = [check for check in checks if not check["as_expected"]]
+    if not is_sound or not has_evidence:
+        return FAILS
+    if wrong:
+        return INCONCLUSIVE if all(check["undecided"] for check in wrong) else FAILS
+    if not all(broken.values()):
+        return NO_POWER if claim.expect == "holds" else INCONCLUSIVE
+    return HOLDS if claim.expect == "holds" else NOT_HERE
 
 
 def last(name: str, runs_dir: Path) -> dict[str, Any] | None:
@@ -196,6 +261,8 @@ def _is_verdict(value: Any) -> bool:
     checks, origin = value.get("checks"), value.get("about")
     if not isinstance(checks, list) or not checks or not isinstance(origin, dict):
         return False
+    if not isinstance(value.get("broken", {}), dict) or not isinstance(value.get("registration", ""), str):
+        return False
     texts = [*(origin.get(key) for key in ("date", "machine")), origin.get("commit") or ""]
     texts += [check.get(key) for check in checks if isinstance(check, dict) for key in ("asked", "words")]
     made_at = origin.get("made_at")
@@ -205,21 +272,3 @@ def _is_verdict(value: Any) -> bool:
         and isinstance(made_at, list)
         and all(isinstance(commit, str) for commit in made_at)
     )
-
-
-def finding(check: dict[str, Any], frame: pd.DataFrame, claim: Claim) -> dict[str, Any]:
-    """What a check's yaml finds in the rows; `reduce: last`, all parts and no prediction where it does not
-    say."""
-    path = f"sharpcli.claims.checks.{check['kind']}"
-    _, taken, _ = hyperparameters(resolve(path, "check", []))
-    optional: dict[str, Any] = {
-        "reduce": "last",
-        "statistic": "each",
-        "predicted": None,
-        "of": "",
-        "over": [],
-    }
-    values = {key: value for key, value in optional.items() if key in taken}
-    values |= {key: value for key, value in check.items() if key != "kind"}
-    made = part(typed({"_target_": path, **values}, f"claim {claim.id}: check", []), [], "check")(frame)
-    return {**asdict(made), "words": made.text}

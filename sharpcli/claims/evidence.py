@@ -4,12 +4,13 @@ a frame."""
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ import yaml
 from sharpcli.config.build import part
 from sharpcli.config.check import check, typed
 from sharpcli.config.sweep import sweep
-from sharpcli.config.targets import identity
+from sharpcli.config.targets import identity, resolve
 from sharpcli.config.words import compose
 from sharpcli.errors import Interrupted, Refusal, signals
 from sharpcli.frames import frame_of
@@ -166,11 +167,21 @@ def _result(future: Future[Made], faults: list[Exception]) -> Made:
 def rows(trial: Trial, paths: Paths) -> pd.DataFrame:
     """A row for each step of a run (or row of a table), with the trial's name of it as `part`, and the
     trial's columns; in the trial's order."""
+    return with_columns(trial, measured(trial, paths))
+
+
+def measured(trial: Trial, paths: Paths) -> pd.DataFrame:
+    """The rows of a trial as they were measured, without the trial's columns."""
     order = [*trial.runs, *trial.tables]
-    frame = gather(sorted(paths, key=lambda item: (order.index(item[0]), item[1])))
+    return gather(sorted(paths, key=lambda item: (order.index(item[0]), item[1])))
+
+
+def with_columns(trial: Trial, frame: pd.DataFrame, instead: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Rows of a trial with the trial's columns, of which some are `instead` by other expressions."""
+    frame = frame.copy()
     for name in trial.first:
         frame[f"{name}_first"] = frame.groupby("run")[name].transform("first")
-    for name, value in trial.columns.items():
+    for name, value in {**trial.columns, **(instead or {})}.items():
         frame[name] = frame.eval(value, engine="python")
     return frame
 
@@ -266,11 +277,13 @@ def _started(override: str, overrides: list[str], before: dict[str, list[str]]) 
 
 
 def _table(inside: str, name: str, table: dict[str, Any]) -> Made:
-    """A table's rows on disk, named by the hash of its settings, computed where they are missing."""
+    """A table's rows on disk, named by the hash of its settings and its source, computed where they are
+    missing."""
     began = time.perf_counter()
     try:
         checked = typed(table, name, [])
-        digest = hashlib.sha256(yaml.safe_dump(identity(checked)).encode()).hexdigest()[:8]
+        source = Path(inspect.getfile(resolve(table["_target_"], name, []))).read_bytes()
+        digest = hashlib.sha256(yaml.safe_dump(identity(checked)).encode() + source).hexdigest()[:8]
         file = Path(inside) / "tables" / f"{name}-{digest}.jsonl"
         if not _rows_of_table(file):
             computed = part(checked, [], name)()

@@ -1,19 +1,40 @@
-"""The power of a claim's checks: by which factor the predicted constant may be wrong before a check turns."""
+"""The power of a claim's checks: which wrong constants turn them, and by which factor a constant may be wrong
+before a check turns."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from sharpcli.claims.claim import Claim, finding
-from sharpcli.claims.evidence import Paths, finish, rows
+from sharpcli.claims.evidence import Trial, with_columns
+from sharpcli.claims.findings import finding
+from sharpcli.errors import Refusal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sharpcli.claims.claim import Claim
 
 FACTORS = {"1/2": 0.5, "1/1.2": 1 / 1.2, "1.2": 1.2, "2": 2.0}  # by which a constant is broken
 WIDEST = 1e3  # largest factor that is tried, and its inverse the smallest
 HALVINGS = 40  # of the logarithm of an interval in which a check turns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken:
+    """A wrong constant, rule or noise, as an entry of a claim's `broken` says it: what a claim is judged by
+    in its place.
+
+    `bounds` maps the number of a check, from 1, to the factor by which its bounds are multiplied; `columns`
+    replaces expressions of the claim's columns; and `parts` maps a part to the part whose rows are taken for
+    its own, as of the same training without the noise.
+    """
+
+    bounds: Mapping[int, float] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -34,29 +55,75 @@ class Power:
         return self.holds and not (above and below)
 
 
-def powers(
-    claims: Sequence[Claim], runs_dir: Path, jobs: int, tell: Callable[[str], Any]
-) -> Iterator[tuple[Claim, list[Power]]]:
-    """Runs what is missing of all claims, as a check of them does, and yields the power of each claim's
-    checks."""
-    for number, paths, _ in finish(claims, runs_dir / "claims", jobs, tell):
-        yield claims[number], of_claim(claims[number], paths)
+def broken_of(claim: Claim) -> dict[str, Broken]:
+    """The wrong constants that a claim names, by what they are. Refuses an entry that breaks nothing, and a
+    check or a part that the claim does not have."""
+    out = {}
+    parts, checks = {*claim.runs, *claim.tables}, range(1, len(claim.check) + 1)
+    for constant, entry in claim.broken.items():
+        where = f"claim {claim.id}: broken: {constant}"
+        unknown = set(entry) - {"bounds", "columns", "parts"}
+        if unknown or not entry:
+            raise Refusal(
+                f"{where}: {', '.join(sorted(unknown)) or 'nothing'}; possible: bounds, columns, parts"
+            )
+        out[constant] = Broken(**entry)
+        if missing := [number for number in out[constant].bounds if number not in checks]:
+            raise Refusal(f"{where}: bounds: {missing[0]}: the claim has checks 1 to {len(claim.check)}")
+        named = [part for pair in out[constant].parts.items() for part in pair]
+        if absent := [part for part in named if part not in parts]:
+            raise Refusal(f"{where}: parts: {absent[0]}: the claim has {', '.join(sorted(parts))}")
+    return out
 
 
-def of_claim(claim: Claim, paths: Paths) -> list[Power]:
-    """The power of each check on the rows of a claim's runs and tables."""
-    frame = rows(claim, paths)
+def turned(
+    trial: Trial, checks: list[dict[str, Any]], frame: pd.DataFrame, broken: Broken
+) -> list[dict[str, Any]]:
+    """The findings of the checks that come out as expected on a claim's rows, and would not with a wrong
+    constant; `frame` has the rows without the claim's columns."""
+    right, wrong = with_columns(trial, frame), _with_wrong(trial, frame, broken)
     out = []
-    for check in claim.check:
+    for number, check in enumerate(checks, 1):
+        factor = broken.bounds.get(number, 1.0)
+        changed = {
+            key: _scaled(value, factor) for key, value in check.items() if key in ("between", "instead")
+        }
+        before, after = finding(check, right, trial.id), finding({**check, **changed}, wrong, trial.id)
+        if before["as_expected"] and not after["as_expected"]:
+            out.append(before)
+    return out
+
+
+def of_claim(trial: Trial, checks: list[dict[str, Any]], frame: pd.DataFrame) -> list[Power]:
+    """The power of each check on a claim's rows, with the claim's columns."""
+    out = []
+    for check in checks:
 
         def holds(factor: float, check: dict[str, Any] = check) -> bool:
-            between = [None if bound is None else factor * bound for bound in check["between"]]
-            return bool(finding(check | {"between": between}, frame, claim)["holds"])
+            wrong = {**check, "between": _scaled(check["between"], factor)}
+            return bool(finding(wrong, frame, trial.id)["holds"])
 
-        found = finding(check, frame, claim)
+        found = finding(check, frame, trial.id)
         low, high = (_turn(holds, far) for far in (1 / WIDEST, WIDEST)) if found["holds"] else (None, None)
         out.append(Power(found["asked"], found["holds"], low, high))
     return out
+
+
+def _with_wrong(trial: Trial, frame: pd.DataFrame, broken: Broken) -> pd.DataFrame:
+    """A claim's rows with the wrong columns, and the rows of other parts in place of some."""
+    import pandas as pd
+
+    kept = [frame[~frame["part"].isin(list(broken.parts))]]
+    for part, other in broken.parts.items():
+        taken = frame[frame["part"] == other]
+        kept.append(taken.assign(part=part, run=taken["run"].astype(str) + f" as {part}"))
+    return with_columns(trial, pd.concat(kept, ignore_index=True), broken.columns)
+
+
+def _scaled(bounds: list[float | None], factor: float) -> list[float | None]:
+    """Bounds times a factor; a negative one exchanges the lower and the upper."""
+    scaled = [None if bound is None else factor * bound for bound in bounds]
+    return scaled if factor >= 0 else scaled[::-1]
 
 
 def _turn(holds: Callable[[float], bool], far: float) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,24 +28,60 @@ def line(claim: Claim, verdict: Verdict) -> list[str]:
     ):
         for f in findings:
             out.append(
-                f"  {kind}: {f['asked']}; measured {f['words']} ({f['runs']} runs): {_outcome(kind, f)}"
+                f"  {kind}: {f['asked']}; measured {f['words']}{_interval(f)} ({f['runs']} runs): "
+                f"{_outcome(kind, f)}"
             )
-    return out
+    out += [_broken(constant, asked) for constant, asked in verdict.broken.items()]
+    return out + ([f"  {verdict.registration}"] if verdict.registration else [])
+
+
+def _interval(finding: dict[str, Any]) -> str:
+    """The 95 % interval of what was measured; empty where a finding has none."""
+    value, half_width = finding["measured"], finding["half_width"]
+    if value is None or half_width is None:
+        return ""
+    return f", 95 % from {value - half_width:.4g} to {value + half_width:.4g}"
 
 
 def _outcome(kind: str, finding: dict[str, Any]) -> str:
     if kind == "control":
         outcome = "HOLDS, and must not" if finding["holds"] else "fails, as it must"
+    elif finding["instead"] is not None:
+        outcome = _outcome_instead(finding)
     else:
         outcome = "holds" if finding["holds"] else "does not hold"
+        if finding["undecided"] and not finding["holds"]:
+            outcome += ", and could within its interval"
     return outcome if finding["evidence"] else f"{outcome}, but not every run has a number: it shows nothing"
 
 
-def power_lines(claim: Claim, powers: Sequence[Power]) -> list[str]:
-    """Which factors of the predicted constants turn a claim, and which each of its checks bears."""
+def _outcome_instead(finding: dict[str, Any]) -> str:
+    """How a check ended that must fail, by a number between the two that its `instead` says."""
+    low, high = ("any" if bound is None else f"{bound:g}" for bound in finding["instead"])
+    if finding["holds"]:
+        return f"holds, where {low} to {high} was expected instead"
+    if finding["undecided"]:
+        return "does not hold, and could within its interval"
+    return (
+        f"does not hold, {'as' if finding['as_expected'] else 'but not as'} expected: {low} to {high} instead"
+    )
+
+
+def _broken(constant: str, asked: Sequence[str]) -> str:
+    """Which checks a wrong constant turned."""
+    return f"  broken: {constant}: " + (f"turns {'; '.join(asked)}" if asked else "turns NO check")
+
+
+def power_lines(claim: Claim, broken: Mapping[str, Sequence[str]], powers: Sequence[Power]) -> list[str]:
+    """Which checks the claim's wrong constants turn, which factors of what is predicted turn a check, and
+    which factors each check bears."""
     turning = [name for name, factor in FACTORS.items() if any(power.turned_by(factor) for power in powers)]
-    said = f"turned by x {', '.join(turning)}" if turning else "NO POWER: no factor from 1/2 to 2 turns it"
-    out = [f"{claim.id}: {said}"]
+    said = f"turned by x {', '.join(turning)}" if turning else "no factor from 1/2 to 2 turns it"
+    if not broken:
+        said += "; it names no wrong constant"
+    elif not all(broken.values()):
+        said = f"NO POWER: a wrong constant turns no check; {said}"
+    out = [f"{claim.id}: {said}", *(_broken(constant, asked) for constant, asked in broken.items())]
     for power in powers:
         ends = [None if end is None else f"{end:.6g}" for end in (power.low, power.high)]
         if not power.holds:
@@ -96,22 +132,23 @@ def listing(runs_dir: Path, complain: Callable[[str], Any]) -> list[tuple[str, .
 def markdown(runs_dir: Path, complain: Callable[[str], Any]) -> list[str]:
     """The claims that have a verdict, as a table for a page."""
     out = [
-        "| claim | predicted or published | measured | verdict | judged at commit | runs made at |",
-        "|---|---|---|---|---|---|",
+        "| claim | predicted or published | measured | verdict | turned by | judged at | runs made at |",
+        "|---|---|---|---|---|---|---|",
     ]
     machines: set[str] = set()
     for name in options("claim"):
         if (verdict := _last(name, runs_dir, complain)) is None:
             continue
-        first, origin = verdict["checks"][0], verdict["about"]
+        shown, origin = _shown(verdict), verdict["about"]
         if origin["made_at"] or not machines:  # closed forms run on no device
             machines.add(f"{origin['date']}, {origin['machine']}.")
         commits = [short(commit) for commit in origin["made_at"]]
         cells = (
             f"`{name}`",
-            first["asked"].replace("|", r"\|"),
-            first["words"],
-            verdict["verdict"],
+            shown["asked"].replace("|", r"\|"),
+            shown["words"],
+            verdict["verdict"] + (f" ({said})" if (said := verdict.get("registration")) else ""),
+            _turns(verdict),
             short(origin["commit"]),
             ", ".join(commits) if len(commits) < 3 else f"{len(commits)} commits",
         )
@@ -119,6 +156,21 @@ def markdown(runs_dir: Path, complain: Callable[[str], Any]) -> list[str]:
     for machine in sorted(machines):
         out += ["", machine]
     return out
+
+
+def _shown(verdict: dict[str, Any]) -> dict[str, Any]:
+    """The check that made a verdict: the first that does not hold, else the first."""
+    shown: dict[str, Any] = next(
+        (check for check in verdict["checks"] if not check.get("holds", True)), verdict["checks"][0]
+    )
+    return shown
+
+
+def _turns(verdict: dict[str, Any]) -> str:
+    """The wrong constants that turn a check, and in bold those that turn none."""
+    broken = verdict.get("broken") or {}
+    cells = [str(constant) if asked else f"**not: {constant}**" for constant, asked in broken.items()]
+    return "; ".join(cells).replace("|", r"\|") or "-"
 
 
 def pictures(runs_dir: Path, complain: Callable[[str], Any]) -> list[dict[str, Any]]:
@@ -181,6 +233,10 @@ def short(commit: str | None) -> str:
     return commit[:7] + ("+dirty" if commit.endswith("+dirty") else "")
 
 
+def _listed(entries: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in entries.items())
+
+
 def about(name: str, runs_dir: Path) -> list[str]:
     """A page about a claim."""
     claim = read(name)
@@ -208,9 +264,8 @@ def about(name: str, runs_dir: Path) -> list[str]:
         ("check", claim.check),
         ("control, must fail", claim.control),
     ):
-        out += [
-            f"  {kind}: " + ", ".join(f"{key} {value}" for key, value in check.items()) for check in checks
-        ]
+        out += [f"  {kind}: {_listed(check)}" for check in checks]
+    out += [f"  broken, must turn a check: {name}: {_listed(entry)}" for name, entry in claim.broken.items()]
     if verdict := last(name, runs_dir):
         origin = verdict["about"]
         out.append(

@@ -37,6 +37,7 @@ LOOP = """Columns:
         arXiv:2410.24206)
     diverged [-]: true where the weights are not finite or train_loss is beyond 3.4e38, and in all later rows
         of the same replica; else absent
+    stopped [-]: true in the last row of a run that `stop_loss` ended before its last step; else absent
     diverged_at [-]: replicas: the step at which the replica diverged, in its first row with diverged
     replica [-]: replicas: the number of the replica, from 0
     seed [-]: replicas: the seed of the replica; each setting in which replicas differ is such a column, under

@@ -105,7 +105,9 @@ def _lines(
 
     def tell(step: int, row: Row | None) -> None:
         nonlocal next_step
-        if row is None or not (step >= next_step or step == steps or row.get("diverged")):
+        if row is None or not (
+            step >= next_step or step == steps or row.get("diverged") or row.get("stopped")
+        ):
             return
         next_step = (step // every + 1) * every
         seconds_left = (time.monotonic() - began) / max(step - start, 1) * (steps - step)

@@ -54,7 +54,7 @@ def settled(run: Run) -> list[str]:
     shown = scores(last, score_names(run)) or measured(last)
     out = [f"at step {last['step']}: {shown}"] if shown else []
     rows = [row for row in run.logged() if is_number(row.get("lambda_1")) and is_number(row.get("lr_now"))]
-    late = [row["lambda_1"] for row in rows if row["step"] >= (1 - LAST_QUARTER) * run.steps]
+    late = [row["lambda_1"] for row in rows if row["step"] >= (1 - LAST_QUARTER) * last["step"]]
     if not late or last.get("diverged"):
         return out
     if len({row["lr_now"] for row in rows}) > 1:  # under a schedule nothing settles

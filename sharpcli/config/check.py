@@ -136,7 +136,7 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
         value, above, least = values[f.name], f.metadata.get("above"), f.metadata.get("least")
         if (most := f.metadata.get("most")) is not None and value is not None and value > most:
             raise Refusal(f"{f.name}={value}: give at most {most:.10g}")
-        if above is not None and not (math.isfinite(value) and value > above):
+        if above is not None and value is not None and not (math.isfinite(value) and value > above):
             raise Refusal(f"{f.name}={value}: give a finite number above {above}")
         if least is not None and value is not None and value < least:
             raise Refusal(f"{f.name}={value}: give a whole number of at least {least}")

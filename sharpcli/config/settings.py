@@ -95,6 +95,10 @@ class Plain:
         also=called("epochs", "epoch", "n_epochs", "num_epochs", "max_epochs", value="'{} epochs'")
         | called("iterations", "iters", "max_steps", "num_steps", "n_steps", "T"),
     )
+    # end at the first measured step with at most this training loss; null: at the last step
+    stop_loss: float | None = setting(
+        None, above=0, also=called("target_loss", "loss_threshold", "stop_at_loss", "train_to_loss")
+    )
     # a number of examples, or "full"
     batch_size: Any = setting(128, also=called("bs", "batchsize", "batch", "minibatch", "B"))
     # draw each batch anew, rather than through an order of each epoch

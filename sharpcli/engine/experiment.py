@@ -42,8 +42,8 @@ Objective = Callable[[LossSurface, Tensor, Any], LossSurface]
 class Experiment:
     """What a config means. `due` says at which steps each measure is due; `compile_toys`, that toys may run
     compiled; `population`, of how many examples the `measure_examples` are a part; `init` [D] is where
-    training begins, None for a file of weights. `tried` names what this process has tried once, and need not
-    try again."""
+    training begins, None for a file of weights; `stop_loss`, the training loss at which it ends. `tried`
+    names what this process has tried once, and need not try again."""
 
     seed: int
     lr: float
@@ -62,6 +62,7 @@ class Experiment:
     init: Tensor | None
     processes: Processes = ALONE
     population: int | None = None
+    stop_loss: float | None = None
     tried: set[str] = field(default_factory=set, compare=False)
 
     def surface_at(self, w: Tensor) -> LossSurface:
@@ -148,6 +149,7 @@ def build(
         init=problem.w0 if weights is None else None,
         processes=processes,
         population=n if config.get("measure_examples") else None,
+        stop_loss=config.get("stop_loss"),
     )
     if needs_full_batch(experiment.optimizer) and not batches.whole:
         name = type(experiment.optimizer).__name__

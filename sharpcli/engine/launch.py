@@ -119,7 +119,9 @@ def _is_over(run: Run, lanes: Sequence[Lane], console: Console) -> bool:
 def _ending(lanes: Sequence[Lane], last: Row) -> str:
     if lanes[0].label is not None:
         return f"complete, {len(lanes)} replicas"
-    return f"diverged at step {last['step']}" if last.get("diverged") else "complete"
+    if last.get("diverged"):
+        return f"diverged at step {last['step']}"
+    return f"complete: stop_loss reached at step {last['step']}" if last.get("stopped") else "complete"
 
 
 def _lanes(checked: Checked, group: Processes) -> list[Lane]:
@@ -131,6 +133,11 @@ def _lanes(checked: Checked, group: Processes) -> list[Lane]:
     if group.size > 1 or checked.config.get("init_from"):
         raise Refusal(
             "replicas= trains from the problem's own start in one process: leave torchrun and init_from= out"
+        )
+    if checked.config.get("stop_loss") is not None:
+        raise Refusal(
+            "replicas= share their steps, and stop_loss= ends each run by itself; give one of them, or a "
+            "sweep of seeds (-m)"
         )
     return [begin(experiment, label) for label, experiment in replicas.experiments(checked)]
 

@@ -31,6 +31,7 @@ LOOP_COLUMNS = (
     "base_edge",
     "replica",
     "diverged",
+    "stopped",
     "diverged_at",
     "seconds",
 )

@@ -42,8 +42,8 @@ class Lane:
 
     `warm` are each measure's vectors of the last measurement, from which the next one starts. `label` is what
     tells the lane apart from the other lanes of a run with replicas; None in a run of one trajectory. A lane
-    that has `diverged` takes no further steps. `gradient` is that of the next step, where measuring has
-    computed it.
+    that has `diverged` takes no further steps, nor does one that has `stopped`, at its stop_loss. `gradient`
+    is that of the next step, where measuring has computed it.
     """
 
     experiment: Experiment
@@ -53,6 +53,7 @@ class Lane:
     step: int = 0
     label: Label | None = None
     diverged: bool = False
+    stopped: bool = False
     gradient: Tensor | None = None
 
 
@@ -91,9 +92,11 @@ def train(
     which something is due, `threads` of them in parallel.
 
     Weights or a training loss that are not finite end a run of a single lane as diverged, which is a result;
-    of several lanes, that lane's rows say so from then on. On Ctrl-C, or another signal that ends the
-    process, the position at which the step began is saved first, so that resuming measures that step again
-    and logs it once. A power cut loses the work since the last checkpoint, or SECONDS_TO_PROTECT of it.
+    of several lanes, that lane's rows say so from then on. A training loss of at most the experiment's
+    `stop_loss`, at a measured step, ends a run too: then all its measures are due, and a checkpoint is saved.
+    On Ctrl-C, or another signal that ends the process, the position at which the step began is saved first,
+    so that resuming measures that step again and logs it once. A power cut loses the work since the last
+    checkpoint, or SECONDS_TO_PROTECT of it.
     """
     first = position.lanes[0].experiment
     moves = [advance(lane.experiment) for lane in position.lanes]
@@ -123,6 +126,8 @@ def train(
                     run.log(*rows)
                 tell(position.step, rows[0] if rows else None)
                 if rows and (position.step >= last_step or _is_over(position)):
+                    if position.lanes[0].stopped:
+                        save(run, began, written)
                     run.finish()
                     return rows[-1]
                 checkpoint = (position.step // checkpoint_every + 1) * checkpoint_every
@@ -154,9 +159,9 @@ def _move(lane: Lane, move: Advance, stop: int) -> None:
 
 
 def _is_over(position: Position) -> bool:
-    """Whether a run of one trajectory has diverged. Replicas go on to the last step, so that each has its row
-    there."""
-    return position.lanes[0].label is None and position.lanes[0].diverged
+    """Whether a run of one trajectory has diverged or stopped. Replicas go on to the last step, so that each
+    has its row there."""
+    return position.lanes[0].label is None and (position.lanes[0].diverged or position.lanes[0].stopped)
 
 
 def _due(experiment: Experiment, step: int) -> bool:
@@ -197,8 +202,8 @@ def _row(lane: Lane, position: Position) -> Row | None:
     finite = math.isfinite(lane.w.sum())
     if finite and not _due(experiment, at):
         return None
-    last = at == experiment.steps
-    names = [name for name, times in experiment.due.items() if times.due(at) or (last and times != NEVER)]
+    at_the_end = [name for name, times in experiment.due.items() if times != NEVER]
+    names = [name for name in at_the_end if at == experiment.steps or experiment.due[name].due(at)]
     lr = experiment.schedule(min(at, max(experiment.steps - 1, 0)))
     row: Row = {"step": at, "epoch": round(at / experiment.minibatches.per_epoch, 6), "lr_now": lr}
     edges = {"edge": edge(experiment.optimizer, lr), "base_edge": base_edge(experiment.optimizer, lr)}
@@ -209,10 +214,26 @@ def _row(lane: Lane, position: Position) -> Row | None:
             experiment, lane.w, at, lane.warm, names, lane.state
         )
         row |= measured
+        lane.stopped = _stops(lane, row)
+        if lane.stopped:
+            others = [name for name in at_the_end if name not in names]
+            measured, lane.warm, _ = measure_for_step(experiment, lane.w, at, lane.warm, others, lane.state)
+            row |= {**measured, "stopped": True}
         finite = abs(row.get("train_loss", 0.0)) < LARGEST_LOSS
     if not finite:
         row["diverged"] = True
     return row | {"seconds": round(position.elapsed, 3)}
+
+
+def _stops(lane: Lane, row: Row) -> bool:
+    """Whether a lane ends at this row, before its last step, by its training loss."""
+    experiment = lane.experiment
+    if experiment.stop_loss is None or lane.step == experiment.steps:
+        return False
+    loss = row.get("train_loss")
+    if loss is None:
+        loss = float(experiment.problem.at(lane.w).value(lane.w))
+    return bool(loss <= experiment.stop_loss)
 
 
 def save(run: Run, position: Position, written: Written, durable: bool = True) -> None:

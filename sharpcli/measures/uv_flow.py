@@ -43,6 +43,8 @@ def uv_flow(at: Point, *, rate: float, delta: float, power: int, clock: bool) ->
         flow_raw_error [weight]: |w - Y|
         flow_clock_theory [-]: with `clock`, the theory of flow_clock to the next order in lr; null where it
             is infinite
+        flow_error_theory [weight]: with `clock`, the theory of flow_error to the next order in lr: the
+            distance between Y at tau and Y at the time of that clock; null where that is infinite
     """
     flows = closed_flows(at, "uv_flow")
     if flows.idle:
@@ -80,5 +82,9 @@ def uv_flow(at: Point, *, rate: float, delta: float, power: int, clock: bool) ->
     values["flow_raw_error"] = float(np.linalg.norm((at.w - theory).numpy()))
     if clock:
         effective = flows.clock(at.init, tau, at.lr, delta * math.sqrt(at.flow_strength))
-        values["flow_clock_theory"] = 8 * rate * delta**2 * effective if math.isfinite(effective) else None
+        values |= {"flow_clock_theory": None, "flow_error_theory": None}
+        if math.isfinite(effective):
+            late = flows.trace_flow(at.init, effective, rate, delta)
+            values["flow_clock_theory"] = 8 * rate * delta**2 * effective
+            values["flow_error_theory"] = float(np.linalg.norm((late - theory).numpy()))
     return Estimates(values)

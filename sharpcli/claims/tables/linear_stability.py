@@ -16,8 +16,9 @@ def linear_stability(
 ) -> list[dict[str, Any]]:
     """A row for each lr and seed, over `starts` starts uniform in [-box, box]^2: `converged`, the share of
     starts with |u v - 1| < 1e-9 after `steps` steps of gradient descent; `violators`, the share of all starts
-    that converged to a minimum of sharpness lambda_1 = u^2 + v^2 > 2/lr; and `flow_violators`, the share of
-    starts whose gradient flow ends at such a minimum."""
+    that converged to a minimum of sharpness lambda_1 = u^2 + v^2 > 2/lr; `flow_violators`, the share of
+    starts whose gradient flow ends at such a minimum; and `largest_share`, the largest lr lambda_1 / 2 of the
+    minima that starts converged to, 0 without one."""
     rows = []
     for seed in seeds:
         u_0, v_0 = np.random.default_rng(seed).uniform(-box, box, size=(2, starts))
@@ -35,7 +36,9 @@ def linear_stability(
                 "violators": violating,
                 "flow_violators": flow_sharpness > 2 / lr,
             }
-            rows.append({"lr": lr, "seed": seed} | {name: float(x.mean()) for name, x in shares.items()})
+            shares_of_edge = np.where(converged, lr * (u * u + v * v) / 2, 0)
+            row = {"lr": lr, "seed": seed, "largest_share": float(shares_of_edge.max())}
+            rows.append(row | {name: float(x.mean()) for name, x in shares.items()})
     return rows
 
 

@@ -1,0 +1,55 @@
+"""What a check, as a claim's yaml writes it, finds in the claim's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from sharpcli.claims.checks import Finding
+from sharpcli.config.build import part
+from sharpcli.config.check import typed
+from sharpcli.config.targets import hyperparameters, resolve
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# what a check's yaml need not say: the last step, each run, all parts, no prediction
+OPTIONAL: dict[str, Any] = {"reduce": "last", "statistic": "each", "predicted": None, "of": "", "over": []}
+
+
+def finding(check: Mapping[str, Any], frame: pd.DataFrame, name: str) -> dict[str, Any]:
+    """What a check of the claim `name` finds: the fields of `Finding`; its number as `words`; `undecided`,
+    whether its 95 % interval has both values with which the check holds and values with which it does not;
+    and `as_expected`.
+
+    A check is expected to hold. One with `instead: [low, high]` is expected to fail, decidedly, by a number
+    between these two.
+    """
+    instead = check.get("instead")
+    said = {key: value for key, value in check.items() if key != "instead"}
+    found = _finding(said, frame, name)
+    undecided = _undecided(said, found)
+    as_expected = found.holds
+    if instead is not None:
+        by_as_much = _finding({**said, "between": instead}, frame, name).holds
+        as_expected = not found.holds and not undecided and by_as_much
+    about = {"words": found.text, "undecided": undecided, "as_expected": as_expected, "instead": instead}
+    return {**asdict(found), **about}
+
+
+def _finding(check: Mapping[str, Any], frame: pd.DataFrame, name: str) -> Finding:
+    path = f"sharpcli.claims.checks.{check['kind']}"
+    _, taken, _ = hyperparameters(resolve(path, "check", []))
+    values = {key: value for key, value in OPTIONAL.items() if key in taken}
+    values |= {key: value for key, value in check.items() if key != "kind"}
+    made: Finding = part(typed({"_target_": path, **values}, f"claim {name}: check", []), [], "check")(frame)
+    return made
+
+
+def _undecided(check: Mapping[str, Any], found: Finding) -> bool:
+    """Whether the 95 % interval of what was measured crosses a bound of the check."""
+    if found.half_width is None or found.measured is None:
+        return False
+    low, high = (found.measured + sign * found.half_width for sign in (-1, 1))
+    return any(bound is not None and low < bound < high for bound in check["between"])
