@@ -230,6 +230,10 @@ def claim_check(
     dirty: Annotated[
         bool, typer.Option("--dirty", help="Record verdicts of files that differ from the commit, too.")
     ] = False,
+    shift: Annotated[
+        int,
+        typer.Option("--shift-seeds", min=0, help="Add this to all seeds, judge, and record nothing."),
+    ] = 0,
     config_dir: ConfigDir = None,
 ) -> None:
     """Run what is missing for claims, judge them, and write verdict.json and a figure; exit code 1 where one
@@ -238,16 +242,18 @@ def claim_check(
     \b
     Example: sharp claim check label_noise_constant sparse_recovery
     """
+    from dataclasses import replace
+
     from sharpcli.claims.claim import check, chosen
     from sharpcli.claims.history import refuse_dirty
     from sharpcli.claims.verdicts import line, summary
 
     names, overrides = _split(words or [])
-    asked, runs_dir = chosen(names, tier), _only_runs_dir(overrides)
-    if not dirty:
+    asked, runs_dir = [replace(c, shift=shift) for c in chosen(names, tier)], _only_runs_dir(overrides)
+    if not dirty and not shift:
         refuse_dirty()
     results = []
-    for claim, verdict in check(asked, runs_dir, jobs, _tell, dirty):
+    for claim, verdict in check(asked, runs_dir, jobs, _tell, dirty or bool(shift)):
         print("\n".join(line(claim, verdict)), flush=True)
         results.append(verdict)
     print(summary(results))

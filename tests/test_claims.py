@@ -314,8 +314,13 @@ def test_a_premise_that_is_not_met_fails_the_claim_whatever_was_expected(folder)
 
 def test_the_verdict_on_sam_s_flows_turns_when_rho_is_not_squared(folder):
     claim = claims.read("sam_flows")
+    at_the_end = [check | {"reduce": "last"} for check in claim.check]  # before it lr is too large
     claim = replace(
-        claim, base=[*claim.base, "lr=0.02", "optimizer.rho=0.02", "steps=75000", *SMALL], plot=None
+        claim,
+        base=[*claim.base, "lr=0.02", "optimizer.rho=0.02", "steps=75000", *SMALL],
+        check=at_the_end,
+        broken={},
+        plot=None,
     )
     assert verdict(claim, folder).verdict == claims.HOLDS
     wrong = replace(claim, base=[*claim.base, f"measure.sam_flow.rho={0.02**0.5}"])
@@ -359,6 +364,99 @@ def test_a_run_starts_from_the_run_that_comes_before_it_of_its_own_seed(folder):
     wrong = replace(claim, before={"first": ["problem=uv", "lr=none"]})
     said = [evidence._run([*words, f"runs_dir={folder}"], wrong.before).refusal for _, words in claim.jobs()]
     assert all(text.startswith("first: lr=none: not a number") for text in said)
+
+
+FAILING = {"kind": "within", "value": "y", "of": "a", "statistic": "mean"}  # 1, 4, 9: 4.67 ± 4, 95 % to 14.7
+
+
+@pytest.mark.parametrize(
+    "between, instead, word",
+    [
+        ([20.0, None], [0.0, 10.0], claims.NOT_HERE),
+        ([20.0, None], [5.0, 10.0], claims.FAILS),  # it fails, and not by as much
+        ([8.0, None], [0.0, 10.0], claims.INCONCLUSIVE),
+        ([1.0, None], [0.0, 10.0], claims.UNEXPECTED),
+        ([20.0, None], None, claims.FAILS),
+        ([8.0, None], None, claims.INCONCLUSIVE),
+        ([1.0, None], None, claims.HOLDS),
+    ],
+)
+def test_a_check_that_must_fail_does_so_decidedly_and_by_as_much_as_was_said(
+    folder, monkeypatch, between, instead, word
+):
+    monkeypatch.setattr(claims, "measured", lambda claim, paths: FRAME)
+    said = FAILING | {"between": between} | ({} if instead is None else {"instead": instead})
+    also = {"kind": "within", "value": "y", "of": "b", "between": [10.0, 50.0]}
+    expect = "holds" if instead is None else "does_not_hold"
+    made = replace(
+        claims.read("sam_radius"),
+        **{"expect": expect, "check": [said, also], "control": [], "columns": {}, "plot": None},
+        broken={"half of it": {"columns": {"y": "y / 2"}}},
+    )
+    found = claims.judge(made, [], folder, 0.0)
+    assert found.verdict == word
+    assert found.checks[0]["half_width"] == pytest.approx(4.302653 * 4.041452 / 3**0.5)
+    if word in (claims.HOLDS, claims.NOT_HERE):
+        assert found.broken == {"half of it": [found.checks[1]["asked"]]}  # 16 / 2 is below 10
+        powerless = replace(made, broken={"as it is": {"columns": {"y": "1.0 * y"}}})
+        word = claims.NO_POWER if instead is None else claims.INCONCLUSIVE
+        assert claims.judge(powerless, [], folder, 0.0).verdict == word
+    lost = replace(made, check=[said, also | {"between": [30.0, 50.0]}])
+    assert claims.judge(lost, [], folder, 0.0).verdict in (claims.FAILS, claims.UNEXPECTED)
+
+
+def test_a_wrong_constant_takes_other_bounds_columns_or_parts(folder):
+    checks = [
+        {"kind": "within", "value": "twice", "of": "a", "between": [1.0, 20.0]},
+        {"kind": "ratio", "value": "y", "of": "b", "to": "a", "between": [5.0, 6.0]},
+    ]
+    claim = replace(claims.read("sam_radius"), columns={"twice": "2 * y"}, check=checks)
+    found = [check["asked"] for check in (power.finding(one, FRAME.assign(twice=1.0), "-") for one in checks)]
+    for entry, turned in (
+        (power.Broken(bounds={1: 2}), []),
+        (power.Broken(bounds={1: 0.5}), found[:1]),
+        (power.Broken(bounds={1: -1, 2: 1.2}), found),
+        (power.Broken(columns={"twice": "3 * y"}), found[:1]),
+        (power.Broken(parts={"b": "a"}), found[1:]),
+        (power.Broken(parts={"a": "b"}), found),
+    ):
+        assert [one["asked"] for one in power.turned(claim, checks, FRAME, entry)] == turned
+    parts = {"runs": {"a": [], "b": []}}
+    for wrong, said in (
+        ({}, "nothing; possible: bounds, columns, parts"),
+        ({"times": 2}, "times; possible: bounds, columns, parts"),
+        ({"bounds": {3: 2}}, "bounds: 3: the claim has checks 1 to 2"),
+        ({"parts": {"a": "c"}}, "parts: c: the claim has a, b"),
+    ):
+        with pytest.raises(Refusal, match=said):
+            power.broken_of(replace(claim, **parts, broken={"wrong": wrong}))
+
+
+def test_a_claim_with_other_seeds_is_judged_and_not_recorded(sharp, folder, monkeypatch):
+    claim = constant(runs={"signs": ["lr=0.01", "steps=40000", "seed=1,2"]})
+    monkeypatch.setattr(claims, "read", lambda word: claim)
+    said = sharp("claim", "check", "label_noise_constant", "--shift-seeds", "100", "-j", "1")
+    assert "label_noise_constant: " in said.out and said.code in (0, 1), said.err
+    inside = folder / "runs/claims"
+    seeds = {
+        json.loads(f.read_text())["command"].split("seed=")[1][:3] for f in inside.glob("*/provenance.json")
+    }
+    assert seeds == {"101", "102"} and not (inside / "label_noise_constant").exists()
+    table = replace(
+        claims.read("linear_stability"), id="t", tables={"a": {"seed": 3}, "b": {"seeds": [1, 2]}}
+    )
+    assert replace(table, shift=10).tables_of_seeds() == {"a": {"seed": 13}, "b": {"seeds": [11, 12]}}
+    assert (
+        "greater than or equal to 0" in sharp("claim", "check", "sam_radius", "--shift-seeds", "-1").refusal
+    )
+
+
+def test_a_claim_s_column_that_cannot_be_computed_is_one_line():
+    claim = replace(claims.read("sam_radius"), columns={"z": "y / nothing"})
+    with pytest.raises(
+        Refusal, match=r"sam_radius: columns: z: name 'nothing' is not defined; possible columns: run"
+    ):
+        evidence.with_columns(claim, FRAME)
 
 
 def test_the_power_of_a_check_is_the_factors_that_it_bears():

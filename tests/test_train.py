@@ -587,6 +587,17 @@ def test_a_config_edited_after_the_run_is_refused_by_whoever_reads_its_numbers(s
     assert "changed after" in sharp("plot", "loss", whole.name).refusal
 
 
+def test_a_method_s_label_that_is_not_the_name_s_is_a_changed_config(sharp, whole):
+    file = whole.path / "config.yaml"
+    assert "method: gd" in file.read_text()
+    file.write_text(file.read_text().replace("method: gd", "method: sam"))
+    assert "config.yaml says method=sam" in sharp("measure", whole.name).refusal
+    listed = sharp("ls")
+    assert listed.code == 0 and "changed" in listed.out and "says method=sam" in listed.err
+    renamed = whole.path.rename(whole.path.with_name("sam-figure"))  # a name without a hash says nothing
+    assert sharp("measure", renamed, "--step", "4").code == 0
+
+
 def test_a_comment_in_a_config_and_another_name_of_the_directory_change_no_number(sharp, whole):
     file = whole.path / "config.yaml"
     file.write_text("# the run of figure 3\n" + file.read_text())

@@ -276,12 +276,7 @@ def by_run(frame: pd.DataFrame, value: str, of: str, reduce: Reduce) -> pd.Serie
         raise Refusal(
             f"of={of}: no such part of this claim; possible: {', '.join(sorted(frame['part'].unique()))}"
         )
-    try:
-        values: Any = rows.eval(value, engine="python")
-    except (pd.errors.UndefinedVariableError, KeyError, SyntaxError, TypeError) as problem:
-        raise Refusal(
-            f"value={value}: {problem}; possible columns: {', '.join(map(str, rows.columns))}"
-        ) from None
+    values = evaluated(rows, value, f"value={value}")
     try:
         rows = rows.assign(value=values.astype(float) if isinstance(values, pd.Series) else float(values))
     except (TypeError, ValueError):
@@ -294,6 +289,22 @@ def by_run(frame: pd.DataFrame, value: str, of: str, reduce: Reduce) -> pd.Serie
     else:  # a step without a value is left out; a run without any keeps its row, as NaN
         reduced = rows.groupby("run", sort=False)["value"].agg(reduce)
     return reduced.astype(float).replace([np.inf, -np.inf], np.nan)
+
+
+def evaluated(frame: pd.DataFrame, expression: str, where: str) -> Any:
+    """An expression in the columns of a frame, a series or a number. Refuses, in the name of `where`, an
+    expression that cannot be computed."""
+    try:
+        return frame.eval(expression, engine="python")
+    except (
+        pd.errors.UndefinedVariableError,
+        AttributeError,
+        KeyError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+    ) as e:
+        raise Refusal(f"{where}: {e}; possible columns: {', '.join(map(str, frame.columns))}") from None
 
 
 def _inside(value: float, between: list[float | None]) -> bool:

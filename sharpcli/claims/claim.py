@@ -124,7 +124,11 @@ def chosen(names: Sequence[str], tier: str) -> list[Claim]:
 
 
 def check(
-    claims: Sequence[Claim], runs_dir: Path, jobs: int, tell: Callable[[str], Any], dirty: bool = False
+    claims: Sequence[Claim],
+    runs_dir: Path,
+    jobs: int,
+    tell: Callable[[str], Any],
+    dirty: bool = False,
 ) -> Iterator[tuple[Claim, Verdict]]:
     """Runs what is missing of all claims, `jobs` at a time, and yields each claim's verdict as soon as its
     runs are there. Refuses at the end verdicts on runs that were made at no commit of the history, unless
@@ -165,7 +169,8 @@ def _turned(claim: Claim, frame: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def judge(claim: Claim, paths: Paths, inside: Path, seconds: float) -> Verdict:
-    """The verdict from the rows of a claim's runs and tables; written with its figure into claims/<id>/.
+    """The verdict from the rows of a claim's runs and tables; written with its figure into claims/<id>/,
+    unless the claim has other seeds than its yaml.
 
     A control fails as it must, and a statement does not hold here, only by numbers: runs without a number
     show neither.
@@ -188,6 +193,8 @@ def judge(claim: Claim, paths: Paths, inside: Path, seconds: float) -> Verdict:
         broken=broken,
         registration="" if claim.expect == "holds" else registration(claim, origin["made_at"]),
     )
+    if claim.shift:
+        return verdict
     folder = inside / claim.id
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

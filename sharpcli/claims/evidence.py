@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
+from sharpcli.claims.checks import evaluated
 from sharpcli.config.build import part
 from sharpcli.config.check import check, typed
 from sharpcli.config.sweep import sweep
@@ -47,7 +48,7 @@ class Trial:
     run for each combination. `tables` maps a name to a function that computes rows without training. A run
     with the override init_from=<name> starts from the last weights of the run `before[<name>]`, with its own
     seed. `columns` are named expressions in the columns, where `<name>_first` is the first value of a run for
-    each name in `first`.
+    each name in `first`. `shift` is added to all seeds.
     """
 
     id: str
@@ -58,6 +59,8 @@ class Trial:
     columns: dict[str, str] = field(default_factory=dict)
     first: list[str] = field(default_factory=list)
 
+    shift: int = 0
+
     @property
     def device(self) -> list[str]:
         """The device settings of every run, as overrides."""
@@ -66,8 +69,28 @@ class Trial:
     def jobs(self) -> list[tuple[str, list[str]]]:
         """(part, overrides) of every run."""
         return [
-            (name, job) for name, own in self.runs.items() for job in sweep([*self.base, *own, *self.device])
+            (name, self._shifted(job))
+            for name, own in self.runs.items()
+            for job in sweep([*self.base, *own, *self.device])
         ]
+
+    def tables_of_seeds(self) -> dict[str, dict[str, Any]]:
+        """The tables, with the seeds that the trial has."""
+        out = {}
+        for name, table in self.tables.items():
+            seeds = {"seeds": [seed + self.shift for seed in table["seeds"]]} if "seeds" in table else {}
+            out[name] = {**table, **seeds}
+            if "seed" in table:
+                out[name]["seed"] = table["seed"] + self.shift
+        return out
+
+    def _shifted(self, job: list[str]) -> list[str]:
+        """The overrides of a run, of another seed."""
+        if not self.shift:
+            return job
+        seeds = [int(override.removeprefix("seed=")) for override in job if override.startswith("seed=")]
+        others = [override for override in job if not override.startswith("seed=")]
+        return [*others, f"seed={seeds[-1] + self.shift}"] if seeds else others
 
 
 class Made(NamedTuple):
@@ -144,7 +167,8 @@ def _work(trial: Trial, inside: Path) -> list[tuple[str, Callable[..., Made], tu
     """What has to be made for a trial: the part's name, and the function and its arguments that make it."""
     runs = [(name, _run, ([*job, f"runs_dir={inside}"], trial.before)) for name, job in trial.jobs()]
     tables = [
-        (name, _table, (str(inside), f"{trial.id}-{name}", table)) for name, table in trial.tables.items()
+        (name, _table, (str(inside), f"{trial.id}-{name}", table))
+        for name, table in trial.tables_of_seeds().items()
     ]
     return [*runs, *tables]
 
@@ -177,12 +201,14 @@ def measured(trial: Trial, paths: Paths) -> pd.DataFrame:
 
 
 def with_columns(trial: Trial, frame: pd.DataFrame, instead: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Rows of a trial with the trial's columns, of which some are `instead` by other expressions."""
+    """Rows of a trial with the trial's columns, of which some are `instead` by other expressions, in all
+    columns of the trial. Refuses expressions that cannot be computed."""
     frame = frame.copy()
     for name in trial.first:
         frame[f"{name}_first"] = frame.groupby("run")[name].transform("first")
-    for name, value in {**trial.columns, **(instead or {})}.items():
-        frame[name] = frame.eval(value, engine="python")
+    for columns in (trial.columns, {**trial.columns, **instead} if instead else {}):
+        for name, value in columns.items():
+            frame[name] = evaluated(frame, value, f"{trial.id}: columns: {name}")
     return frame
 
 

@@ -29,7 +29,7 @@ def refuse_dirty() -> None:
     if at is not None and at.endswith("+dirty"):
         raise Refusal(
             f"files of sharpcli/ or conf/ differ from the commit {at[:7]} (git status lists them), and a "
-            "verdict names a commit that others can run: commit them first, or --dirty records the verdict as "
+            "verdict names a commit that others can run: commit them first, or --dirty records it as "
             f"{at[:7]}+dirty"
         )
 

@@ -54,8 +54,10 @@ def critical_sharpness(at: Point, *, tol: float, max_forwards: int) -> Estimates
 
 
 def _guess(at: Point, d: Tensor) -> float:
-    """A first step: the run's own, or one that moves the weights by a hundredth of their norm."""
-    return at.lr if at.lr > 0 else 0.01 * max(float(at.w.norm()), 1e-3) / float(d.norm())
+    """A first step: the run's own, or where that moves no weight one that moves the weights by a hundredth of
+    their norm."""
+    scale = max(float(at.w.norm()), 1e-3) / float(d.norm())
+    return at.lr if at.lr > torch.finfo(at.w.dtype).eps * scale else 0.01 * scale
 
 
 class _Search:
@@ -75,7 +77,7 @@ class _Search:
         """The root and its error; 0 where no bracket is found in `max_forwards`."""
         below, above = (0.0, -self.slope), (math.inf, math.inf)
         last, change = 0.0, math.inf
-        while self.forwards < max_forwards:
+        while self.forwards < max_forwards and lr > 0:  # halving may end below the least number
             value = self.psi(lr)
             if value > 0:
                 above = (lr, value)
