@@ -67,12 +67,13 @@ def test_a_direction_from_a_file_is_that_of_its_tensors(folder):
         sharp.measure(net, CE, (x, y), "directional_sharpness", direction="upwards")
 
 
-def test_critical_sharpness_of_a_quadratic_is_the_rayleigh_quotient_of_the_gradient(experiment):
-    e = experiment("problem=quadratic", "problem.eigenvalues=[5,2,0.1]", "problem.start=[1,-2,3]", "lr=0.1")
+@pytest.mark.parametrize("lr", ["0.1", "1e-320", "1e-18"])  # the last two move no weight
+def test_critical_sharpness_of_a_quadratic_is_the_rayleigh_quotient_of_the_gradient(experiment, lr):
+    e = experiment("problem=quadratic", "problem.eigenvalues=[5,2,0.1]", "problem.start=[1,-2,3]", f"lr={lr}")
     w = e.problem.w0
     state = e.optimizer.init(w)
     e = experiment(
-        *("problem=quadratic", "problem.eigenvalues=[5,2,0.1]", "problem.start=[1,-2,3]", "lr=0.1"),
+        *("problem=quadratic", "problem.eigenvalues=[5,2,0.1]", "problem.start=[1,-2,3]", f"lr={lr}"),
         "measure=[critical_sharpness]",
     )
     row, warm = measure(e, w, 0, {}, e.measures, state)

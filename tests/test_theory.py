@@ -281,6 +281,26 @@ def test_the_limiting_flow_is_that_of_the_batches_the_noise_and_the_momentum(exp
     assert row["flow_trace_start"] > 1.3 * row["flow_trace"]  # it has moved
 
 
+def test_the_error_of_the_clock_at_a_finite_lr_is_the_distance_of_the_flows_at_both_times(experiment):
+    e = experiment(
+        *("problem=uv", "problem.instance=0", "problem.start=0.5", "method=label_noise", "replacement=true"),
+        *("batch_size=1", "objective.label_noise.delta=0.5", "measure=[uv_flow]", "lr=0.004", "steps=125000"),
+        *("measure.uv_flow.clock=true", "seed=3"),
+    )
+    w, state, _ = advance(e)(e.problem.w0, e.optimizer.init(e.problem.w0), 0, 60000)
+    row, _ = measure(e, w, 60000, {}, ["uv_flow"], state)
+    u, v = np.full((2, 20), 0.5)
+    Z, y = (t.numpy() for t in e.problem.examples)
+    tau = 0.004**2 * 60000
+    both = [
+        np.concatenate(uv.flow(u, v, Z, y[:, 0], time, delta=0.5))
+        for time in (tau, uv.clock(u, v, Z, y[:, 0], tau, 0.004, 0.5))
+    ]
+    assert row["flow_error_theory"] == pytest.approx(np.linalg.norm(both[1] - both[0]), rel=1e-6)
+    assert row["flow_error"] == pytest.approx(row["flow_error_theory"], rel=0.3)  # the noise of a single run
+    assert row["flow_error_theory"] > 0.01
+
+
 @pytest.mark.parametrize("rule", ["momentum", "sam"])
 def test_a_step_with_momentum_takes_more_time_of_gradient_flow(experiment, rule):
     words = {"momentum": ["optimizer=momentum"], "sam": ["method=sam", "optimizer@optimizer.base=momentum"]}[

@@ -158,12 +158,21 @@ def update(at: Point) -> tuple[Tensor, float, float]:
         seen.append(surface.grad(w))
         return seen[-1]
 
+    def direction(state: State, lr: float) -> Tensor:
+        """d of the update w - lr d."""
+        after, _ = at.optimizer.step(at.w, state, grad, lr)
+        return (at.w - after) / lr
+
     if at.state is None or not at.lr > 0:
         d = grad(at.w)
     else:
         grad.whole = surface  # type: ignore[attr-defined]  # for rules that are defined by the loss itself
-        after, _ = at.optimizer.step(at.w, at.state, grad, at.lr)
-        d = (at.w - after) / at.lr
+        d = direction(at.state, at.lr)
+        # a shorter step is lost in the rounding of w: d is then that of a step of this length
+        scale = float(seen[0].norm()) if seen else 0.0
+        least = torch.finfo(at.w.dtype).eps ** 0.5 * max(float(at.w.norm()), 1e-3) / max(scale, 1e-300)
+        if scale > 0 and at.lr < least:
+            d = direction(at.state, least)
     first = seen[0] if seen else surface.grad(at.w)  # every rule takes its first gradient at w
     return d, float(first.double() @ d.double()), max(len(seen), 1)
 
