@@ -1,5 +1,6 @@
 """Every command that the documentation shows, run on less data and for fewer steps."""
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -7,6 +8,8 @@ import sys
 
 import pytest
 from conftest import CIFAR, ROOT
+
+from sharpcli.config.folders import options
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
@@ -67,6 +70,15 @@ def test_the_commands_of_a_page_work(sharp, folder, monkeypatch, page, number, b
             assert words[0] == "sharp", line
             said = sharp(*smaller(words)[1:])
             assert said.code == 0, (line, said.err)
+
+
+def test_the_talk_s_page_has_every_claim_and_the_verdicts_of_the_table(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    gen_talk = importlib.import_module("gen_talk")
+    page = (ROOT / "docs/talk.md").read_text()
+    assert page == gen_talk.page(), "make verdicts writes it again"
+    assert all(f"`{claim}`: " in page for claim in options("claim")), "name each claim in docs/talk.yaml"
+    assert "`sparse_recovery`: holds" in page and not re.search(r"\|\s*\|\n", page)
 
 
 def test_links_lead_to_files_and_targets_named_are_in_the_makefile():
