@@ -9,9 +9,9 @@ DOCS = Path(__file__).resolve().parent
 INTRODUCTION = """# The talk, slide by slide
 
 What Zhiyuan Li's talk "Open Problems about Sharpness, Implicit Bias, and Generalization" (2024) says, and how
-each statement came out here. `sharp claim show ID` explains a claim; [verdicts.md](verdicts.md) has the numbers,
-the wrong constants that turn each claim, and the commits; `sharp plot claims` draws prediction against
-measurement. Claims that end in `_full` ask for a graphics card and have no verdict yet.
+each statement came out here. `sharp claim show ID` explains a claim; [verdicts.md](verdicts.md) has the
+numbers, the wrong constants that turn each claim, and the commits; `sharp plot claims` draws prediction
+against measurement. Claims that end in `_full` ask for a graphics card and have no verdict yet.
 
 | slide | statement | claims and verdicts |
 |---|---|---|
