@@ -411,7 +411,8 @@ def test_a_wrong_constant_takes_other_bounds_columns_or_parts(folder):
         {"kind": "ratio", "value": "y", "of": "b", "to": "a", "between": [5.0, 6.0]},
     ]
     claim = replace(claims.read("sam_radius"), columns={"twice": "2 * y"}, check=checks)
-    found = [check["asked"] for check in (power.finding(one, FRAME.assign(twice=1.0), "-") for one in checks)]
+    right = [power.finding(one, evidence.with_columns(claim, FRAME), "-") for one in checks]
+    found = [one["asked"] for one in right]
     for entry, turned in (
         (power.Broken(bounds={1: 2}), []),
         (power.Broken(bounds={1: 0.5}), found[:1]),
@@ -420,7 +421,7 @@ def test_a_wrong_constant_takes_other_bounds_columns_or_parts(folder):
         (power.Broken(parts={"b": "a"}), found[1:]),
         (power.Broken(parts={"a": "b"}), found),
     ):
-        assert [one["asked"] for one in power.turned(claim, checks, FRAME, entry)] == turned
+        assert [one["asked"] for one in power.turned(claim, checks, right, FRAME, entry)] == turned
     parts = {"runs": {"a": [], "b": []}}
     for wrong, said in (
         ({}, "nothing; possible: bounds, columns, parts"),

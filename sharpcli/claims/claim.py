@@ -4,7 +4,7 @@ must fail."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,14 +156,17 @@ def powers(
     ask that each of its wrong constants turns, and the power of each check."""
     for number, paths, _ in finish(claims, runs_dir / "claims", jobs, tell):
         claim = claims[number]
-        frame = measured(claim, paths)
-        yield claim, _turned(claim, frame), of_claim(claim, claim.check, with_columns(claim, frame))
+        as_measured = measured(claim, paths)
+        frame = with_columns(claim, as_measured)
+        found = [finding(check, frame, claim.id) for check in claim.check]
+        yield claim, _turned(claim, found, as_measured), of_claim(claim, claim.check, frame)
 
 
-def _turned(claim: Claim, frame: pd.DataFrame) -> dict[str, list[str]]:
-    """By each wrong constant of a claim, what the checks ask that it turns."""
+def _turned(claim: Claim, found: Sequence[Mapping[str, Any]], frame: pd.DataFrame) -> dict[str, list[str]]:
+    """By each wrong constant of a claim, what the checks ask that it turns, which have `found` something;
+    `frame` has the rows without the claim's columns."""
     return {
-        constant: [found["asked"] for found in turned(claim, claim.check, frame, wrong)]
+        constant: [one["asked"] for one in turned(claim, claim.check, found, frame, wrong)]
         for constant, wrong in broken_of(claim).items()
     }
 
@@ -181,7 +184,7 @@ def judge(claim: Claim, paths: Paths, inside: Path, seconds: float) -> Verdict:
         [finding(check, frame, claim.id) for check in group]
         for group in (claim.premise, claim.check, claim.control)
     )
-    broken, origin = _turned(claim, as_measured), about(paths)
+    broken, origin = _turned(claim, checks, as_measured), about(paths)
     verdict = Verdict(
         id=claim.id,
         verdict=_word(claim, premises, checks, controls, broken),

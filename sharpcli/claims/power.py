@@ -4,7 +4,7 @@ before a check turns."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -77,19 +77,24 @@ def broken_of(claim: Claim) -> dict[str, Broken]:
 
 
 def turned(
-    trial: Trial, checks: list[dict[str, Any]], frame: pd.DataFrame, broken: Broken
-) -> list[dict[str, Any]]:
-    """The findings of the checks that come out as expected on a claim's rows, and would not with a wrong
+    trial: Trial,
+    checks: Sequence[Mapping[str, Any]],
+    found: Sequence[Mapping[str, Any]],
+    frame: pd.DataFrame,
+    broken: Broken,
+) -> list[Mapping[str, Any]]:
+    """Of what the checks of a claim have `found`, that which is as expected and would not be with a wrong
     constant; `frame` has the rows without the claim's columns."""
-    right, wrong = with_columns(trial, frame), _with_wrong(trial, frame, broken)
+    wrong = _with_wrong(trial, frame, broken)
     out = []
-    for number, check in enumerate(checks, 1):
+    for number, (check, before) in enumerate(zip(checks, found, strict=True), 1):
+        if not before["as_expected"]:
+            continue
         factor = broken.bounds.get(number, 1.0)
         changed = {
             key: _scaled(value, factor) for key, value in check.items() if key in ("between", "instead")
         }
-        before, after = finding(check, right, trial.id), finding({**check, **changed}, wrong, trial.id)
-        if before["as_expected"] and not after["as_expected"]:
+        if not finding({**check, **changed}, wrong, trial.id)["as_expected"]:
             out.append(before)
     return out
 
