@@ -199,7 +199,7 @@ class Run:
         if expected and not found.startswith(expected):
             return f"config.yaml gives the hash {found[: len(expected)]} and not {expected}"
         label = str(stored.get("method"))
-        if hashed and not self.name.startswith(f"{label}-"):  # a label is in the name, and not in the hash
+        if hashed and f"-{label}-" not in f"-{self.name}":  # a label is in the name, and not in the hash
             return f"config.yaml says method={label[:80]}, and its name another method"
         return ""
 

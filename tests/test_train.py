@@ -596,6 +596,10 @@ def test_a_method_s_label_that_is_not_the_name_s_is_a_changed_config(sharp, whol
     assert listed.code == 0 and "changed" in listed.out and "says method=sam" in listed.err
     renamed = whole.path.rename(whole.path.with_name("sam-figure"))  # a name without a hash says nothing
     assert sharp("measure", renamed, "--step", "4").code == 0
+    file = renamed / "config.yaml"
+    file.write_text(file.read_text().replace("method: sam", "method: gd"))
+    before = renamed.rename(renamed.with_name(f"figure-3-{whole.name}"))  # nor does a word before it
+    assert sharp("measure", before, "--step", "4").code == 0
 
 
 def test_a_comment_in_a_config_and_another_name_of_the_directory_change_no_number(sharp, whole):
