@@ -132,7 +132,7 @@ def listing(runs_dir: Path, complain: Callable[[str], Any]) -> list[tuple[str, .
 def markdown(runs_dir: Path, complain: Callable[[str], Any]) -> list[str]:
     """The claims that have a verdict, as a table for a page."""
     out = [
-        "| claim | predicted or published | measured | verdict | turned by | judged at | runs made at |",
+        "| claim | predicted or published | measured | verdict | judged at commit | runs made at | turned by |",
         "|---|---|---|---|---|---|---|",
     ]
     machines: set[str] = set()
@@ -148,9 +148,9 @@ def markdown(runs_dir: Path, complain: Callable[[str], Any]) -> list[str]:
             shown["asked"].replace("|", r"\|"),
             shown["words"],
             verdict["verdict"] + (f" ({said})" if (said := verdict.get("registration")) else ""),
-            _turns(verdict),
             short(origin["commit"]),
             ", ".join(commits) if len(commits) < 3 else f"{len(commits)} commits",
+            _turns(verdict),
         )
         out.append(f"| {' | '.join(cells)} |")
     for machine in sorted(machines):
