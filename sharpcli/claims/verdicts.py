@@ -132,7 +132,8 @@ def listing(runs_dir: Path, complain: Callable[[str], Any]) -> list[tuple[str, .
 def markdown(runs_dir: Path, complain: Callable[[str], Any]) -> list[str]:
     """The claims that have a verdict, as a table for a page."""
     out = [
-        "| claim | predicted or published | measured | verdict | judged at commit | runs made at | turned by |",
+        "| claim | predicted or published | measured | verdict | judged at commit | runs made at "
+        "| turned by |",
         "|---|---|---|---|---|---|---|",
     ]
     machines: set[str] = set()
