@@ -422,10 +422,13 @@ def test_a_wrong_constant_takes_other_bounds_columns_or_parts(folder):
         (power.Broken(parts={"a": "b"}), found),
     ):
         assert [one["asked"] for one in power.turned(claim, checks, right, FRAME, entry)] == turned
+    even = [checks[0] | {"between": [-20.0, 20.0]}]  # another sign of such bounds is the same bounds
+    assert power.turned(claim, even, right[:1], FRAME, power.Broken(bounds={1: -1})) == []
     parts = {"runs": {"a": [], "b": []}}
     for wrong, said in (
         ({}, "nothing; possible: bounds, columns, parts"),
         ({"times": 2}, "times; possible: bounds, columns, parts"),
+        ({"bounds": 2}, "give mappings"),
         ({"bounds": {3: 2}}, "bounds: 3: the claim has checks 1 to 2"),
         ({"parts": {"a": "c"}}, "parts: c: the claim has a, b"),
     ):

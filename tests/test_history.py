@@ -112,6 +112,7 @@ def test_verdicts_are_recorded_from_commits_alone(sharp, folder, monkeypatch):
     monkeypatch.setattr(history, "commit", lambda: "2" * 40)
     said = sharp("claim", "check", "sam_radius", "-j", "1")
     assert said.code == 2 and "no commit of the history" in said.err.splitlines()[-1], said.err
+    assert "runs/claims/" in said.err.splitlines()[-1], "which run"
     assert "Traceback" not in said.err and not verdict.exists()
     monkeypatch.setattr(history, "commit", lambda: None)
     assert sharp("claim", "check", "sam_radius", "-j", "1").code == 0 and verdict.exists()

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from sharpcli.claims.evidence import Paths, Trial, about, drawn, finish, measured, with_columns
+from sharpcli.claims.evidence import (
+    Paths,
+    Trial,
+    about,
+    drawn,
+    finish,
+    made_at_of,
+    measured,
+    with_columns,
+)
 from sharpcli.claims.findings import finding
 from sharpcli.claims.history import not_in_history, registration
 from sharpcli.claims.power import Power, broken_of, of_claim, turned
@@ -138,9 +147,10 @@ def check(
     for number, paths, seconds in finish(claims, inside, jobs, tell):
         made_at = about(paths)["made_at"]
         if not dirty and (lost := not_in_history(made_at)):
+            run = next(path for _, path in paths if made_at_of(path) == lost[0])
             refused = (
-                f"{claims[number].id}: runs made at {lost[0]}, which is no commit of the history: sharp rm "
-                "removes them, and the same command makes them again; --dirty judges them as they are"
+                f"{claims[number].id}: {run} was made at {lost[0]}, which is no commit of the history: "
+                "remove such runs, and the same command makes them again; --dirty judges them as they are"
             )
             tell(f"sharp: {refused}")
             continue
@@ -229,21 +239,18 @@ def _word(
     is_sound = all(premise["holds"] for premise in premises) and controls_fail
     has_evidence = all(check["evidence"] for check in checks)
     must_fail = [check for check in checks if check["instead"] is not None]
-    if claim.expect == "does_not_hold":
-        if all(check["holds"] for check in must_fail or checks):
-            return UNEXPECTED
-        if not is_sound or not has_evidence:
-            return FAILS
-        if not must_fail:
-            return NOT_HERE
-    wrong = [check for check in checks if not check["as_expected"]]
+    must_hold = claim.expect == "holds"
+    if not must_hold and all(check["holds"] for check in must_fail or checks):
+        return UNEXPECTED
     if not is_sound or not has_evidence:
         return FAILS
-    if wrong:
+    if not must_hold and not must_fail:
+        return NOT_HERE
+    if wrong := [check for check in checks if not check["as_expected"]]:
         return INCONCLUSIVE if all(check["undecided"] for check in wrong) else FAILS
     if not all(broken.values()):
-        return NO_POWER if claim.expect == "holds" else INCONCLUSIVE
-    return HOLDS if claim.expect == "holds" else NOT_HERE
+        return NO_POWER if must_hold else INCONCLUSIVE
+    return HOLDS if must_hold else NOT_HERE
 
 
 def last(name: str, runs_dir: Path) -> dict[str, Any] | None:

@@ -245,16 +245,19 @@ def about(paths: Paths) -> dict[str, Any]:
     """When and on what: date, commit, machine with the processors and accelerators of the runs, the runs'
     names and the commits they were made at."""
     runs = [Run(Path(path)) for _, path in paths if not path.endswith(".jsonl")]
-    devices, made_at = (
-        sorted({str(run.provenance.get(key) or "-") for run in runs}) for key in ("device", "commit")
-    )
+    devices = sorted({str(run.provenance.get("device") or "-") for run in runs})
     return {
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit(),
         "machine": ", ".join([f"{platform.machine()}, {os.cpu_count()} cores", *devices]),
-        "made_at": made_at,
+        "made_at": sorted({made_at_of(path) for _, path in paths} - {""}),
         "runs": [Path(path).name for _, path in paths],
     }
+
+
+def made_at_of(path: str) -> str:
+    """The commit at which the run of a path was made, `-` where it names none; empty for a table."""
+    return "" if path.endswith(".jsonl") else str(Run(Path(path)).provenance.get("commit") or "-")
 
 
 # --- in a process of the pool ---

@@ -45,7 +45,7 @@ def not_in_history(commits: Iterable[str]) -> list[str]:
 def registration(claim: Claim, made_at: Iterable[str]) -> str:
     """Whether the history has what a claim's `registered` says: at its commit the yaml asked what it asks
     now, at its date, and the runs were made at no earlier commit."""
-    if claim.registered is None:
+    if not isinstance(claim.registered, dict):
         return "not registered before its runs"
     at, date = str(claim.registered.get("commit")), str(claim.registered.get("date"))
     file = Path(yaml_files("claim")[claim.id])

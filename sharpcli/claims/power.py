@@ -62,11 +62,11 @@ def broken_of(claim: Claim) -> dict[str, Broken]:
     parts, checks = {*claim.runs, *claim.tables}, range(1, len(claim.check) + 1)
     for constant, entry in claim.broken.items():
         where = f"claim {claim.id}: broken: {constant}"
-        unknown = set(entry) - {"bounds", "columns", "parts"}
+        unknown = sorted(set(entry) - {"bounds", "columns", "parts"})
         if unknown or not entry:
-            raise Refusal(
-                f"{where}: {', '.join(sorted(unknown)) or 'nothing'}; possible: bounds, columns, parts"
-            )
+            raise Refusal(f"{where}: {', '.join(unknown) or 'nothing'}; possible: bounds, columns, parts")
+        if not all(isinstance(value, Mapping) for value in entry.values()):
+            raise Refusal(f"{where}: {entry}: give mappings, as in bounds: {{1: 2}}")
         out[constant] = Broken(**entry)
         if missing := [number for number in out[constant].bounds if number not in checks]:
             raise Refusal(f"{where}: bounds: {missing[0]}: the claim has checks 1 to {len(claim.check)}")
