@@ -38,7 +38,7 @@ MAY = {
         *("measures", "problems", "objectives", "optimizers", "schedules", "data", "landscape"),
         *("config", "run", "provenance", "due", "jsonl", "rng", "errors"),
     },
-    "claims": {"engine", "theory", "config", "frames", "run", "provenance", "jsonl", "errors"},
+    "claims": {"engine", "landscape", "theory", "config", "frames", "run", "provenance", "jsonl", "errors"},
     "trackers": {"errors"},
     "commands": {
         "engine",
@@ -149,3 +149,28 @@ def test_a_quick_command_does_not_import_torch(module, without):
     code = f"import sys, sharpcli.{module}; print([m for m in {without} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("words", [["problem=uv"], ["data.train_examples=100"]], ids=["toy", "network"])
+def test_the_start_of_a_run_imports_no_package_that_it_does_not_need(words, tmp_path):
+    heavy = [
+        "sympy",
+        "torch._dynamo",
+        "scipy.integrate",
+        "scipy.optimize",
+        "scipy.special",
+        "pandas",
+        "sklearn",
+    ]
+    code = f"""
+import sys
+sys.argv = ["sharp", "train", *{words}, "steps=2", "measure_every=1"]
+from sharpcli.__main__ import main
+try:
+    main()
+finally:
+    print("imported", [m for m in {heavy} if m in sys.modules])
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert "complete" in result.stdout, result.stderr
+    assert result.stdout.strip().endswith("imported []"), result.stdout

@@ -19,7 +19,7 @@ from sharpcli.landscape.curvature import Curvature
 from sharpcli.landscape.second_derivatives import agreement
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.measures import Estimates, Point
-from sharpcli.optimizers import State, average
+from sharpcli.optimizers import State, average, started
 from sharpcli.rng import generator
 
 LOOP_COLUMNS = (
@@ -259,7 +259,8 @@ def placed(warm: Mapping[str, Any], like: Tensor) -> Warm:
 
 def restore(saved: Mapping[str, Any], experiment: Experiment) -> tuple[Tensor, Warm, State]:
     """The weights, the warm vectors and the optimizer's state of a checkpoint, on the experiment's device.
-    Raises ValueError where the weights are of another shape, or not real."""
+    Raises ValueError where these are of another shape or kind: weights that are not real, vectors of a
+    measure that are neither a tensor nor tensors by name."""
     w0 = experiment.problem.w0
     if saved["w"].layout != torch.strided:
         raise ValueError(f"holds weights that are sparse ({saved['w'].layout})")
@@ -267,8 +268,15 @@ def restore(saved: Mapping[str, Any], experiment: Experiment) -> tuple[Tensor, W
         raise ValueError(f"holds weights that are {saved['w'].dtype}")
     if saved["w"].shape != w0.shape:
         raise ValueError(f"holds weights of the shape {tuple(saved['w'].shape)} and not {tuple(w0.shape)}")
-    warm = placed(saved["warm"], w0)
-    return saved["w"].to(w0), warm, tuple(part.to(w0.device) for part in saved["state"])
+    for name, left in saved["warm"].items():
+        tensors = list(left.values()) if isinstance(left, Mapping) else [left]
+        real = [isinstance(t, Tensor) and t.layout == torch.strided and not t.is_complex() for t in tensors]
+        if not all(real):
+            raise ValueError(f"holds something else than real tensors of the measure {name}")
+    state = tuple(part.to(w0.device) for part in saved["state"])
+    if [part.shape for part in state] != [part.shape for part in started(experiment.optimizer, w0)]:
+        raise ValueError("is damaged (its optimizer's state is of another shape)")
+    return saved["w"].to(w0), placed(saved["warm"], w0), state
 
 
 def part_of(experiment: Experiment, w: Tensor, chosen: Iterable[str]) -> Experiment:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sharpcli.errors import Refusal
 from sharpcli.landscape.hessian_products import Linearization
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.linalg.krylov import KEPT_VECTORS, Krylov, Matvec
@@ -125,6 +126,8 @@ class Curvature:
             return self.start(next(numbers))[0]
 
         before = _remembered(warm, self.w)
+        if isinstance(warm, Tensor):
+            _check_vectors(warm, self.w)
         rows = before.vectors if before is not None else warm if isinstance(warm, Tensor) else None
         if before is not None and not least and len(before.values) > k and len(self.w) >= SMALL:
             ritz = from_remembered(
@@ -193,8 +196,30 @@ class Curvature:
 
 
 def _remembered(warm: Warm | None, w: Tensor) -> Remembered | None:
-    """The pairs of an earlier call, for products with vectors like w; None where there are none."""
-    if warm is None or isinstance(warm, Tensor) or not len(warm["values"]):
+    """The pairs of an earlier call, for products with vectors like w; None where there are none. Refuses
+    tensors that are no such pairs, as of a changed checkpoint."""
+    if warm is None or isinstance(warm, Tensor):
         return None
-    before = Remembered.of(warm)
-    return replace(before, vectors=before.vectors.to(w))
+    try:
+        before = Remembered.of(warm)
+    except ValueError as problem:
+        raise _of_no_solve(str(problem)) from None
+    _check_vectors(before.vectors, w)
+    if not all(bool(t.isfinite().all()) for t in (before.values, before.residuals, before.ages)):
+        raise _of_no_solve("numbers that are not finite")
+    return replace(before, vectors=before.vectors.to(w)) if len(before.values) else None
+
+
+def _check_vectors(vectors: Tensor, w: Tensor) -> None:
+    """Refuses what is no [p, D] of finite real numbers."""
+    if vectors.ndim != 2 or vectors.shape[1] != len(w) or not vectors.is_floating_point():
+        raise _of_no_solve(f"vectors of shape {list(vectors.shape)}, {vectors.dtype}, for {len(w)} weights")
+    if not bool(vectors.isfinite().all()):
+        raise _of_no_solve("vectors that are not finite")
+
+
+def _of_no_solve(what: str) -> Refusal:
+    return Refusal(
+        f"a checkpoint holds what no measurement of eigenvalues leaves ({what}); remove the last checkpoint "
+        f"of this run, and that before it is used"
+    )

@@ -20,7 +20,6 @@ from sharpcli.landscape.distributed import Processes
 
 # in what PyTorch says of a layer that it cannot differentiate again
 NO_DERIVATIVE = ("is not implemented", "order derivatives", "support automatic differentiation")
-KEEP_GRAPH = {"retain_graph": True, "materialize_grads": True}
 
 
 @runtime_checkable
@@ -159,24 +158,24 @@ class _Outputs:
         self.w, self.weight, self.n = w, weight, len(y)
         self.f, outputs_of = _one_tensor(surface.predict(w, x), lambda outputs: surface.loss(outputs, y))
         self.u = torch.zeros_like(self.f, requires_grad=True)
-        (self.JTu,) = torch.autograd.grad(self.f, w, self.u, create_graph=True, materialize_grads=True)
+        self.JTu = vjp(self.f, w, self.u, create_graph=True)
         self.leaf = self.f.detach().requires_grad_()  # f as an independent variable of the loss
         loss = surface.loss(outputs_of(self.leaf), y)
         (self.slope,) = torch.autograd.grad(loss, self.leaf, create_graph=True)
 
     def push(self, v: Float[Tensor, " D"]) -> Tensor:
         """J v, of the shape of f."""
-        return torch.autograd.grad(self.JTu, self.u, v, **KEEP_GRAPH)[0]
+        return vjp(self.JTu, self.u, v, retain_graph=True)
 
     def pull(self, u: Tensor) -> Float[Tensor, " D"]:
         """J^T u, for u of the shape of f."""
-        return torch.autograd.grad(self.f, self.w, u, **KEEP_GRAPH)[0]
+        return vjp(self.f, self.w, u, retain_graph=True)
 
     def curved(self, JV: Float[Tensor, "*f"]) -> Float[Tensor, "*f"]:
         """The Hessian of the batch's mean loss in f, times JV; zero for a loss linear in f."""
         if not self.slope.requires_grad:
             return torch.zeros_like(JV)
-        return torch.autograd.grad(self.slope, self.leaf, JV, **KEEP_GRAPH)[0]
+        return vjp(self.slope, self.leaf, JV, retain_graph=True)
 
     def squared(self, JV: Float[Tensor, "*f"]) -> Float[Tensor, "*f"]:
         """(1 / n_b) r_i (r_i.JV_i) for each example i, r_i the gradient of its own loss in its outputs."""
@@ -219,6 +218,19 @@ def _one_tensor(
     return torch.cat(flattened, 1), outputs_of
 
 
+def vjp(
+    y: Tensor, x: Tensor, u: Tensor, *, retain_graph: bool | None = None, create_graph: bool = False
+) -> Tensor:
+    """u^T dy/dx, of the shape of x, for u of the shape of y, as the gradient of the number <y, u>.
+
+    Where y and u are given to it apart, PyTorch imports sympy to compare their shapes, which takes half a
+    second of a run's start. Zero where y does not depend on x."""
+    (product,) = torch.autograd.grad(
+        (y * u).sum(), (x,), retain_graph=retain_graph, create_graph=create_graph, materialize_grads=True
+    )
+    return product
+
+
 def finite(product: Tensor, matrix: str) -> Tensor:
     """The product itself. Raises NotFinite, naming the `matrix`, if an entry is NaN or infinite.
 
@@ -233,8 +245,8 @@ def finite(product: Tensor, matrix: str) -> Tensor:
 def curvature_grad(g: Tensor, w: Tensor, v: Tensor) -> Tensor:
     """The gradient of v.Hv in w, from the graph of the gradient g [D]."""
     with refusing_no_derivative("third"):
-        (Hv,) = torch.autograd.grad(g, w, v, create_graph=True, materialize_grads=True)
-        return torch.autograd.grad(Hv, w, v, **KEEP_GRAPH)[0] if Hv.requires_grad else torch.zeros_like(w)
+        Hv = vjp(g, w, v, create_graph=True)
+        return vjp(Hv, w, v, retain_graph=True) if Hv.requires_grad else torch.zeros_like(w)
 
 
 def _graph_products(g: Tensor, w: Tensor, V: Tensor) -> Tensor:
@@ -243,7 +255,7 @@ def _graph_products(g: Tensor, w: Tensor, V: Tensor) -> Tensor:
     if not g.requires_grad:
         return torch.zeros_like(V)
     with refusing_no_derivative("second"):
-        return torch.stack([torch.autograd.grad(g, w, v, **KEEP_GRAPH)[0] for v in V]).detach()
+        return torch.stack([vjp(g, w, v, retain_graph=True) for v in V]).detach()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from sharpcli.errors import Refusal
-from sharpcli.landscape.hessian_products import finite
+from sharpcli.landscape.hessian_products import finite, vjp
 from sharpcli.landscape.surface import LossSurface
 
 MAX_JACOBIAN_ENTRIES = 20_000_000  # 160 MB in float64
@@ -145,13 +145,13 @@ class Interpolators:
         def column(c: int) -> Tensor:
             unit = torch.zeros_like(flat)
             unit[:, c] = 1
-            return torch.autograd.grad(flat, outputs, unit, retain_graph=True)[0].view(n, -1)
+            return vjp(flat, outputs, unit, retain_graph=True).view(n, -1)
 
         block = torch.stack([column(c) for c in range(flat.shape[1])], 2)
         finite(block, "Hessian of the loss in the outputs")
         largest_entry = float(block.abs().max())
         probe = torch.randn(n, flat.shape[1], generator=rng, dtype=torch.float64).to(flat)
-        product = torch.autograd.grad(flat, outputs, probe, retain_graph=True)[0].view(n, -1)
+        product = vjp(flat, outputs, probe, retain_graph=True).view(n, -1)
         change = float((product - torch.einsum("ncd,nd->nc", block, probe)).abs().max())
         if n > 1 and not change <= COUPLING_RATIO * largest_entry:
             raise Refusal(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float64
-from scipy.special import stdtrit
 from torch import Tensor
 
 # A product A v in precision eps is off by a few eps |A|, whatever the residuals say: 34 eps |A| at most was
@@ -53,6 +52,8 @@ def widening(degrees: float) -> float:
     """Half of Student's quantile for an interval of 97.5 %: what a standard error estimated with so many
     degrees of freedom is multiplied by, so that two of it are the interval's half width. 1.12 for many, 1.37
     for 8."""
+    from scipy.special import stdtrit  # here: the import takes a fifth of a second, and traces alone need it
+
     return 0.5 * float(stdtrit(max(degrees, 1.0), 0.5 + 0.975 / 2))
 
 

@@ -69,7 +69,13 @@ class Remembered:
 
     @classmethod
     def of(cls, saved: Mapping[str, Tensor]) -> Remembered:
-        """What `saved` has made tensors of."""
+        """What `saved` has made tensors of. Raises ValueError for other tensors than these, or of other
+        shapes."""
+        if {*saved} != {field.name for field in fields(cls)}:
+            raise ValueError(f"tensors by the names {', '.join(map(str, saved))}")
+        p = len(saved["vectors"]) if saved["vectors"].ndim == 2 else -1
+        if any(t.shape != (p,) for name, t in saved.items() if name != "vectors"):
+            raise ValueError("tensors of shapes that do not fit one another")
         numbers = {name: t.double().cpu() for name, t in saved.items() if name != "vectors"}
         return cls(vectors=saved["vectors"], **numbers)
 

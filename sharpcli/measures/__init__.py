@@ -64,6 +64,20 @@ class Point:
     batch_size: int = 1
     flow_strength: float | None = 1.0
 
+    def left(self, rows: int | None, name: str) -> Tensor | None:
+        """The tensor [m, D] that the measure `name` left at the previous measured step; None at the first.
+        Refuses another (of another number of `rows` unless that is None), as of a changed checkpoint."""
+        if self.warm is None:
+            return None
+        shape = tuple(getattr(self.warm, "shape", ()))
+        wanted = (shape[0] if rows is None and shape else rows, len(self.w))
+        if shape != wanted or not bool(self.warm.isfinite().all()):
+            raise Refusal(
+                f"measure.{name}: a checkpoint holds another tensor (shape {list(shape)}) than this measure "
+                f"leaves; remove the last checkpoint of this run, and that before it is used"
+            )
+        return torch.as_tensor(self.warm)
+
     def normal(self) -> Tensor:
         """A vector of independent N(0, 1) [D] from the measure's own generator, drawn in float64."""
         return torch.randn(len(self.w), generator=self.rng, dtype=torch.float64).to(self.w)

@@ -39,7 +39,8 @@ def critical_sharpness(at: Point, *, tol: float, max_forwards: int) -> Estimates
     if not slope > 0:
         none = {"critical_sharpness": None, "critical_lr": None, "critical_forwards": 0}
         return Estimates(none | {"critical_sharpness_converged": False}, gradients=gradients)
-    last = 0.0 if at.warm is None else float(at.warm[0, 0])
+    left = at.left(1, "critical_sharpness")
+    last = 0.0 if left is None else float(left[0, 0])
     first = last if 0 < last < math.inf else _guess(at, d)
     search = _Search(at, d, slope)
     lr, error = search.root(first, tol, max_forwards)

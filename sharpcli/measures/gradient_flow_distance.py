@@ -30,7 +30,8 @@ def gradient_flow_distance(at: Point, *, rtol: float, atol: float) -> Estimates:
         raise Refusal("measure=gradient_flow_distance needs a run's start; measure it in training")
     if not at.step:
         return Estimates({"gradient_flow_distance": 0.0})
-    flow, time_of_flow = (at.init, 0.0) if at.warm is None else (at.warm[0], float(at.warm[1, 0]))
+    left = at.left(2, "gradient_flow_distance")
+    flow, time_of_flow = (at.init, 0.0) if left is None else (left[0], float(left[1, 0]))
     time = elapsed(at, "gradient_flow_distance")
     gradients = count()
 

@@ -63,7 +63,8 @@ def gradient_noise(at: Point, *, probes: int, tol: float, max_products: int) -> 
         squared_norms.append((float(Hz @ Hz), float(Cz @ Cz)))
     cross_samples = torch.tensor(HzCz, dtype=torch.float64)
     HH, CC = torch.tensor(squared_norms, dtype=torch.float64).T
-    start = at.curvature.start(0) if at.warm is None else at.warm
+    left = at.left(None, "gradient_noise")
+    start = at.curvature.start(0) if left is None else left
     # A product is M v - g (g.v), M the second moment: rounding acts on |M| <= |C| + |g|^2.
     squared_gradient = float(g.double().square().sum())
     ritz = extremes(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
+from sharpcli.landscape.hessian_products import vjp
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.rng import Stream
 
@@ -43,6 +44,6 @@ def sde_noise(
     if sampling:
         draws = torch.from_numpy(rng.normal(2 * f.numel() + n)[-n:]).to(f)
         zeta = zeta + (f.detach() - y) * (draws - draws.mean()).view(-1, *[1] * (f.ndim - 1))
-    (xi,) = torch.autograd.grad(f, w_t, zeta)
+    xi = vjp(f, w_t, zeta)
     xi = (sgd_lr / (dt * n * batch)) ** 0.5 * xi
     return surface.plus(lambda u: xi @ u)

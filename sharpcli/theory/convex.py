@@ -1,13 +1,11 @@
 """The solution of least norm among those that fit linear measurements, with its duality gap: label noise,
-tiny initial weights and LASSO are compared with it."""
+tiny initial weights and LASSO are compared with it. Each solver is imported where it is called: most runs of
+a toy call none, and the import takes a third of a second."""
 
 from __future__ import annotations
 
-import clarabel
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.optimize import linprog
 
 Array = NDArray[np.float64]
 
@@ -22,6 +20,8 @@ def least_l1(Z: Array, y: Array, weights: Array | None = None, positive: bool = 
     program in w = p - q, p and q >= 0, solved by HiGHS; the dual is max y.l over the multipliers l [n] with
     |Z^T l| <= c (Z^T l <= c with `positive`). Raises ValueError where no w fits.
     """
+    from scipy.optimize import linprog
+
     d = Z.shape[1]
     c = np.ones(d) if weights is None else weights
     costs, columns = (c, Z) if positive else (np.concatenate([c, c]), np.hstack([Z, -Z]))
@@ -42,6 +42,9 @@ def least_nuclear(A: Array, y: Array, positive: bool = False) -> tuple[Array, fl
     dual is max y.l over the multipliers l [n] with |sum_i l_i A_i| <= 1 in the operator norm. Raises
     ValueError where no X fits.
     """
+    import clarabel
+    from scipy import sparse
+
     n, p, q = A.shape
     if positive:
         size, trace_weight, blocks = p, 1.0, (A + A.transpose(0, 2, 1)) / 2

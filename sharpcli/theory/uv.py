@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
 
 from sharpcli.errors import Unreachable
 
@@ -126,6 +125,7 @@ def clock(u: Vector, v: Vector, Z: Vector, y: Vector, tau: float, lr: float, del
     d tau_eff / d tau = 1 / (1 - lr Tr(Y) / 2), Tr(Y) the trace at the limiting flow's point Y(tau_eff); to
     leading order in lr, for inputs +-1. Infinity where lr Tr(Y) / 2 reaches 1.
     """
+    from scipy.integrate import solve_ivp  # here: the import takes a third of a second, and few runs need it
 
     def speed(_: float, tau_eff: Vector) -> Vector:
         """d tau_eff / d tau [1]."""
