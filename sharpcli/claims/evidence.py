@@ -45,10 +45,11 @@ class Trial:
     """What is run for a claim or a study.
 
     `runs` maps a part's name to the overrides of `sharp train`, appended to `base`; a sweep contributes one
-    run for each combination. `tables` maps a name to a function that computes rows without training. A run
-    with the override init_from=<name> starts from the last weights of the run `before[<name>]`, with its own
-    seed. `columns` are named expressions in the columns, where `<name>_first` is the first value of a run for
-    each name in `first`. `shift` is added to all seeds.
+    run for each combination. `tables` maps a name to a function that computes rows without training, or, with
+    `of: <part>`, from the runs of a part, in the order of the part's jobs. A run with the override
+    init_from=<name> starts from the last weights of the run `before[<name>]`, with its own seed. `columns`
+    are named expressions in the columns, where `<name>_first` is the first value of a run for each name in
+    `first`. `shift` is added to all seeds.
     """
 
     id: str
@@ -166,10 +167,13 @@ def _report(faults: Sequence[Exception], refused: dict[str, str], tell: Callable
 def _work(trial: Trial, inside: Path) -> list[tuple[str, Callable[..., Made], tuple[Any, ...]]]:
     """What has to be made for a trial: the part's name, and the function and its arguments that make it."""
     runs = [(name, _run, ([*job, f"runs_dir={inside}"], trial.before)) for name, job in trial.jobs()]
-    tables = [
-        (name, _table, (str(inside), f"{trial.id}-{name}", table))
-        for name, table in trial.tables_of_seeds().items()
-    ]
+    tables = []
+    for name, table in trial.tables_of_seeds().items():
+        of = [make for part, _, make in runs if part == table.get("of")]
+        if "of" in table and not of:
+            raise Refusal(f"{trial.id}: tables: {name}: of: {table['of']}: no part of runs has this name")
+        computed = {key: value for key, value in table.items() if key != "of"}
+        tables.append((name, _table, (str(inside), f"{trial.id}-{name}", computed, of)))
     return [*runs, *tables]
 
 
@@ -305,17 +309,25 @@ def _started(override: str, overrides: list[str], before: dict[str, list[str]]) 
     return f"init_from={made.path}"
 
 
-def _table(inside: str, name: str, table: dict[str, Any]) -> Made:
-    """A table's rows on disk, named by the hash of its settings and its source, computed where they are
-    missing."""
+def _table(inside: str, name: str, table: dict[str, Any], of: list[tuple[Any, ...]]) -> Made:
+    """A table's rows on disk, named by the hash of its settings, its source and the runs that it is computed
+    from, computed where they are missing. `of` has what `_run` takes for each of these runs: a run that
+    another process trains is waited for."""
     began = time.perf_counter()
+    made = [_run(*arguments) for arguments in of]
+    if refused := [one.refusal for one in made if one.refusal]:
+        return Made("", refused[0], 0.0)
+    runs = [Run(Path(one.path)) for one in made]
     try:
         checked = typed(table, name, [])
         source = Path(inspect.getfile(resolve(table["_target_"], name, []))).read_bytes()
-        digest = hashlib.sha256(yaml.safe_dump(identity(checked)).encode() + source).hexdigest()[:8]
+        names = "".join(run.name for run in runs)
+        asked = yaml.safe_dump(identity(checked)).encode() + source + names.encode()
+        digest = hashlib.sha256(asked).hexdigest()[:8]
         file = Path(inside) / "tables" / f"{name}-{digest}.jsonl"
         if not _rows_of_table(file):
-            computed = part(checked, [], name)()
+            function = part(checked, [], name)
+            computed = function(runs) if runs else function()
             with writing(file):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 replace(file, "".join(json.dumps(row) + "\n" for row in computed).encode(), durable=True)

@@ -287,7 +287,7 @@ def path(
     if len(answer.rows) == points * len(kinds) and answer.about is not None:
         return answer.frame(name)
     with _Computing() as group:
-        from sharpcli.engine.landscapes import fitted, matched_to
+        from sharpcli.engine.landscapes import along, fitted, matched_to
         from sharpcli.landscape import paths
 
         experiment, weights = asked.weights(steps, group)
@@ -304,9 +304,8 @@ def path(
                 with progress(fit_steps, 0, ["loss"], f"{said}: ") as tell:
                     told = partial(_tell_loss, tell)
                     middle = fitted(experiment, curve, first, end, fit_steps, lr, batch_size, seed, told)
-                for k, t in zip(numbers, ts, strict=True):
-                    w = paths.point(curve, t, first, middle, end)
-                    value = float(experiment.surface_at(w).value(w))
+                points_along = along(experiment, curve, first, middle, end, ts)
+                for k, t, (_, value) in zip(numbers, ts, points_along, strict=True):
                     answer.add({"step": k, "curve": said, "t": t, "loss": value})
             losses = [answer.rows[k]["loss"] for k in numbers]
             losses = [float("nan") if value is None else value for value in losses]

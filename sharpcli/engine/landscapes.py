@@ -119,3 +119,12 @@ def fitted(
         return surface if batch_size >= n else surface.on((batches(step, first),))
 
     return paths.fit(surface_of, curve, first, last, steps, lr, generator(seed, "connect", 0), tell)
+
+
+def along(
+    experiment: Experiment, curve: Curve, first: Tensor, middle: Tensor, last: Tensor, ts: Sequence[float]
+) -> Iterator[tuple[Tensor, float]]:
+    """The weights and the loss at each t of a curve, by the policy for batch norm there."""
+    for t in ts:
+        w = paths.point(curve, t, first, middle, last)
+        yield w, float(experiment.surface_at(w).value(w))

@@ -1,5 +1,7 @@
-"""Tables: rows that claims judge without a training run, from closed forms over many instances. A part is a
-function `(*, ...) -> rows`, whose rows are kept on disk once they are computed. Imports no torch."""
+"""Tables: rows that claims judge and no training run has, from closed forms over many instances, or computed
+from the networks that runs have trained. A part is a function `(*, ...) -> rows` or, of a table with `of:
+<part>` in the claim's yaml, `(runs, *, ...) -> rows`; its rows are kept on disk. Imports no torch at its
+start."""
 
 from __future__ import annotations
 
