@@ -49,8 +49,10 @@ def main(words: Sequence[str]) -> None:
         jobs = sweeps.rehearse(overrides, name)
     elif not shows and not of_sweep:  # says what is wrong with an override before Hydra does
         config = compose(overrides, name)
-        if not arguments.cfg:
-            check(config, overrides)
+        checked = None if arguments.cfg else check(config, overrides)
+        if checked is not None and not flags and _is_plain(overrides):
+            attempt(partial(_same, checked), overrides, None, None)  # Hydra would compose it twice more
+            return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, instead of printing and exiting with 1
     folder = sweeps.folder_of(jobs) if jobs else None
     if folder is not None and _is_plain(overrides) and all(map(sweeps.is_over, jobs)):
@@ -77,7 +79,7 @@ def _same(checked: Checked) -> Checked:
 
 
 def _is_plain(overrides: Sequence[str]) -> bool:
-    """Whether Hydra's own sweeper and launcher do a sweep: nothing says otherwise."""
+    """Whether Hydra's own sweeper and launcher do a run or a sweep: nothing says otherwise."""
     return folders.own_folder() is None and not any(
         word.lstrip("+~").startswith("hydra") for word in overrides
     )
