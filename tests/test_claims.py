@@ -610,3 +610,40 @@ def test_a_ratio_s_error_knows_which_runs_share_a_seed():
     assert checks.ratio(over_one, **about).spread == pytest.approx(
         3 * pd.Series(base).std() / 5**0.5
     )  # that of a mean
+
+
+TWO_NETWORKS = ["data.train_examples=50", "model.widths=[8]", "steps=5", "measure=[scores]", "seed=1,2"]
+LINE = {
+    "_target_": "sharpcli.claims.tables.connected.connected",
+    **{
+        "of": "nets",
+        "curve": "line",
+        "points": 3,
+        "fit_steps": 1,
+        "lr": 0.1,
+        "batch_size": 50,
+        "match": False,
+    },
+}
+
+
+def test_a_table_is_computed_from_the_runs_of_a_part_and_again_from_others(folder):
+    def rows(words):
+        trial = evidence.Trial(id="t", runs={"nets": [*TWO_NETWORKS, *words]}, tables={"line": LINE})
+        ((_, paths, _),) = evidence.finish([trial], folder, 1, lambda text: None)
+        return evidence.measured(trial, paths).query("part == 'line'"), [
+            p for name, p in paths if name == "line"
+        ]
+
+    table, (file,) = rows([])
+    assert len(table) == 1 and table["highest_loss"].item() >= table["end_loss"].item() > 0
+    again, (same,) = rows([])
+    other, (another,) = rows(["lr=0.3"])
+    assert same == file != another and again["barrier"].item() == table["barrier"].item()
+    assert other["end_loss"].item() != table["end_loss"].item()
+    for words, wrong in ((["seed=1"], "two seeds"), (["problem=nothing"], "nothing")):
+        with pytest.raises(Refusal, match=wrong):
+            rows(words)
+    lost = evidence.Trial(id="t", runs={"nets": TWO_NETWORKS}, tables={"line": {**LINE, "of": "net"}})
+    with pytest.raises(Refusal, match="line: of: net: no part of runs"):
+        list(evidence.finish([lost], folder, 1, lambda text: None))

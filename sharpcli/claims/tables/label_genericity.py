@@ -12,7 +12,7 @@ from scipy.optimize import least_squares
 from sharpcli.claims.tables import Array, sparse_instance
 from sharpcli.theory.convex import least_l1
 
-NEARBY = 1e-4  # standard deviation of the weights of the cloud around a point
+NEARBY = 1e-6  # standard deviation of the weights of the cloud around a point
 RANK_CUT = 1e-6  # of the largest singular value: beyond it one counts for the rank
 ZERO = 1e-8  # entries of the linear program's solution below it are rounding
 NEWTON_STEPS = 100
@@ -46,7 +46,7 @@ def label_genericity(
 
     Columns: `rank`, of J(x), by singular values above 1e-6 of the largest; `dimension` of the set around x,
     without J: how many singular values of a cloud of interpolators, to which points at a distance of about
-    1e-4 sqrt(D) are projected, are of the cloud's size and not of its square; `parameters`, D.
+    1e-6 sqrt(D) are projected, are of the cloud's size and not of its square; `parameters`, D.
     """
     rows = []
     for seed in seeds:
