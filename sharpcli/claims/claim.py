@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from sharpcli.claims.evidence import (
     measured,
     with_columns,
 )
-from sharpcli.claims.findings import finding
+from sharpcli.claims.findings import built, finding
 from sharpcli.claims.history import not_in_history, registration
 from sharpcli.claims.power import Power, broken_of, of_claim, turned
 from sharpcli.config.build import part
@@ -49,6 +49,15 @@ class Tier:
     machine: str
     device: tuple[str, ...] = ("device=cpu", "threads=1")
 
+
+EXPECTED = ["holds", "does_not_hold"]
+# by the type of a claim's field, what its yaml must hold, and as words
+KINDS_OF_VALUES: dict[str, tuple[Any, str]] = {
+    "str": (str, "a text"),
+    "float": ((int, float), "a number"),
+    "list": (list, "a list"),
+    "dict": (dict, "a mapping from names"),
+}
 
 TIERS = {
     "quick": Tier("two cores"),
@@ -115,9 +124,43 @@ def read(name: str) -> Claim:
     """The claim of this name. Refuses an unknown name, and a wrong constant that breaks nothing."""
     if name not in options("claim"):
         raise Refusal(f"{name}: no such claim; " + suggest(name, options("claim")))
-    claim = Claim(id=name, **yaml.safe_load(yaml_files("claim")[name].read_text()))
+    claim = Claim(id=name, **_fields_of(yaml_files("claim")[name]))
     broken_of(claim)
     return claim
+
+
+def _fields_of(file: Path) -> dict[str, Any]:
+    """What the yaml of a claim says. Refuses a file that is no mapping, a name that a claim does not have, a
+    name that is missing, and a value or a check of another kind."""
+    try:
+        said = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        first_line = str(problem).split("\n", maxsplit=1)[0]
+        raise Refusal(f"{file}: no YAML ({first_line})") from None
+    if not isinstance(said, dict):
+        raise Refusal(f"{file}: a claim is a mapping, as in statement: ...")
+    known = {f.name: f for f in fields(Claim) if f.name not in ("id", "shift")}
+    if unknown := [str(key) for key in said if key not in known]:
+        raise Refusal(f"{file}: {unknown[0]}: " + suggest(unknown[0], sorted(known)))
+    needed = [f.name for f in known.values() if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [key for key in needed if key not in said]:
+        raise Refusal(f"{file}: no {', '.join(missing)}; write each of them")
+    for key, value in said.items():
+        kind, wanted = KINDS_OF_VALUES[str(known[key].type).split("[")[0]]
+        if not isinstance(value, kind) and not (value is None and "None" in str(known[key].type)):
+            raise Refusal(f"{file}: {key}: {value!r:.60}; give {wanted}")
+    words = [said.get("base", []), *said.get("runs", {}).values(), *said.get("before", {}).values()]
+    for some in words:
+        if not isinstance(some, list) or not all(isinstance(word, str) for word in some):
+            raise Refusal(f"{file}: base, runs, before: {some!r:.60}; lists of overrides, as in [seed=1]")
+    for group in ("premise", "check", "control"):
+        if not all(isinstance(entry, dict) and "kind" in entry for entry in said.get(group, [])):
+            raise Refusal(f"{file}: {group}: a list of mappings with a kind, as in - {{kind: within, ...}}")
+    if said.get("expect", "holds") not in EXPECTED:
+        raise Refusal(f"{file}: expect: {said['expect']}: " + suggest(str(said["expect"]), EXPECTED))
+    if said["tier"] not in TIERS:
+        raise Refusal(f"{file}: tier: {said['tier']}: " + suggest(str(said["tier"]), list(TIERS)))
+    return said
 
 
 def chosen(names: Sequence[str], tier: str) -> list[Claim]:
@@ -132,6 +175,16 @@ def chosen(names: Sequence[str], tier: str) -> list[Claim]:
     return claims
 
 
+def _rehearse(claim: Claim) -> None:
+    """Refuses checks and tables that cannot be built, before anything is run for them."""
+    for one in (*claim.premise, *claim.check, *claim.control):
+        built(one, claim.id)
+    for name, table in claim.tables.items():
+        if not isinstance(table, dict) or "_target_" not in table:
+            raise Refusal(f"claim {claim.id}: tables: {name}: a mapping with the _target_ of a function")
+        part(typed({k: v for k, v in table.items() if k != "of"}, f"{claim.id}-{name}", []), [], name)
+
+
 def check(
     claims: Sequence[Claim],
     runs_dir: Path,
@@ -142,6 +195,8 @@ def check(
     """Runs what is missing of all claims, `jobs` at a time, and yields each claim's verdict as soon as its
     runs are there. Refuses at the end verdicts on runs that were made at no commit of the history, unless
     `dirty`: these are not recorded."""
+    for claim in claims:
+        _rehearse(claim)
     inside = runs_dir / "claims"
     refused = ""
     for number, paths, seconds in finish(claims, inside, jobs, tell):
@@ -164,6 +219,8 @@ def powers(
 ) -> Iterator[tuple[Claim, dict[str, list[str]], list[Power]]]:
     """Runs what is missing of all claims, as a check of them does, and yields for each claim what the checks
     ask that each of its wrong constants turns, and the power of each check."""
+    for claim in claims:
+        _rehearse(claim)
     for number, paths, _ in finish(claims, runs_dir / "claims", jobs, tell):
         claim = claims[number]
         as_measured = measured(claim, paths)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from sharpcli.claims import checks
 from sharpcli.claims.checks import Finding
 from sharpcli.config.build import part
 from sharpcli.config.check import typed
 from sharpcli.config.targets import hyperparameters, resolve
+from sharpcli.config.words import suggest
+from sharpcli.errors import Refusal
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # what a check's yaml need not say: the last step, each run, all parts, no prediction
 OPTIONAL: dict[str, Any] = {"reduce": "last", "statistic": "each", "predicted": None, "of": "", "over": []}
+# the functions of checks.py that are checks
+KINDS = [
+    name
+    for name, function in vars(checks).items()
+    if name[0] != "_" and getattr(function, "__annotations__", {}).get("return") == "Finding"
+]
 
 
 def finding(check: Mapping[str, Any], frame: pd.DataFrame, name: str) -> dict[str, Any]:
@@ -38,13 +47,27 @@ def finding(check: Mapping[str, Any], frame: pd.DataFrame, name: str) -> dict[st
     return {**asdict(found), **about}
 
 
-def _finding(check: Mapping[str, Any], frame: pd.DataFrame, name: str) -> Finding:
+def built(check: Mapping[str, Any], name: str) -> Callable[[pd.DataFrame], Finding]:
+    """The part that a check of the claim `name` is. Refuses an unknown kind, settings that the kind does not
+    take, and bounds that are not two numbers, or null for none."""
+    if check["kind"] not in KINDS:
+        raise Refusal(f"claim {name}: check.kind={check['kind']}: " + suggest(str(check["kind"]), KINDS))
     path = f"sharpcli.claims.checks.{check['kind']}"
-    _, taken, _ = hyperparameters(resolve(path, "check", []))
+    _, taken, _ = hyperparameters(resolve(path, f"claim {name}: check", []))
     values = {key: value for key, value in OPTIONAL.items() if key in taken}
-    values |= {key: value for key, value in check.items() if key != "kind"}
-    made: Finding = part(typed({"_target_": path, **values}, f"claim {name}: check", []), [], "check")(frame)
+    values |= {key: value for key, value in check.items() if key not in ("kind", "instead")}
+    made: Callable[[pd.DataFrame], Finding] = part(
+        typed({"_target_": path, **values}, f"claim {name}: check", []), [], "check"
+    )
+    for key in ("between", "instead"):
+        bounds = check.get(key, [None, None])
+        if len(bounds) != 2 or not all(isinstance(bound, int | float | None) for bound in bounds):
+            raise Refusal(f"claim {name}: check.{key}={bounds}: two numbers, or null for no bound")
     return made
+
+
+def _finding(check: Mapping[str, Any], frame: pd.DataFrame, name: str) -> Finding:
+    return built(check, name)(frame)
 
 
 def _undecided(check: Mapping[str, Any], found: Finding) -> bool:
