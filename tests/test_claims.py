@@ -666,7 +666,7 @@ def own_claim(**changed):
     return yaml.safe_dump({key: value for key, value in (lines | changed).items() if value is not None})
 
 
-WITHIN = {"kind": "within", "of": "gd", "value": "lambda_1", "between": [1.9, 2.1]}
+LAMBDA_1 = {"kind": "within", "of": "gd", "value": "lambda_1", "between": [1.9, 2.1]}
 WRONG_CLAIMS = {
     "unknown name": (own_claim(stament="x"), "stament"),
     "missing names": (own_claim(check=None, source=None), "source, check"),
@@ -680,9 +680,9 @@ WRONG_CLAIMS = {
     "no text": (own_claim().replace("statement: GD stays below its edge", "statement:"), "statement"),
     "another tier": (own_claim(tier="fast"), "tier"),
     "a check without its kind": (own_claim(check=[{"of": "gd"}]), "kind"),
-    "an unknown kind": (own_claim(check=[{**WITHIN, "kind": "inside"}]), "inside"),
-    "bounds that are a number": (own_claim(check=[{**WITHIN, "between": 2}]), "between"),
-    "one bound": (own_claim(check=[{**WITHIN, "between": [2]}]), "between"),
+    "an unknown kind": (own_claim(check=[{**LAMBDA_1, "kind": "inside"}]), "inside"),
+    "bounds that are a number": (own_claim(check=[{**LAMBDA_1, "between": 2}]), "between"),
+    "one bound": (own_claim(check=[{**LAMBDA_1, "between": [2]}]), "between"),
     "no value": (own_claim(check=[{"kind": "within", "of": "gd", "between": [1, 2]}]), "value"),
     "another word than expected": (own_claim(expect="fails"), "expect"),
     "a table without a function": (own_claim(tables={"t": {"seeds": [1]}}), "_target_"),

@@ -835,3 +835,23 @@ def test_other_things_than_a_measure_left_in_a_checkpoint_are_named(sharp, folde
             file.unlink()
             assert sharp("train", *words).code == 0
         assert rows_of(run.path / "metrics.jsonl") == rows, (name, said.err)
+
+
+def test_a_state_of_another_shape_is_named_by_measure_and_by_train(sharp, folder):
+    words = [*TINY, "method=adam", "steps=8", "measure_every=4", "checkpoint_every=4"]
+    assert sharp("train", *words).code == 0
+    run = Run(only_run(folder))
+    rows = rows_of(run.path / "metrics.jsonl")
+    good = run.load(4)
+    run.cut((run.path / "metrics.jsonl").read_bytes().index(b'{"step": 8'))
+    for later in run.path.glob("checkpoints/step_00000008.pt"):
+        later.unlink()
+    buffer = io.BytesIO()
+    torch.save(good | {"state": [part[..., None] for part in good["state"]]}, buffer)
+    file = run.path / "checkpoints/step_00000004.pt"
+    file.write_bytes(buffer.getvalue() + zlib.crc32(buffer.getvalue()).to_bytes(4, "little"))
+    said = sharp("measure", run.name, "measure=[preconditioned_sharpness]", "--step", "4", "--json")
+    assert "state is of another shape" in said.err and "Traceback" not in said.err
+    said = sharp("train", *words)
+    assert said.code == 0 and "state is of another shape" in said.err, said.err
+    assert rows_of(run.path / "metrics.jsonl") == rows

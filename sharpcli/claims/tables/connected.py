@@ -35,7 +35,8 @@ def connected(
     ends and the largest of all points; `end_accuracy` and `lowest_accuracy`, of tests, the smaller of the
     ends and the smallest of all points.
 
-    Refuses fewer than two runs, and networks of other data or sizes."""
+    Accuracies are null for networks without classes. Refuses fewer than two runs or three points, networks of
+    other data or sizes, and a checkpoint that cannot be read."""
     from sharpcli.engine.experiment import build
     from sharpcli.engine.landscapes import along, fitted, matched_to
     from sharpcli.engine.measuring import restore
@@ -43,27 +44,33 @@ def connected(
 
     if len(runs) < 2:
         raise Refusal(f"a curve joins two networks, and the runs are {len(runs)}; give two seeds")
+    if points < 3:
+        raise Refusal(f"points={points}: at least 3, the ends and one between")
     experiment = build(check(stored(runs[0].config), []))
     if any(run.provenance.get("data") != experiment.data_hash for run in runs):
         raise Refusal("the networks that a curve joins must be trained on the same examples")
     ts = [i / (points - 1) for i in range(points)]
     rows = []
     for seed, (one, other) in enumerate(pairwise(runs)):
-        first, last = (restore(run.load(run.checkpoints()[-1]), experiment)[0] for run in (one, other))
+        try:
+            first, last = (restore(run.load(run.checkpoints()[-1]), experiment)[0] for run in (one, other))
+        except (ValueError, OSError, RuntimeError) as problem:
+            raise Refusal(f"{one.name}, {other.name}: a checkpoint cannot be read ({problem})") from None
         last = matched_to(experiment, last, first) if match else last
         middle = fitted(experiment, curve, first, last, fit_steps, lr, batch_size, seed, lambda *_: None)
         passed = list(along(experiment, curve, first, middle, last, ts))
         losses = [loss for _, loss in passed]
-        accuracies = [experiment.problem.scores(w)["test_accuracy"] for w, _ in passed]
+        accuracies = [experiment.problem.scores(w).get("test_accuracy") for w, _ in passed]
         height = barrier(ts, losses)
+        known = [accuracy for accuracy in accuracies if accuracy is not None]
         rows.append(
             {
                 "barrier": height.height,
                 "barrier_error": height.error,
                 "end_loss": max(losses[0], losses[-1]),
                 "highest_loss": max(losses),
-                "end_accuracy": min(accuracies[0], accuracies[-1]),
-                "lowest_accuracy": min(accuracies),
+                "end_accuracy": min(known[0], known[-1]) if known else None,
+                "lowest_accuracy": min(known) if known else None,
             }
         )
     return rows
