@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from sharpcli.claims.evidence import (
     Paths,
@@ -20,6 +18,7 @@ from sharpcli.claims.evidence import (
     made_at_of,
     measured,
     with_columns,
+    written,
 )
 from sharpcli.claims.findings import built, finding
 from sharpcli.claims.history import not_in_history, registration
@@ -51,14 +50,6 @@ class Tier:
 
 
 EXPECTED = ["holds", "does_not_hold"]
-# by the type of a claim's field, what its yaml must hold, and as words
-KINDS_OF_VALUES: dict[str, tuple[Any, str]] = {
-    "str": (str, "a text"),
-    "float": ((int, float), "a number"),
-    "list": (list, "a list"),
-    "dict": (dict, "a mapping from names"),
-}
-
 TIERS = {
     "quick": Tier("two cores"),
     "cpu": Tier("two cores"),
@@ -124,42 +115,21 @@ def read(name: str) -> Claim:
     """The claim of this name. Refuses an unknown name, and a wrong constant that breaks nothing."""
     if name not in options("claim"):
         raise Refusal(f"{name}: no such claim; " + suggest(name, options("claim")))
-    claim = Claim(id=name, **_fields_of(yaml_files("claim")[name]))
+    claim = Claim(id=name, **_said(yaml_files("claim")[name]))
     broken_of(claim)
     return claim
 
 
-def _fields_of(file: Path) -> dict[str, Any]:
-    """What the yaml of a claim says. Refuses a file that is no mapping, a name that a claim does not have, a
-    name that is missing, and a value or a check of another kind."""
-    try:
-        said = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        first_line = str(problem).split("\n", maxsplit=1)[0]
-        raise Refusal(f"{file}: no YAML ({first_line})") from None
-    if not isinstance(said, dict):
-        raise Refusal(f"{file}: a claim is a mapping, as in statement: ...")
-    known = {f.name: f for f in fields(Claim) if f.name not in ("id", "shift")}
-    if unknown := [str(key) for key in said if key not in known]:
-        raise Refusal(f"{file}: {unknown[0]}: " + suggest(unknown[0], sorted(known)))
-    needed = [f.name for f in known.values() if f.default is MISSING and f.default_factory is MISSING]
-    if missing := [key for key in needed if key not in said]:
-        raise Refusal(f"{file}: no {', '.join(missing)}; write each of them")
-    for key, value in said.items():
-        kind, wanted = KINDS_OF_VALUES[str(known[key].type).split("[")[0]]
-        if not isinstance(value, kind) and not (value is None and "None" in str(known[key].type)):
-            raise Refusal(f"{file}: {key}: {value!r:.60}; give {wanted}")
-    words = [said.get("base", []), *said.get("runs", {}).values(), *said.get("before", {}).values()]
-    for some in words:
-        if not isinstance(some, list) or not all(isinstance(word, str) for word in some):
-            raise Refusal(f"{file}: base, runs, before: {some!r:.60}; lists of overrides, as in [seed=1]")
+def _said(file: Path) -> dict[str, Any]:
+    """What the yaml of a claim says. Refuses what `written` does, a check without a kind, and another word
+    than is possible."""
+    said = written(file, Claim)
     for group in ("premise", "check", "control"):
         if not all(isinstance(entry, dict) and "kind" in entry for entry in said.get(group, [])):
             raise Refusal(f"{file}: {group}: a list of mappings with a kind, as in - {{kind: within, ...}}")
-    if said.get("expect", "holds") not in EXPECTED:
-        raise Refusal(f"{file}: expect: {said['expect']}: " + suggest(str(said["expect"]), EXPECTED))
-    if said["tier"] not in TIERS:
-        raise Refusal(f"{file}: tier: {said['tier']}: " + suggest(str(said["tier"]), list(TIERS)))
+    for key, possible in (("expect", EXPECTED), ("tier", list(TIERS))):
+        if said.get(key, possible[0]) not in possible:
+            raise Refusal(f"{file}: {key}: {said[key]}: " + suggest(str(said[key]), possible))
     return said
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +25,7 @@ from sharpcli.config.build import part
 from sharpcli.config.check import check, typed
 from sharpcli.config.sweep import sweep
 from sharpcli.config.targets import identity, resolve
-from sharpcli.config.words import compose
+from sharpcli.config.words import compose, suggest
 from sharpcli.errors import Interrupted, Refusal, signals
 from sharpcli.frames import frame_of
 from sharpcli.jsonl import replace, writing
@@ -92,6 +92,42 @@ class Trial:
         seeds = [int(override.removeprefix("seed=")) for override in job if override.startswith("seed=")]
         others = [override for override in job if not override.startswith("seed=")]
         return [*others, f"seed={seeds[-1] + self.shift}"] if seeds else others
+
+
+# by the type of a field, what the yaml must hold for it, and as words
+KINDS_OF_VALUES: dict[str, tuple[Any, str]] = {
+    "str": (str, "a text"),
+    "float": ((int, float), "a number"),
+    "list": (list, "a list"),
+    "dict": (dict, "a mapping from names"),
+}
+
+
+def written(file: Path, kind: type[Trial]) -> dict[str, Any]:
+    """What the yaml of a claim or a study says, by the fields of its `kind`. Refuses a file that is no
+    mapping, a name that the kind does not have, a name that is missing, a value of another type, and runs
+    that are no lists of overrides."""
+    try:
+        said = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        first_line = str(problem).split("\n", maxsplit=1)[0]
+        raise Refusal(f"{file}: no YAML ({first_line})") from None
+    known = {f.name: f for f in fields(kind) if f.name not in ("id", "shift")}
+    if not isinstance(said, dict):
+        raise Refusal(f"{file}: a mapping is needed, with {', '.join(known)}")
+    if unknown := [str(key) for key in said if key not in known]:
+        raise Refusal(f"{file}: {unknown[0]}: " + suggest(unknown[0], sorted(known)))
+    needed = [f.name for f in known.values() if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [key for key in needed if key not in said]:
+        raise Refusal(f"{file}: no {', '.join(missing)}; write each of them")
+    for key, value in said.items():
+        wanted, text = KINDS_OF_VALUES[str(known[key].type).split("[")[0]]
+        if not isinstance(value, wanted) and not (value is None and "None" in str(known[key].type)):
+            raise Refusal(f"{file}: {key}: {value!r:.60}; give {text}")
+    for some in [said.get("base", []), *said.get("runs", {}).values(), *said.get("before", {}).values()]:
+        if not isinstance(some, list) or not all(isinstance(word, str) for word in some):
+            raise Refusal(f"{file}: base, runs, before: {some!r:.60}; lists of overrides, as in [seed=1]")
+    return said
 
 
 class Made(NamedTuple):
@@ -313,11 +349,11 @@ def _table(inside: str, name: str, table: dict[str, Any], of: list[tuple[Any, ..
     """A table's rows on disk, named by the hash of its settings, its source and the runs that it is computed
     from, computed where they are missing. `of` has what `_run` takes for each of these runs: a run that
     another process trains is waited for."""
-    began = time.perf_counter()
     made = [_run(*arguments) for arguments in of]
     if refused := [one.refusal for one in made if one.refusal]:
         return Made("", refused[0], 0.0)
     runs = [Run(Path(one.path)) for one in made]
+    began = time.perf_counter()  # the runs' own seconds are counted as theirs
     try:
         checked = typed(table, name, [])
         source = Path(inspect.getfile(resolve(table["_target_"], name, []))).read_bytes()

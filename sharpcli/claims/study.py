@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from sharpcli.claims.checks import Reduce, by_run
-from sharpcli.claims.evidence import Trial, about, drawn, finish, rows
+from sharpcli.claims.evidence import Trial, about, drawn, finish, rows, written
 from sharpcli.config.build import part
 from sharpcli.config.check import typed
 from sharpcli.config.folders import options, yaml_files
@@ -42,10 +40,10 @@ class Study(Trial):
 
 
 def read(name: str) -> Study:
-    """The study of this name. Refuses an unknown name."""
+    """The study of this name. Refuses an unknown name, and what `written` does."""
     if name not in options("study"):
         raise Refusal(f"{name}: no such study; " + suggest(name, options("study")))
-    return Study(id=name, **yaml.safe_load(yaml_files("study")[name].read_text()))
+    return Study(id=name, **written(yaml_files("study")[name], Study))
 
 
 def run(study: Study, runs_dir: Path, jobs: int, tell: Callable[[str], Any]) -> list[str]:

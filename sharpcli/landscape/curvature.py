@@ -203,23 +203,26 @@ def _remembered(warm: Warm | None, w: Tensor) -> Remembered | None:
     try:
         before = Remembered.of(warm)
     except ValueError as problem:
-        raise _of_no_solve(str(problem)) from None
+        raise changed_checkpoint(str(problem)) from None
     _check_vectors(before.vectors, w)
     if not all(bool(t.isfinite().all()) for t in (before.values, before.residuals, before.ages)):
-        raise _of_no_solve("numbers that are not finite")
+        raise changed_checkpoint("numbers that are not finite")
     return replace(before, vectors=before.vectors.to(w)) if len(before.values) else None
 
 
 def _check_vectors(vectors: Tensor, w: Tensor) -> None:
     """Refuses what is no [p, D] of finite real numbers."""
     if vectors.ndim != 2 or vectors.shape[1] != len(w) or not vectors.is_floating_point():
-        raise _of_no_solve(f"vectors of shape {list(vectors.shape)}, {vectors.dtype}, for {len(w)} weights")
+        raise changed_checkpoint(
+            f"vectors of shape {list(vectors.shape)}, {vectors.dtype}, for {len(w)} weights"
+        )
     if not bool(vectors.isfinite().all()):
-        raise _of_no_solve("vectors that are not finite")
+        raise changed_checkpoint("vectors that are not finite")
 
 
-def _of_no_solve(what: str) -> Refusal:
+def changed_checkpoint(holds: str) -> Refusal:
+    """The refusal of what no earlier measurement has left in a checkpoint: another program has."""
     return Refusal(
-        f"a checkpoint holds what no measurement of eigenvalues leaves ({what}); remove the last checkpoint "
-        f"of this run, and that before it is used"
+        f"the checkpoint that this measurement starts from holds {holds}, which no measurement leaves; "
+        f"remove that file of the run's checkpoints/, and the same command uses the one before it"
     )

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from sharpcli.errors import Refusal
 from sharpcli.landscape.batches import Batch, can_be_cut
-from sharpcli.landscape.curvature import Curvature, Operator
+from sharpcli.landscape.curvature import Curvature, Operator, changed_checkpoint
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.linalg.accuracy import mean_and_stderr, widening
 from sharpcli.optimizers import Optimizer, State, flow_step, preconditioner
@@ -72,11 +72,9 @@ class Point:
         shape = tuple(getattr(self.warm, "shape", ()))
         wanted = (shape[0] if rows is None and shape else rows, len(self.w))
         if shape != wanted or not bool(self.warm.isfinite().all()):
-            raise Refusal(
-                f"measure.{name}: a checkpoint holds another tensor (shape {list(shape)}) than this measure "
-                f"leaves; remove the last checkpoint of this run, and that before it is used"
-            )
-        return torch.as_tensor(self.warm)
+            raise changed_checkpoint(f"for {name} a tensor of shape {list(shape)}, or numbers not finite")
+        left: Tensor = self.warm
+        return left
 
     def normal(self) -> Tensor:
         """A vector of independent N(0, 1) [D] from the measure's own generator, drawn in float64."""

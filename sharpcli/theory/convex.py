@@ -1,6 +1,6 @@
 """The solution of least norm among those that fit linear measurements, with its duality gap: label noise,
 tiny initial weights and LASSO are compared with it. Each solver is imported where it is called: most runs of
-a toy call none, and the import takes a third of a second."""
+a toy call none, and the import takes a quarter of a second."""
 
 from __future__ import annotations
 

@@ -24,10 +24,11 @@ def gibbs_share(
     particles: int,
     seeds: list[int],
 ) -> list[dict[str, Any]]:
-    """A row for each seed: `particles` runs of Langevin dynamics w <- w - lr grad L + sqrt(2 lr T) xi on
-    L(u, v) = 1/2 v^2 h(u) + decay/2 (u^2 + v^2), h(u) = 2 + (u^2 - 1)^2 + tilt u, whose minima without decay
-    are the (u, 0), with det H = h(u) along v. xi is N(0, I), or, `curved`, along v N(0, h(u)): noise in
-    proportion to the Hessian, as label noise has.
+    """A row for each seed: `particles` runs of Langevin dynamics w <- w - lr grad L + sqrt(2 lr T) xi on L(u,
+    v) = 1/2 v^2 h(u) + decay/2 (u^2 + v^2), h(u) = 2 + (u^2 - 1)^2 + tilt u, whose minima without decay are
+    the (u, 0), with det H = h(u) along v: the problem two_well, in numpy for all particles at once, where
+    replicas of a run would draw their noise one by one. xi is N(0, I), or, `curved`, along v N(0, h(u)):
+    noise in proportion to the Hessian, as label noise has.
 
     The law exp(-L/T) of `isotropic` noise has the marginal exp(-decay u^2 / 2T) (h(u) + decay)^(-1/2), by
     integration over v: the volume of the low loss at u is in proportion to det(H)^(-1/2) (Laplace's
@@ -47,10 +48,11 @@ def gibbs_share(
         rng = np.random.default_rng(seed)
         u, v = rng.uniform(-2, 2, particles), np.zeros(particles)
         for _ in range(steps):
-            h, slope = _height(u, tilt), 4 * u * (u * u - 1) + tilt
             xi = rng.normal(size=(2, particles)) * (2 * lr * temperature) ** 0.5
-            across = xi[1] * np.sqrt(h) if noise == "curved" else xi[1]
-            u, v = u - lr * (0.5 * v * v * slope + decay * u) + xi[0], v - lr * v * (h + decay) + across
+            if noise == "curved":
+                xi[1] *= np.sqrt(_height(u, tilt))
+            slope_u, slope_v = _gradient(u, v, tilt, decay)
+            u, v = u - lr * slope_u + xi[0], v - lr * slope_v + xi[1]
         rows.append(
             {"seed": seed, "left": float((u < 0).mean()), "square": float((u * u).mean())}
             | _predicted(tilt, decay, temperature)
@@ -60,6 +62,11 @@ def gibbs_share(
 
 def _height(u: Array, tilt: float) -> Array:
     return 2 + (u * u - 1) ** 2 + tilt * u
+
+
+def _gradient(u: Array, v: Array, tilt: float, decay: float) -> tuple[Array, Array]:
+    """The derivatives of L in u and in v."""
+    return 0.5 * v * v * (4 * u * (u * u - 1) + tilt) + decay * u, v * (_height(u, tilt) + decay)
 
 
 def _predicted(tilt: float, decay: float, temperature: float) -> dict[str, float]:
