@@ -48,6 +48,7 @@ def test_both_noises_are_near_their_own_law_and_not_the_other_s():
     for noise, own, other in (("isotropic", "volume", "trace"), ("curved", "trace", "volume")):
         (row,) = gibbs.gibbs_share(noise=noise, particles=8000, seeds=[1], **settings)
         assert abs(row["left"] - row[own]) < 0.03 < abs(row["left"] - row[other]), noise
+        assert row["square"] == pytest.approx(row[f"{own}_square"], rel=0.05), noise
 
 
 @pytest.mark.parametrize("make", [labels._uv, labels._tanh])

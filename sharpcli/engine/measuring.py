@@ -271,7 +271,7 @@ def restore(saved: Mapping[str, Any], experiment: Experiment) -> tuple[Tensor, W
     for name, left in saved["warm"].items():
         tensors = list(left.values()) if isinstance(left, Mapping) else [left]
         real = [isinstance(t, Tensor) and t.layout == torch.strided and not t.is_complex() for t in tensors]
-        if not all(real):
+        if not all(real) or (isinstance(left, Tensor) and not left.is_floating_point()):
             raise ValueError(f"holds something else than real tensors of the measure {name}")
     state = tuple(part.to(w0.device) for part in saved["state"])
     if [part.shape for part in state] != [part.shape for part in started(experiment.optimizer, w0)]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from itertools import count
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -127,7 +127,7 @@ class Curvature:
 
         before = _remembered(warm, self.w)
         if isinstance(warm, Tensor):
-            _check_vectors(warm, self.w)
+            check_vectors(warm, self.w)
         rows = before.vectors if before is not None else warm if isinstance(warm, Tensor) else None
         if before is not None and not least and len(before.values) > k and len(self.w) >= SMALL:
             ritz = from_remembered(
@@ -204,20 +204,24 @@ def _remembered(warm: Warm | None, w: Tensor) -> Remembered | None:
         before = Remembered.of(warm)
     except ValueError as problem:
         raise changed_checkpoint(str(problem)) from None
-    _check_vectors(before.vectors, w)
+    check_vectors(before.vectors, w)
+    # track takes u.Au for an eigenvalue, which it is of unit vectors alone
+    if float((before.vectors @ before.vectors.T - torch.eye(len(before.values)).to(w)).abs().max()) > 1e-2:
+        raise changed_checkpoint("vectors that are not orthonormal")
     if not all(bool(t.isfinite().all()) for t in (before.values, before.residuals, before.ages)):
         raise changed_checkpoint("numbers that are not finite")
     return replace(before, vectors=before.vectors.to(w)) if len(before.values) else None
 
 
-def _check_vectors(vectors: Tensor, w: Tensor) -> None:
-    """Refuses what is no [p, D] of finite real numbers."""
-    if vectors.ndim != 2 or vectors.shape[1] != len(w) or not vectors.is_floating_point():
-        raise changed_checkpoint(
-            f"vectors of shape {list(vectors.shape)}, {vectors.dtype}, for {len(w)} weights"
-        )
-    if not bool(vectors.isfinite().all()):
-        raise changed_checkpoint("vectors that are not finite")
+def check_vectors(vectors: Any, w: Tensor) -> None:
+    """Refuses start vectors from a checkpoint that are no [p, D] of finite real numbers, none of them 0."""
+    if not isinstance(vectors, Tensor) or vectors.ndim != 2 or vectors.shape[1] != len(w):
+        raise changed_checkpoint(f"vectors of shape {list(getattr(vectors, 'shape', []))}, not [p, {len(w)}]")
+    if not vectors.is_floating_point():
+        raise changed_checkpoint(f"vectors of {vectors.dtype}")
+    lengths = vectors.norm(dim=1)
+    if not bool((lengths.isfinite() & (lengths > 0)).all()):
+        raise changed_checkpoint("vectors that are 0 or not finite")
 
 
 def changed_checkpoint(holds: str) -> Refusal:

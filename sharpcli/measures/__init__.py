@@ -64,14 +64,13 @@ class Point:
     batch_size: int = 1
     flow_strength: float | None = 1.0
 
-    def left(self, rows: int | None, name: str) -> Tensor | None:
-        """The tensor [m, D] that the measure `name` left at the previous measured step; None at the first.
-        Refuses another (of another number of `rows` unless that is None), as of a changed checkpoint."""
+    def left(self, rows: int, name: str) -> Tensor | None:
+        """The tensor [rows, D] that the measure `name` left at the previous measured step; None at the first.
+        Refuses another, as of a changed checkpoint."""
         if self.warm is None:
             return None
         shape = tuple(getattr(self.warm, "shape", ()))
-        wanted = (shape[0] if rows is None and shape else rows, len(self.w))
-        if shape != wanted or not bool(self.warm.isfinite().all()):
+        if shape != (rows, len(self.w)) or not bool(self.warm.isfinite().all()):
             raise changed_checkpoint(f"for {name} a tensor of shape {list(shape)}, or numbers not finite")
         left: Tensor = self.warm
         return left

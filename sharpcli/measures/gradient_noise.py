@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
+from sharpcli.landscape.curvature import check_vectors
 from sharpcli.linalg.accuracy import trace_rounding
 from sharpcli.linalg.krylov import Krylov
 from sharpcli.linalg.lanczos import extremes
@@ -63,8 +64,9 @@ def gradient_noise(at: Point, *, probes: int, tol: float, max_products: int) -> 
         squared_norms.append((float(Hz @ Hz), float(Cz @ Cz)))
     cross_samples = torch.tensor(HzCz, dtype=torch.float64)
     HH, CC = torch.tensor(squared_norms, dtype=torch.float64).T
-    left = at.left(None, "gradient_noise")
-    start = at.curvature.start(0) if left is None else left
+    if at.warm is not None:
+        check_vectors(at.warm, at.w)
+    start = at.curvature.start(0) if at.warm is None else at.warm
     # A product is M v - g (g.v), M the second moment: rounding acts on |M| <= |C| + |g|^2.
     squared_gradient = float(g.double().square().sum())
     ritz = extremes(
