@@ -205,7 +205,7 @@ def _remembered(warm: Warm | None, w: Tensor) -> Remembered | None:
     except ValueError as problem:
         raise changed_checkpoint(str(problem)) from None
     check_vectors(before.vectors, w)
-    # track takes u.Au for an eigenvalue, which it is of unit vectors alone
+    # track's model sum_j theta_j u_j u_j^T has the eigenvalues theta_j for orthonormal u_j alone
     if float((before.vectors @ before.vectors.T - torch.eye(len(before.values)).to(w)).abs().max()) > 1e-2:
         raise changed_checkpoint("vectors that are not orthonormal")
     if not all(bool(t.isfinite().all()) for t in (before.values, before.residuals, before.ages)):
