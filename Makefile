@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test torture test-cluster lint check bench reproduce verdicts columns docs clean
+.PHONY: demo test torture test-cluster lint check bench gpu reproduce verdicts columns docs clean
 TIER ?= quick
 # the share of the torture in per cent, and the seed of its choices; `make test` does 2 %
 SHARE ?= 100
@@ -59,6 +59,11 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/commands.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/toys.py
 	$(BIN)/python benchmarks/reproduce.py
+
+# on a machine with a graphics card, in at most eight minutes: products, ResNet-18 to 94 %, claims of tier gpu
+gpu: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
+	$(BIN)/python benchmarks/gpu.py
 
 # a site of docs/, conf/ and the docstrings, in site/; its search needs a web server, as the last line says
 docs: $(VENV)/installed

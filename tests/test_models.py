@@ -134,6 +134,7 @@ def test_vgg_takes_images_that_five_poolings_leave(sharp):
 
 
 def test_layer_normalization_is_over_all_channels_of_an_example():
+    torch.manual_seed(0)
     net = resnet((1, 8, 8), 3, depth=8, width=4, norm="layer", groups=2, skip=True)
     x = torch.randn(5, 1, 8, 8)
     inner = net[1](net[0](x))
@@ -265,3 +266,41 @@ def test_parametrizations_by_their_table():
         assert torch.allclose(net(x), z, rtol=1e-3, atol=1e-3)
     with pytest.raises(Refusal, match="at least one hidden layer"):
         scaled_mlp((5,), 2, widths=[], activation="tanh", parametrization="mup")
+
+
+BASES = ("resnet model.base.depth=8", "resnet18 model.base.blocks=[1,1]", "wide_resnet model.base.depth=10")
+
+
+@pytest.mark.parametrize("norm", ["group", "batch", "layer"])
+@pytest.mark.parametrize("base", BASES)
+def test_the_loss_of_a_scale_invariant_network_does_not_know_the_size_of_its_weights(experiment, base, norm):
+    words = ("model=scale_invariant", f"model@model.base={base.split()[0]}", *base.split()[1:])
+    width = "model.base.widen=1" if "wide" in base else "model.base.width=4"
+    e = experiment(
+        *words, width, f"model.base.norm={norm}", "data.train_examples=12", "problem.dtype=float64"
+    )
+    surface, w = e.problem.surface, e.problem.w0
+    g, product = surface.grad(w), surface.hvp(w, w)
+    assert float(surface.value(3 * w)) == pytest.approx(float(surface.value(w)), rel=1e-3)
+    assert abs(float(w @ g)) < 1e-3 * float(w.norm() * g.norm())  # g is orthogonal to w
+    assert float((3 * surface.grad(3 * w) - g).norm() / g.norm()) < 1e-2
+    assert float((product + g).norm() / g.norm()) < 1e-2  # H w = -g, from grad L(c w) = grad L(w) / c
+    assert all("weight" in name for name, _ in e.problem.layout) and e.problem.frozen
+
+
+def test_gradient_descent_lets_the_weights_of_a_scale_invariant_network_grow(sharp, folder):
+    words = ["model=scale_invariant", "model.base.depth=8", "model.base.width=4", "data.train_examples=30"]
+    said = sharp("train", *words, "steps=5", "lr=0.5", "measure_every=1", "measure=[norms]", "threads=1")
+    assert said.code == 0, said.err
+    squares = [row["l2_norm"] ** 2 for row in Run(only_run(folder)).logged()]
+    # |w - lr g|^2 = |w|^2 + lr^2 |g|^2, g being orthogonal to w
+    assert all(after > before for before, after in pairwise(squares))
+
+
+@pytest.mark.parametrize(
+    "words", [["model@model.base=cnn"], ["model@model.base=mlp"], ["model.base.norm=none"]]
+)
+def test_a_network_that_is_not_scale_invariant_is_refused(sharp, words):
+    assert (
+        "at twice the weights its outputs change" in sharp("train", "model=scale_invariant", *words).refusal
+    )

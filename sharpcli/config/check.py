@@ -28,6 +28,7 @@ from sharpcli.due import is_count, length, spelled
 from sharpcli.errors import Refusal
 
 LARGEST = 2**63 - 1  # whole number that PyTorch takes
+HALVES = ("bf16", "fp16")  # precisions of training steps, as landscape.half_precision has them
 MOST_REPLICAS = 10**6  # each takes memory of its own
 SEEDS = (
     "give a number of seeds from 1, or a mapping from settings to lists, as in replicas={lr:[0.1,0.2],seed:8}"
@@ -177,6 +178,12 @@ def _when_to_compile(value: str, key: str) -> str:
     return value.lower()
 
 
+def _half(value: str, key: str) -> str:
+    if value not in HALVES:
+        raise Refusal(f"{key}={value}: possible: {', '.join(HALVES)}, or null, which trains in problem.dtype")
+    return value
+
+
 def _replicas(value: Any, key: str) -> Any:
     """A number of seeds, or a mapping from settings to the lists of their values; `seed` may be a number
     there too."""
@@ -219,6 +226,7 @@ PARSE: dict[str, Callable[[Any, str], Any]] = {
     "batch_size": _batch_size,
     "device": _device,
     "compile_products": _when_to_compile,
+    "precision": _half,
     "replicas": _replicas,
     "trust": _packages,
     "method": _label,

@@ -121,6 +121,10 @@ class Plain:
     init_from: str | None = setting(None, also=called("init", "resume", "resume_from", "pretrained"))
     # the preset's name, a label
     method: str = setting("custom", also=called("algorithm", "algo"))
+    # training steps in half precision, bf16 or fp16; null: in problem.dtype, as all is that is measured
+    precision: str | None = setting(
+        None, also=called("amp", "mixed_precision", "autocast", "half", "train_dtype")
+    )
     # auto, cpu, cuda, cuda:1, mps
     device: str = setting("auto", local=True, also=called("gpu", value="cuda"))
     # Hessian products by torch.compile: auto (where it pays), true, false

@@ -24,6 +24,7 @@ from sharpcli.due import Times, in_steps, times
 from sharpcli.engine.memory import enough_memory, enough_to_build, keep_freed_memory
 from sharpcli.errors import Refusal
 from sharpcli.landscape.distributed import ALONE, Processes
+from sharpcli.landscape.half_precision import HalfPrecision
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.measures import Estimates, Point
 from sharpcli.objectives import flow_strength
@@ -42,8 +43,9 @@ Objective = Callable[[LossSurface, Tensor, Any], LossSurface]
 class Experiment:
     """What a config means. `due` says at which steps each measure is due; `compile_toys`, that toys may run
     compiled; `population`, of how many examples the `measure_examples` are a part; `init` [D] is where
-    training begins, None for a file of weights; `stop_loss`, the training loss at which it ends. `tried`
-    names what this process has tried once, and need not try again."""
+    training begins, None for a file of weights; `stop_loss`, the training loss at which it ends; `precision`,
+    the half precision of training steps. `tried` names what this process has tried once, and need not try
+    again."""
 
     seed: int
     lr: float
@@ -63,7 +65,14 @@ class Experiment:
     processes: Processes = ALONE
     population: int | None = None
     stop_loss: float | None = None
+    precision: str | None = None
     tried: set[str] = field(default_factory=set, compare=False)
+
+    @functools.cached_property
+    def training_surface(self) -> LossSurface:
+        """The surface that training steps descend on: all examples, in the precision of steps."""
+        surface = self.problem.surface
+        return surface if self.precision is None else HalfPrecision.of(surface, self.precision)
 
     def surface_at(self, w: Tensor) -> LossSurface:
         """The surface that curvature is measured on at w: the first `measure_examples`, without
@@ -76,6 +85,10 @@ class Experiment:
     def enough_memory(self) -> AbstractContextManager[None]:
         """Within it, memory that runs out is one line that says what to try."""
         return enough_memory(self.problem.surface, self.problem.w0.device, self.basis_bytes)
+
+    def row_due(self, step: int) -> bool:
+        """Whether there is a row at this step: a measure is due, or it is the last."""
+        return step == self.steps or any(times.due(step) for times in self.due.values())
 
     @property
     def data_hash(self) -> str:
@@ -150,7 +163,18 @@ def build(
         processes=processes,
         population=n if config.get("measure_examples") else None,
         stop_loss=config.get("stop_loss"),
+        precision=config.get("precision"),
     )
+    if experiment.precision is not None and problem.w0.dtype != torch.float32:
+        raise Refusal(
+            f"precision={experiment.precision}: for weights in float32, and those of this problem are in "
+            f"{problem.w0.dtype}; leave precision out, or take problem=network problem.dtype=float32"
+        )
+    if experiment.precision is not None and needs_full_batch(experiment.optimizer):
+        raise Refusal(
+            f"precision={experiment.precision}: {type(experiment.optimizer).__name__} solves an equation "
+            f"to a tolerance that half precision does not have; leave precision out"
+        )
     if needs_full_batch(experiment.optimizer) and not batches.whole:
         name = type(experiment.optimizer).__name__
         raise Refusal(
@@ -263,7 +287,7 @@ def _rehearse(experiment: Experiment) -> None:
     experiment.schedule(0)
     x, y = experiment.problem.examples
     for name, objective in experiment.objectives.items():
-        shown = objective(experiment.problem.surface.on([(x[:2], y[:2])]), w, rng)
+        shown = objective(experiment.training_surface.on([(x[:2], y[:2])]), w, rng)
         if not isinstance(shown, LossSurface):
             raise Refusal(
                 f"objective.{name}: gives a {type(shown).__name__}; give the surface with its change"

@@ -3,6 +3,7 @@ weights."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -94,7 +95,9 @@ def _is_gradient_of_steps(experiment: Experiment, w: Tensor, gradient: Tensor) -
     """Whether measuring computes the gradients of steps to the bit: of the same loss, as the first one of a
     process shows, since a graph may sum in another order."""
     surface = experiment.problem.surface
-    if not experiment.minibatches.whole or experiment.objectives or experiment.surface_at(w) is not surface:
+    if not experiment.minibatches.whole or experiment.objectives or experiment.precision is not None:
+        return False
+    if experiment.surface_at(w) is not surface:
         return False
     if not experiment.tried & {SAME_GRADIENT, OTHER_GRADIENT}:
         is_same = torch.equal(surface.grad(w), gradient)
@@ -160,7 +163,7 @@ def _each_at(
 
     # before a basis is in memory beside what the check needs
     curvature = Curvature(surface, w, experiment.seed, step, experiment.basis_bytes, before=try_products)
-    lr = experiment.schedule(min(step, max(experiment.steps - 1, 0)))
+    lr = lr_at(experiment, w, step)
     for name in names:
         began = time.perf_counter()
         if tell is not None:
@@ -209,6 +212,15 @@ def _each_at(
             row[f"{name}_seconds"] = round(seconds, 4)
         warm_of = {} if estimates.warm is None else {name: estimates.warm}
         yield Taken(name, row, warm_of, estimates.vectors, curvature.known_grad)
+
+
+def lr_at(experiment: Experiment, w: Tensor, step: int) -> float:
+    """The learning rate of the step from w, of the last step at the end. A schedule that asks for the
+    training loss is told that of a row."""
+    schedule = experiment.schedule
+    if schedule.asks_for_loss and experiment.row_due(step):
+        schedule.least_loss = min(schedule.least_loss, float(experiment.problem.at(w).value(w)))
+    return schedule(min(step, max(experiment.steps - 1, 0)))
 
 
 def _try_second_derivatives(experiment: Experiment, surface: LossSurface, w: Tensor, name: str) -> None:
@@ -276,6 +288,7 @@ def restore(saved: Mapping[str, Any], experiment: Experiment) -> tuple[Tensor, W
     state = tuple(part.to(w0.device) for part in saved["state"])
     if [part.shape for part in state] != [part.shape for part in started(experiment.optimizer, w0)]:
         raise ValueError("is damaged (its optimizer's state is of another shape)")
+    experiment.schedule.least_loss = float(saved.get("least_loss", math.inf))
     return saved["w"].to(w0), placed(saved["warm"], w0), state
 
 

@@ -46,7 +46,7 @@ def advance(experiment: Experiment) -> Advance:
 
 def compiled(experiment: Experiment) -> Steps | None:
     """The steps of an experiment as compiled ones; None where its problem, its rule or an objective has no
-    compiled form, on an accelerator, and over several processes."""
+    compiled form, in half precision, on an accelerator, and over several processes."""
     problem, batches = experiment.problem, experiment.minibatches
     rule = optimizers.compiled(experiment.optimizer)
     noises = {name: objectives.compiled(objective) for name, objective in experiment.objectives.items()}
@@ -57,6 +57,7 @@ def compiled(experiment: Experiment) -> Steps | None:
         or len(noises) > 1
         or None in noises.values()
         or not on_one_cpu
+        or experiment.precision is not None
     ):
         return None
     from sharpcli.problems.compiled_loop import Steps
@@ -110,7 +111,7 @@ class OneByOne:
         experiment, batches, surface = (
             self.experiment,
             self.experiment.minibatches,
-            self.experiment.problem.surface,
+            self.experiment.training_surface,
         )
         if not batches.whole:
             if not batches.replacement and step // batches.per_epoch != self._epoch:

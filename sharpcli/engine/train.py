@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sharpcli.due import Times
 from sharpcli.engine.experiment import Experiment
-from sharpcli.engine.measuring import Warm, measure_for_step, restore
+from sharpcli.engine.measuring import Warm, lr_at, measure_for_step, restore
 from sharpcli.engine.steps import COMPILED_AT_ONCE, Advance, advance
 from sharpcli.errors import signals
 from sharpcli.jsonl import Row
@@ -164,11 +164,6 @@ def _is_over(position: Position) -> bool:
     return position.lanes[0].label is None and (position.lanes[0].diverged or position.lanes[0].stopped)
 
 
-def _due(experiment: Experiment, step: int) -> bool:
-    """Whether there is a row at this step: a measure is due, or it is the last."""
-    return step == experiment.steps or any(times.due(step) for times in experiment.due.values())
-
-
 def next_due(experiment: Experiment, step: int) -> int:
     """The next step at which a measure is due, the last step at the latest."""
     following = (times.after(step) for times in experiment.due.values())
@@ -181,7 +176,7 @@ def rows_at(position: Position) -> list[Row]:
     first = position.lanes[0].experiment
     for number, lane in enumerate(position.lanes):
         if lane.diverged:
-            row: Row | None = {"diverged": True} if _due(first, position.step) else None
+            row: Row | None = {"diverged": True} if first.row_due(position.step) else None
         else:
             row = _row(lane, position)
         if row is None:
@@ -200,11 +195,11 @@ def _row(lane: Lane, position: Position) -> Row | None:
     """The row of a lane at its step, or None where nothing is due."""
     experiment, at = lane.experiment, lane.step
     finite = math.isfinite(lane.w.sum())
-    if finite and not _due(experiment, at):
+    if finite and not experiment.row_due(at):
         return None
     at_the_end = [name for name, times in experiment.due.items() if times != NEVER]
     names = [name for name in at_the_end if at == experiment.steps or experiment.due[name].due(at)]
-    lr = experiment.schedule(min(at, max(experiment.steps - 1, 0)))
+    lr = lr_at(experiment, lane.w, at)
     row: Row = {"step": at, "epoch": round(at / experiment.minibatches.per_epoch, 6), "lr_now": lr}
     edges = {"edge": edge(experiment.optimizer, lr), "base_edge": base_edge(experiment.optimizer, lr)}
     row |= {name: value for name, value in edges.items() if value is not None}
@@ -249,7 +244,9 @@ def _saved(lane: Lane) -> dict[str, Any] | None:
     if lane.diverged and lane.label is not None:
         return None
     warm = {name: mapped(lambda t: t.cpu(), left) for name, left in lane.warm.items()}
-    return {"w": lane.w.cpu(), "state": [part.cpu() for part in lane.state], "warm": warm}
+    saved = {"w": lane.w.cpu(), "state": [part.cpu() for part in lane.state], "warm": warm}
+    schedule = lane.experiment.schedule
+    return saved | ({"least_loss": schedule.least_loss} if schedule.asks_for_loss else {})
 
 
 def resume(run: Run, lanes: Sequence[Lane], complain: Callable[[str], Any]) -> Position | None:
@@ -276,6 +273,8 @@ def resume(run: Run, lanes: Sequence[Lane], complain: Callable[[str], Any]) -> P
         return position
     if run.last() is not None or run.checkpoints():
         complain(f"{run.name}: no checkpoint can be used; starting again at step 0")
+    for lane in lanes:
+        lane.experiment.schedule.least_loss = math.inf  # a checkpoint that was passed over has set it
     run.cut(0)
     return None
 
@@ -341,7 +340,7 @@ def wrong_steps(rows: Sequence[Row], lanes: Sequence[Lane], before: int) -> str:
 def _due_steps(experiment: Experiment, before: int) -> Iterator[int]:
     step = 0
     while step < before:
-        if _due(experiment, step):
+        if experiment.row_due(step):
             yield step
         step = max(next_due(experiment, step), step + 1)
 

@@ -118,7 +118,7 @@ class LossSurface:
         if self.known is not None and self.known[0] is w:
             return self.known[1].clone()  # a rule may write into what it is given
         w = w.detach().requires_grad_()
-        gradients = (torch.autograd.grad(term, w)[0] for term in self._batch_terms(w))
+        gradients = (self._derivative(term, w) for term in self._batch_terms(w))
         return self.processes.sum(self._sum(w, gradients).detach())
 
     def value_and_grad(self, w: Float[Tensor, " D"]) -> tuple[float, Float[Tensor, " D"]]:
@@ -126,9 +126,13 @@ class LossSurface:
         w = w.detach().requires_grad_()
         value, gradient = torch.zeros((), dtype=w.dtype, device=w.device), torch.zeros_like(w)
         for term in self._batch_terms(w):
-            gradient += torch.autograd.grad(term, w)[0]
+            gradient += self._derivative(term, w)
             value += term.detach()
         return float(self.processes.sum(value)), self.processes.sum(gradient).detach()
+
+    def _derivative(self, term: Tensor, w: Tensor) -> Tensor:
+        """The gradient of one summand, without a graph."""
+        return torch.autograd.grad(term, w)[0]
 
     def hvp(self, w: Float[Tensor, " D"], V: Float[Tensor, "*m D"]) -> Float[Tensor, "*m D"]:
         """The Hessian product H(w) v for a vector [D], or for each row v of a block [m, D]."""

@@ -48,6 +48,11 @@ def _convolution(
     dims = SPATIAL_DIMENSIONS[torch_function]
     if isinstance(padding, str) or input.ndim != dims + 2 or not differentiated:
         return torch_function(input, weight, bias, stride, padding, dilation, groups)
+    device = input.device.type
+    if torch.is_autocast_enabled(device):  # PyTorch's own convolutions are cast for us, ours are not
+        half = torch.get_autocast_dtype(device)
+        input, weight = input.to(half), weight.to(half)
+        bias = None if bias is None else bias.to(half)
     by_dimension = tuple(
         [value] * dims if isinstance(value, int) else list(value) for value in (stride, padding, dilation)
     )

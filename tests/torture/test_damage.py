@@ -22,7 +22,7 @@ from torture.damage import damage
 
 FILES = 2000
 VERDICTS = 100
-PLOTS_ONCE_IN = 17  # cases: a plot of all runs takes as long as the other commands of a case together
+PLOTS_ONCE_IN = 41  # cases: a plot of all runs takes as long as the other commands of a case together
 SECONDS = 20.0  # for a command that takes less than one
 GIGABYTES = 4.0
 RUNS = (  # the runs that are damaged; each has few rows and checkpoints
@@ -135,10 +135,27 @@ def names_in(runs: Path) -> set[str]:
 
 
 @pytest.fixture
-def base(sharp, folder, monkeypatch):
-    """A folder with all runs, and what every command says of each."""
+def base(sharp, folder, monkeypatch, tmp_path_factory):
+    """A folder with all runs, and what every command says of each; made once in a process."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
     monkeypatch.setitem(matplotlib.rcParams, "svg.hashsalt", "torture")
+    if not MADE:
+        served = made(sharp, folder, monkeypatch)
+        kept = tmp_path_factory.mktemp("made") / "runs"
+        shutil.copytree(folder / "runs", kept)
+        MADE.append((kept, served))
+    else:
+        shutil.copytree(MADE[0][0], folder / "runs")
+    for of_run in MADE[0][1].values():
+        of_run.sharp = sharp
+    return folder, MADE[0][1]
+
+
+MADE: list[tuple[Path, dict[str, Served]]] = []
+
+
+def made(sharp, folder, monkeypatch):
+    """Trains the runs, in runs/ of the folder; gives what every command says of each."""
     (folder / "whole").mkdir()
     monkeypatch.chdir(folder / "whole")
     assert sharp("train", *BESIDE.split()).code == 0
@@ -161,7 +178,7 @@ def base(sharp, folder, monkeypatch):
         served[name].figure = plain(Path("one.svg").read_text())
     monkeypatch.chdir(folder)
     shutil.rmtree("whole")
-    return folder, served
+    return served
 
 
 def rows_and_weights(run: Path, train: Said):
