@@ -11,6 +11,7 @@ from sharpcli.errors import Refusal
 from sharpcli.landscape import half_precision
 from sharpcli.landscape.half_precision import HalfPrecision
 from sharpcli.landscape.surface import LossSurface
+from sharpcli.objectives.gradient_penalty import gradient_penalty
 from sharpcli.run import Run
 
 IMAGES = ("data=arrays", "data.file=images.npz", "model=resnet", "model.depth=8", "model.width=4")
@@ -71,9 +72,26 @@ def test_what_float16_holds_at_no_scale_is_not_finite():
 
 
 @pytest.mark.parametrize("half", HALVES)
+def test_a_penalty_on_the_gradient_is_in_the_precision_of_the_weights(half):
+    """Its gradient, 1e-10 before any scale, is 0 in float16."""
+    x, w = torch.ones(4, 1), torch.full((1,), 0.3)
+    exact = LossSurface(
+        lambda w, x: x @ w[:, None], lambda f, y: 1e-10 * f.square().mean() / 2, ((x, torch.zeros(4)),)
+    )
+    surface = HalfPrecision.of(exact, half)
+    both = [
+        float(gradient_penalty(s, w, None, strength=1e10, power=1).grad(w) - s.grad(w))
+        for s in (surface, exact)
+    ]
+    assert both[1] == pytest.approx(1.0, rel=1e-2) and both[0] == pytest.approx(both[1], rel=1e-5)
+    assert surface.exact.grad(w) == exact.grad(w) and exact.exact is exact
+
+
+@pytest.mark.parametrize("half", HALVES)
 def test_second_derivatives_are_refused(half):
     surface, w = HalfPrecision.of(linear(1.0), half), torch.ones(1)
-    for call in (lambda: surface.hvp(w, w), lambda: surface.curvature_grad(w, w[None])):
+    calls = (lambda: surface.hvp(w, w), lambda: surface.gradient_graph(w))
+    for call in (*calls, lambda: surface.curvature_grad(w, w[None])):
         with pytest.raises(Refusal, match=f"precision={half}"):
             call()
 
@@ -127,6 +145,7 @@ RULES = (
     "objective=[weight_decay]",
     "method=label_noise",
     "objective=[gradient_penalty]",
+    "objective=[trace_penalty]",
     "chunk=7 batch_size=20",
     "replicas={seed:2,lr:[0.01,0.02]}",
 )

@@ -184,6 +184,24 @@ def surface(n=13, dtype=None, **settings):
     return LossSurface(network, half_squared, ((x[:9], y[:9]), (x[9:], y[9:])), **settings)
 
 
+def halved(surface, w):
+    """The surface in half precision, whose second derivatives are refused."""
+    from sharpcli.errors import Refusal
+    from sharpcli.landscape.half_precision import HALVES, HalfPrecision
+
+    for half in HALVES:
+        in_half = HalfPrecision.of(surface, half)
+        assert in_half.grad(w).shape == (22,) and in_half.value(w).shape == ()
+        assert in_half.exact.grad(w).shape == surface.exact.grad(w).shape
+        for refused in (
+            in_half.linearize,
+            in_half.gradient_graph,
+            lambda at: in_half.curvature_grad(at, at[None]),
+        ):
+            with suppress(Refusal):
+                refused(w)
+
+
 def surfaces():
     """A surface, its linearization kept and rebuilt, its derivatives, and their compiled and distributed
     forms."""
@@ -208,6 +226,7 @@ def surfaces():
             assert at.kept is (budget > 0) and at.grad.shape == (22,)
             for product in (at.hvp, at.ggn, at.second_moment, partial(whole.hvp, w)):
                 assert product(V).shape == (3, 22) and product(V[0]).shape == (22,)
+    halved(surface(dtype=torch.float32), normal(22, dtype=torch.float32))
     plain = surface()
     w, V = normal(22), normal(3, 22, seed=3)
     part = plain.through(lambda u: torch.cat([u, w[5:]]))

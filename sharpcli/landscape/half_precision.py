@@ -3,7 +3,7 @@ for weights that stay in float32."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
@@ -26,10 +26,12 @@ class HalfPrecision(LossSurface):
     fp16; outputs, loss, penalty, weights and gradient are in the precision of w. The gradient in fp16 is that
     of the loss times one of `SCALES`, over it: Micikevicius et al. 2018, arXiv:1710.03740, section 3.2.
 
-    Second derivatives are refused: a Hessian product of 8 or 11 bits is no measurement.
+    Second derivatives are refused: a Hessian product of 8 or 11 bits is no measurement. `exact` is the loss
+    in the precision of w, by `predict_exactly`.
     """
 
     half: str = "bf16"
+    predict_exactly: Callable[[Tensor, Any], Any] | None = None
 
     @classmethod
     def of(cls, surface: LossSurface, half: str) -> HalfPrecision:
@@ -43,16 +45,29 @@ class HalfPrecision(LossSurface):
                 outputs = inner(w, x)
             return mapped(lambda t: t.to(w.dtype) if t.is_floating_point() else t, outputs)
 
-        return cls(**of_surface | {"predict": predict, "known": None, "compiled": None}, half=half)
+        of_surface |= {"predict": predict, "known": None, "compiled": None}
+        return cls(**of_surface, half=half, predict_exactly=inner)
+
+    @property
+    def exact(self) -> LossSurface:
+        """The same loss in the precision of w."""
+        of_surface = {field.name: getattr(self, field.name) for field in fields(LossSurface)}
+        return LossSurface(**of_surface | {"predict": self.predict_exactly})
 
     def _derivative(self, term: Tensor, w: Tensor) -> Tensor:
-        for scale, is_last in _with_last(SCALES[self.half]):
+        scales = SCALES[self.half]
+        for scale in scales:
+            is_last = scale == scales[-1]
             gradient = torch.autograd.grad(term * scale, w, retain_graph=not is_last)[0] / scale
             if is_last or bool(gradient.isfinite().all()):
                 break
         return gradient
 
     def linearize(self, w: Tensor) -> NoReturn:
+        """Refused."""
+        self._refuse()
+
+    def gradient_graph(self, w: Tensor) -> NoReturn:
         """Refused."""
         self._refuse()
 
@@ -65,8 +80,3 @@ class HalfPrecision(LossSurface):
             f"precision={self.half}: this optimizer or objective needs second derivatives, for which half "
             f"precision is too coarse; leave precision out"
         )
-
-
-def _with_last(scales: tuple[float, ...]) -> Iterator[tuple[float, bool]]:
-    """Each scale, and whether it is the last."""
-    return ((scale, scale == scales[-1]) for scale in scales)

@@ -100,6 +100,11 @@ class LossSurface:
         too."""
         return self
 
+    @property
+    def exact(self) -> LossSurface:
+        """The same loss, all of it in the precision of w: for what is more than a gradient."""
+        return self
+
     def __call__(self, w: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
         """grad L(w), so that a surface can be passed to an update rule as its gradient function."""
         return self.grad(w)

@@ -27,9 +27,10 @@ def gradient_penalty(
     if strength == 0:
         return surface
     x, y = surface.joined
+    exact = surface.exact
 
     def loss(at: Tensor) -> Tensor:
-        return surface.loss(surface.predict(at, x), y)
+        return exact.loss(exact.predict(at, x), y)
 
     def penalty(at: Tensor) -> Tensor:
         with LayerNorms():

@@ -39,7 +39,7 @@ def sde_noise(
     x, y = surface.joined
     n = len(y)
     w_t = w.detach().requires_grad_()
-    f = surface.predict(w_t, x)
+    f = surface.exact.predict(w_t, x)
     zeta = delta * torch.from_numpy(rng.normal(2 * f.numel())[: f.numel()]).to(f).view(f.shape)
     if sampling:
         draws = torch.from_numpy(rng.normal(2 * f.numel() + n)[-n:]).to(f)

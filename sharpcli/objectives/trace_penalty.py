@@ -25,9 +25,10 @@ def trace_penalty(
         return surface
     V = torch.from_numpy(rng.signs(probes * len(w))).to(w).view(probes, -1)
     x, y = surface.joined
+    exact = surface.exact
 
     def loss(at: Tensor) -> Tensor:
-        return surface.loss(surface.predict(at, x), y)
+        return exact.loss(exact.predict(at, x), y)
 
     def penalty(at: Tensor) -> Tensor:
         with LayerNorms():
