@@ -184,6 +184,9 @@ def test_every_rule_takes_it_and_a_run_that_was_cut_is_carried_on_bit_for_bit(sh
         ("precision=bf16 problem.dtype=float64", "for weights in float32"),
         ("precision=fp16 problem=uv", "for weights in float32"),
         ("precision=bf16 method=central_flow", "precision=bf16"),
+        ("precision=fp16 method=gradient_flow", "solves an equation"),
+        ("precision=bf16 method=sam optimizer@optimizer.base=gradient_flow", "solves an equation"),
+        ("precision=bf16 optimizer=switch optimizer@optimizer.after=gradient_flow", "solves an equation"),
         ("presicion=bf16", "precision"),
     ],
 )

@@ -28,7 +28,7 @@ from sharpcli.landscape.half_precision import HalfPrecision
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.measures import Estimates, Point
 from sharpcli.objectives import flow_strength
-from sharpcli.optimizers import Optimizer, State, needs_full_batch, shaped, started
+from sharpcli.optimizers import Optimizer, State, needs_exact_gradient, needs_full_batch, shaped, started
 from sharpcli.problems.minibatches import Minibatches, chunks
 from sharpcli.problems.problem import Problem
 from sharpcli.provenance import content_hash
@@ -170,7 +170,7 @@ def build(
             f"precision={experiment.precision}: for weights in float32, and those of this problem are in "
             f"{problem.w0.dtype}; leave precision out, or take problem=network problem.dtype=float32"
         )
-    if experiment.precision is not None and needs_full_batch(experiment.optimizer):
+    if experiment.precision is not None and needs_exact_gradient(experiment.optimizer):
         raise Refusal(
             f"precision={experiment.precision}: {type(experiment.optimizer).__name__} solves an equation "
             f"to a tolerance that half precision does not have; leave precision out"

@@ -11,6 +11,7 @@ rule that lacks one has nothing to say there.
 | `columns(state, lr)` | numbers of its state, added to every row | no column |
 | `average(state)` | an average [D] of the weights, measured beside them | none is measured |
 | `full_batch = True` | that it is defined for the loss of all examples alone | any batch |
+| `exact_gradient = True` | that it solves to a tolerance, beyond half precision | any precision |
 | `compiled()` | its `Rule`, for toys whose steps are compiled | the general path |
 
 The functions below ask a rule, whoever wrote it.
@@ -146,3 +147,9 @@ def stepped(rule: Optimizer, w: Tensor, state: State, grad: Grad, lr: float) -> 
 def needs_full_batch(rule: Any) -> bool:
     """Whether the rule is defined for the loss of all examples alone."""
     return bool(getattr(rule, "full_batch", False))
+
+
+def needs_exact_gradient(rule: Any) -> bool:
+    """Whether the rule, or a rule that it is made around, solves to a tolerance."""
+    inside = [value for value in getattr(rule, "__dict__", {}).values() if hasattr(value, "step")]
+    return bool(getattr(rule, "exact_gradient", False)) or any(map(needs_exact_gradient, inside))

@@ -41,6 +41,7 @@ class CentralFlow:
     """
 
     full_batch: ClassVar[bool] = True
+    exact_gradient: ClassVar[bool] = True
     pieces: int
     most: int
 

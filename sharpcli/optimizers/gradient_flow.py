@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -24,6 +25,7 @@ class GradientFlow:
     tol below 0.
     """
 
+    exact_gradient: ClassVar[bool] = True
     solver: Solver
     rtol: float
     atol: float

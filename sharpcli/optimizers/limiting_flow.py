@@ -36,6 +36,7 @@ class LimitingFlow:
     """
 
     full_batch: ClassVar[bool] = True
+    exact_gradient: ClassVar[bool] = True
     regularizer: Callable[[Tensor, int], Tensor]
     rate: float
     solver: Solver

@@ -52,6 +52,7 @@ METHODS = [f"method={name}" for name in options("method") if name != "muon"] + [
     "method=sgd optimizer=clipping optimizer@optimizer.base=momentum schedule=multistep",
     "method=gd optimizer=sign_descent schedule=warmup_stable_decay",
     "method=sgd objective=[weight_decay,weight_noise]",
+    "method=sgd schedule=decay_at_loss schedule.loss=0.5",
     "method=gd objective=[langevin]",
     "method=sgd objective=[svag]",
     "method=gd objective=[trace_penalty]",
