@@ -1,6 +1,7 @@
 """Update rules: a step by hand, agreement with torch, and the property that defines each."""
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -544,12 +545,14 @@ def test_linear_and_stable_schedules_and_a_warm_up_before_any():
     stable = [warmup_stable_decay(s, 10, 1.0, warmup=0.2, decay=0.4, final=0.5) for s in range(10)]
     assert stable == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1, 1, 0.875, 0.75, 0.625])
     falling = Part(linear, {"final": 0.5}, ("step", "steps", "lr"))
-    warmed = [warmup(step, 6, 2.0, share=1 / 3, base=falling) for step in range(6)]
+    warmed = [warmup(step, 6, 2.0, math.inf, share=1 / 3, base=falling) for step in range(6)]
     assert warmed == pytest.approx([2 / 3, 4 / 3, 2.0, 1.75, 1.5, 1.25])
     flat = Part(constant, {}, ("lr",))
-    assert [warmup(s, 4, 1.0, share=0.5, base=flat) for s in range(4)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
+    assert [warmup(s, 4, 1.0, math.inf, share=0.5, base=flat) for s in range(4)] == pytest.approx(
+        [1 / 3, 2 / 3, 1, 1]
+    )
     for make in (
-        lambda: warmup(0, 4, 1.0, share=1.0, base=flat),
+        lambda: warmup(0, 4, 1.0, math.inf, share=1.0, base=flat),
         lambda: linear(0, 4, 1.0, final=2.0),
         lambda: multistep(0, 4, 1.0, at=[0.5, 0.2], factor=0.1),
         lambda: one_cycle(0, 4, 1.0, rise=0.0, first=0.1, final=0.1),

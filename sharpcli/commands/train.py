@@ -55,9 +55,12 @@ def main(words: Sequence[str]) -> None:
             return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, instead of printing and exiting with 1
     folder = sweeps.folder_of(jobs) if jobs else None
-    if folder is not None and _is_plain(overrides) and all(map(sweeps.is_over, jobs)):
-        for number, (of_job, checked) in enumerate(jobs):  # Hydra would compose each of them twice more
-            attempt(partial(_same, checked), of_job, number, folder)
+    if folder is not None and _is_plain(overrides):  # Hydra would compose each job twice more, and keep it
+        for number, (of_job, checked) in enumerate(jobs):
+            is_over = sweeps.is_over((of_job, checked))
+            attempt(
+                partial(_same, checked) if is_over else partial(_anew, of_job, name), of_job, number, folder
+            )
         return sweeps.refuse_failed(folder, jobs)
     own = [] if folder is None else [sweeps.setting_of(folder)]
     sys.argv = [sys.argv[0], *flags, *quoted(overrides, of_sweep), *own]
@@ -76,6 +79,11 @@ def main(words: Sequence[str]) -> None:
 
 def _same(checked: Checked) -> Checked:
     return checked
+
+
+def _anew(overrides: Sequence[str], name: str) -> Checked:
+    """The config of a job as it starts: its files may have changed since the sweep began."""
+    return check(compose(overrides, name), overrides)
 
 
 def _is_plain(overrides: Sequence[str]) -> bool:
