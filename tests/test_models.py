@@ -304,3 +304,63 @@ def test_a_network_that_is_not_scale_invariant_is_refused(sharp, words):
     assert (
         "at twice the weights its outputs change" in sharp("train", "model=scale_invariant", *words).refusal
     )
+
+
+def start(experiment, *words):
+    """The tensors of a network on small images at its start, by name."""
+    problem = experiment("data.train_examples=12", "problem.dtype=float64", *words).problem
+    return dict(zip([name for name, _ in problem.layout], problem.tensors(problem.w0), strict=True))
+
+
+@pytest.mark.parametrize("law", ["kaiming", "xavier", "orthogonal"])
+def test_a_network_starts_from_weights_of_the_law_and_scale_that_were_asked_for(experiment, law):
+    words = ("model=initialized", "model.base.widths=[200,100]", f"model.law={law}", "model.scale=0.2")
+    tensors = start(experiment, *words)
+    assert all(torch.count_nonzero(w) == 0 for name, w in tensors.items() if "bias" in name)
+    matrices = [w for w in tensors.values() if w.ndim == 2]
+    assert [tuple(w.shape) for w in matrices] == [(200, 64), (100, 200), (10, 100)]
+    for w in matrices:
+        m, d = w.shape
+        if law == "orthogonal":
+            gram = w @ w.T if m <= d else w.T @ w
+            assert torch.allclose(gram, 0.04 * torch.eye(min(m, d), dtype=w.dtype), atol=1e-6)
+        else:
+            std = 0.2 * (2 / d if law == "kaiming" else 2 / (d + m)) ** 0.5
+            assert abs(float(w.std()) / std - 1) < 4 / (2 * w.numel()) ** 0.5  # four standard errors
+            assert abs(float(w.mean())) < 4 * std / w.numel() ** 0.5
+    again, other = start(experiment, *words), start(experiment, *words, "seed=7")
+    assert all(torch.equal(w, again[name]) for name, w in tensors.items())
+    assert not torch.equal(tensors["1.weight"], other["1.weight"])
+
+
+def test_the_start_of_a_network_is_its_own_where_nothing_else_is_asked_for(experiment):
+    base = ("model.depth=8", "model.width=4", "model.norm=group")
+    plain = start(experiment, "model=resnet", *base)
+    words = (
+        "model=initialized",
+        "model@model.base=resnet",
+        *(w.replace("model.", "model.base.") for w in base),
+    )
+    same = start(experiment, *words, "model.law=null", "model.zero_biases=false")
+    assert list(plain) == list(same) and all(torch.equal(w, same[name]) for name, w in plain.items())
+    half = start(experiment, *words, "model.law=null", "model.scale=0.5")
+    for name, w in plain.items():  # convolutions and the last layer are halved; what normalizes is not
+        if w.ndim > 1:
+            assert torch.equal(half[name], w / 2), name
+        elif name.endswith("bias") and name.startswith(list(plain)[-1].split(".")[0]):
+            assert torch.count_nonzero(half[name]) == 0
+        else:
+            assert torch.equal(half[name], w), name
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["model.scale=0"], "model.scale=0"),
+        (["model.scale=inf"], "model.scale=inf"),
+        (["model.law=he"], "model.law=he"),
+        (["model@model.base=scaled_mlp"], "no linear layer and no convolution"),
+    ],
+)
+def test_a_start_that_cannot_be_drawn_is_refused(sharp, words, said):
+    assert said in sharp("train", "model=initialized", *words).refusal

@@ -12,6 +12,7 @@ from sharpcli.errors import Refusal
 from sharpcli.problems.minibatches import Minibatches, chunks
 from sharpcli.problems.plane import valley
 from sharpcli.problems.quadratic import quadratic
+from sharpcli.problems.regression import normal
 from sharpcli.problems.uv import uv
 
 PLAIN = {"inputs": "signs", "spread": 0.0, "rows": None, "instance": None}
@@ -229,6 +230,24 @@ def test_a_relu_net_s_norms_are_what_they_say_and_its_layers_stack(experiment):
         size = hidden.norm(dim=1, keepdim=True) if over else hidden.square().mean(0).sqrt()
         assert torch.allclose(p.surface.predict(p.w0, z)[:, 0], (hidden / size) @ a, rtol=1e-12)
         assert p.surface.joint == (norm == "batch") and p.norms(p.w0) == {}
+
+
+def test_a_deep_teacher_s_labels_are_a_deep_network_s_and_a_dead_teacher_is_refused(experiment):
+    words = "problem=teacher", "method=gd", "problem.d=3", "problem.n=40", "problem.neurons=6", "seed=2"
+    shallow, same = experiment(*words).problem, experiment(*words, "problem.teacher_depth=2").problem
+    deep = experiment(*words, "problem.teacher_depth=4").problem
+    (z, y), (deep_z, deep_y) = shallow.examples, deep.examples
+    assert torch.equal(y, same.examples[1]) and torch.equal(z, deep_z)
+    inner = torch.nn.functional.normalize(normal((6, 3), 2, "relu-teacher"), dim=1)
+    h = (z @ inner.T).clamp(min=0)
+    for layer in range(2):
+        h = (h @ normal((6, 6), 2, f"relu-teacher-{layer}").T / 3**0.5).clamp(min=0)
+    signs = torch.tensor([1.0, -1.0] * 3, dtype=torch.float64)
+    assert torch.allclose(deep_y[:, 0], 3**0.5 * h @ signs, atol=1e-14) and not torch.equal(y, deep_y)
+    with pytest.raises(Refusal, match="every label is 0, as the teacher's neurons are dead"):
+        experiment(*words[:-2], "problem.neurons=1", "problem.teacher_depth=9", "seed=3")
+    with pytest.raises(Refusal, match="problem.teacher_depth=1: a network has at least two layers"):
+        experiment(*words, "problem.teacher_depth=1")
 
 
 def test_a_network_of_one_layer_is_refused(experiment):

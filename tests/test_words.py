@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from sharpcli import CONF
 from sharpcli.commands.completion import complete
 from sharpcli.config import paths
+from sharpcli.config import words as config_words
 from sharpcli.config.check import check
 from sharpcli.config.folders import options
 from sharpcli.config.plain_yaml import dumped, plain_yaml, written_yaml
@@ -357,7 +358,7 @@ def test_a_word_of_another_program_is_refused_with_the_word_here(words, said):
         ("replicas={lr:[[1],[2]]}", "lr=[1]: not a number"),
         ("replicas={method:[sgd,sam]}", "decides no number"),
         ("replicas={device:[cpu,auto]}", "decides no number"),
-        ("replicas=99999999", "99999999 replicas; give at most 1000000"),
+        ("replicas=99999999", "99999999 replicas; give at most 10000"),
         ("replicas={lr:[1,2],seed:999999}", "1999998 replicas; give at most"),
         ("replicas={a.b:[1,2]}", "replicas.a.b: no setting"),
         ("model.widths=[1000000000000]", "more numbers than this machine has memory for"),
@@ -442,3 +443,49 @@ def test_a_config_read_setting_by_setting_is_the_same():
     read = written_yaml(dumped({"model": {"widths": [1, 2]}}).encode())
     read["model"]["widths"].append(3)  # no other run's
     assert written_yaml(dumped({"model": {"widths": [1, 2]}}).encode()) == {"model": {"widths": [1, 2]}}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "lr=0.3 steps=2_epochs seed=4 data.train_examples=7 model.widths=[3,4]",
+        "problem=uv problem.d=5 lr=1e-3 method=label_noise objective.label_noise.delta=0.5",
+        "experiment=eos_cifar10_5k lr=0.01 model.widths=[5] measure=[scores,trace] measure.trace.rtol=0.1",
+        "method=sam optimizer@optimizer.base=momentum optimizer.base.beta=0.5 optimizer.rho=0.2 model=resnet",
+        "measure.sharpness.k=3 measure=[sharpness] measure_every=log_5 stop_loss=null runs_dir=a=b(c)",
+        "lr=0.1 lr=0.2 replicas={lr:[0.1,0.2]} trust=[a] compile_toys=false",
+    ],
+)
+def test_a_config_is_hydra_s_whether_its_choices_were_composed_before_or_not(words):
+    words = [word.replace("_epochs", " epochs").replace("log_5", "log 5") for word in words.split()]
+    with config_words.loading():
+        hydra = config_words.hydra_compose("config", overrides=config_words.quoted(words))
+    for _ in range(2):  # the second time its choices have been composed
+        composed = config_words._with_values(words, "config")
+        assert composed is not None
+        assert OmegaConf.to_yaml(composed) == OmegaConf.to_yaml(hydra) and OmegaConf.is_struct(composed)
+        assert OmegaConf.to_yaml(composed, resolve=True) == OmegaConf.to_yaml(hydra, resolve=True)
+        composed.lr = 77  # what is done to a config is not done to the next one
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "lr=1,2",
+        "+new=1",
+        "~lr",
+        "data=null",
+        "model=nosuch",
+        "nosuch=1",
+        "hydra.mode=RUN",
+        "seed=abc",
+        "a@b=c",
+        "data.x.y=3",
+        "lr=[",
+        "model/base=mlp",
+        "model=sharpcli.models.mlp",
+    ],
+)
+def test_only_hydra_composes_what_is_more_than_a_value_or_a_choice(word):
+    assert config_words._with_values([word], "config") is None

@@ -29,7 +29,7 @@ from sharpcli.errors import Refusal
 
 LARGEST = 2**63 - 1  # whole number that PyTorch takes
 HALVES = ("bf16", "fp16")  # precisions of training steps, as landscape.half_precision has them
-MOST_REPLICAS = 10**6  # each takes memory of its own
+MOST_REPLICAS = 10**4  # each takes memory of its own, and 2 ms before the first step
 SEEDS = (
     "give a number of seeds from 1, or a mapping from settings to lists, as in replicas={lr:[0.1,0.2],seed:8}"
 )
@@ -320,6 +320,9 @@ def typed(part: Any, where: str, trust: Sequence[str], group: str = "") -> dict[
 
 def _coerced(value: Any, hint: Any, setting: str) -> Any:
     """A value in the type that an annotation states: plain, finite, and one of a `Literal`'s words."""
+    inside = [kind for kind in get_args(hint) if kind is not type(None)]
+    if len(inside) == 1 and get_origin(inside[0]) is Literal:  # a Literal or null
+        return None if value is None else _coerced(value, inside[0], setting)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise Refusal(

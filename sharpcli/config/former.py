@@ -35,6 +35,7 @@ DROPPED = ("sha256",)  # of a data part: the content's hash is the identity of a
 
 # settings that a part took on later: null means what it did before, and names no other run
 ADDED = {
+    "sharpcli.problems.relu.teacher": ("teacher_depth",),
     "sharpcli.models.timm.timm": ("img_size",),
     "sharpcli.optimizers.sam.SAM": (
         "m",

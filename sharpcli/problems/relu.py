@@ -31,6 +31,7 @@ def teacher(
     depth: int,
     norm: Norm,
     neurons: int,
+    teacher_depth: int | None,
     bias: bool,
     init: Init,
     scale: float,
@@ -41,18 +42,21 @@ def teacher(
     of a few neurons.
 
     The n inputs z are uniform on the unit sphere in R^d. The teacher has `neurons` neurons with unit vectors
-    w_j, b_j = 0 and a_j = sqrt(d), -sqrt(d), sqrt(d), ... Both are drawn from `instance`, the seed by
-    default; with data=table inputs and labels are the file's Z and y, and there is no test error.
+    w_j, b_j = 0 and a_j = sqrt(d), -sqrt(d), sqrt(d), ... With a `teacher_depth` above 2 (null: 2) it has further hidden
+    layers of as many neurons between, whose weights are N(0, 2 / neurons). All of it is drawn from
+    `instance`, the seed by default; with data=table inputs and labels are the file's Z and y, and there is no
+    test error.
 
     The network is a `ReLUNet`, which from depth 3 on has further hidden layers of h = `width` units, [h, h],
     and which has the b_j with `bias` alone. Its weights start at `scale` times N(0, 1), divided for
     `init=fan_in` by the square root of the number of a unit's inputs. `rescale` r then multiplies (w_j, b_j)
     by c_j and a_j by 1/c_j, the c_j log-uniform in [1, r] (Dinh et al. 2017, arXiv:1703.04933). `test_error`
     is the mean squared error on 2,000 further inputs over the variance of their labels. Refuses sizes below
-    1, a depth below 2, and a rescale below 1 or above 1 for networks other than those of two layers without
-    norm.
+    1, depths below 2, a teacher whose labels are all equal (its neurons are dead), and a rescale below 1 or
+    above 1 for networks other than those of two layers without norm.
     """
-    _check_sizes(d=d, n=n, width=width, depth=depth, neurons=neurons)
+    layers = 2 if teacher_depth is None else teacher_depth
+    _check_sizes(d=d, n=n, width=width, depth=depth, neurons=neurons, teacher_depth=layers)
     if data is not None:
         z, y = users_examples(data, 2, "teacher")
         labels, n = y[:, 0], len(z)
@@ -61,7 +65,16 @@ def teacher(
         z = torch.nn.functional.normalize(normal((n + TEST_EXAMPLES, d), instance, "relu-inputs"), dim=1)
         inner = torch.nn.functional.normalize(normal((neurons, d), instance, "relu-teacher"), dim=1)
         outer = d**0.5 * (1.0 - 2.0 * (torch.arange(neurons) % 2)).double()
-        labels = torch.relu(z @ inner.T) @ outer
+        hidden = torch.relu(z @ inner.T)
+        for layer in range(layers - 2):
+            between = normal((neurons, neurons), instance, f"relu-teacher-{layer}") * (2 / neurons) ** 0.5
+            hidden = torch.relu(hidden @ between.T)
+        labels = hidden @ outer
+        if not labels[:n].var(correction=0) > 0 and n > 1:
+            raise Refusal(
+                f"problem.teacher_depth={layers}: every label is {float(labels[0]):g}, as the teacher's "
+                f"neurons are dead; take another problem.instance, or more problem.neurons ({neurons} now)"
+            )
     net = ReLUNet(z.shape[1], width, depth, bias, norm)
     better: dict[str, Better] = {"test_error": "lower"} if len(z) > n else {}
     return _problem(net, _start(net, init, scale, rescale, seed), z, labels, n, chunk, better)
@@ -98,12 +111,12 @@ def xor(
 
 
 def _check_sizes(**sizes: int) -> None:
-    """Refuses the first size that is below 1, and a `depth` below 2."""
+    """Refuses the first size that is below 1, and depths below 2."""
     if too_small := [f"problem.{name}={size}" for name, size in sizes.items() if size < 1]:
         raise Refusal(f"{too_small[0]}: give at least 1")
-    if sizes["depth"] < 2:
+    if shallow := [name for name in ("depth", "teacher_depth") if sizes.get(name, 2) < 2]:
         raise Refusal(
-            "problem.depth=1: a network has at least two layers; problem=least_squares is the linear one"
+            f"problem.{shallow[0]}=1: a network has at least two layers; problem=least_squares is the linear one"
         )
 
 

@@ -26,11 +26,12 @@ from sharpcli.config.settings import GROUPS, METHODS, NAMES
 from sharpcli.config.sweep import sweep
 from sharpcli.config.words import compose
 from sharpcli.engine.experiment import build
-from sharpcli.engine.replicas import experiments
+from sharpcli.engine.replicas import experiments, labels
 from sharpcli.errors import Refusal
 from tests.torture import SEED, amount, at_most_gigabytes, limit
 
 LONGEST = 400  # characters of a refusal
+MANY = 100  # replicas that are not built: 10,000, the most, take half a minute
 TINY = ["data.train_examples=20", "model.widths=[3]"]
 HEAVY = (
     "cifar10",
@@ -215,7 +216,7 @@ def tried(words: list[str], many: bool = False) -> str | None:
                 continue
             if checked.config["replicas"] == 1:
                 build(checked)
-            elif len(str(checked.config["replicas"])) < 3 or "seed" not in str(checked.config["replicas"]):
+            elif len(labels(checked.config)) < MANY:
                 experiments(checked)
     except Refusal as refusal:
         return str(refusal)
