@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from sharpcli.errors import Refusal
 
@@ -42,7 +42,7 @@ def initialized(
     layers = [layer for layer in net.modules() if isinstance(layer, LAYERS)]
     if not layers:
         raise Refusal("model.base: no linear layer and no convolution, so nothing to initialize")
-    draw = {
+    draw: dict[Law, Callable[[Tensor], Tensor]] = {
         "kaiming": nn.init.kaiming_normal_,
         "xavier": nn.init.xavier_normal_,
         "orthogonal": nn.init.orthogonal_,

@@ -42,10 +42,10 @@ def teacher(
     of a few neurons.
 
     The n inputs z are uniform on the unit sphere in R^d. The teacher has `neurons` neurons with unit vectors
-    w_j, b_j = 0 and a_j = sqrt(d), -sqrt(d), sqrt(d), ... With a `teacher_depth` above 2 (null: 2) it has further hidden
-    layers of as many neurons between, whose weights are N(0, 2 / neurons). All of it is drawn from
-    `instance`, the seed by default; with data=table inputs and labels are the file's Z and y, and there is no
-    test error.
+    w_j, b_j = 0 and a_j = sqrt(d), -sqrt(d), sqrt(d), ... With a `teacher_depth` above 2 (null: 2) it has
+    further hidden layers of as many neurons between, whose weights are N(0, 2 / neurons). All of it is drawn
+    from `instance`, the seed by default; with data=table inputs and labels are the file's Z and y, and there
+    is no test error.
 
     The network is a `ReLUNet`, which from depth 3 on has further hidden layers of h = `width` units, [h, h],
     and which has the b_j with `bias` alone. Its weights start at `scale` times N(0, 1), divided for
@@ -116,7 +116,8 @@ def _check_sizes(**sizes: int) -> None:
         raise Refusal(f"{too_small[0]}: give at least 1")
     if shallow := [name for name in ("depth", "teacher_depth") if sizes.get(name, 2) < 2]:
         raise Refusal(
-            f"problem.{shallow[0]}=1: a network has at least two layers; problem=least_squares is the linear one"
+            f"problem.{shallow[0]}=1: a network has at least two layers; problem=least_squares is the linear "
+            f"one"
         )
 
 
