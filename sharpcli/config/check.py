@@ -321,7 +321,7 @@ def typed(part: Any, where: str, trust: Sequence[str], group: str = "") -> dict[
 def _coerced(value: Any, hint: Any, setting: str) -> Any:
     """A value in the type that an annotation states: plain, finite, and one of a `Literal`'s words."""
     inside = [kind for kind in get_args(hint) if kind is not type(None)]
-    if len(inside) == 1 and get_origin(inside[0]) is Literal:  # a Literal or null
+    if type(None) in get_args(hint) and len(inside) == 1 and get_origin(inside[0]) is Literal:
         return None if value is None else _coerced(value, inside[0], setting)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
