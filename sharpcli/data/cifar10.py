@@ -63,8 +63,8 @@ def _download(folder: Path, train: bool):  # type: ignore[no-untyped-def]
     except Exception as problem:  # urllib, tarfile and torchvision raise exceptions of many classes
         raise Refusal(
             f"cifar10: no complete, undamaged copy in {folder / CIFAR10.base_folder} and downloading it "
-            f"failed ({type(problem).__name__}: {problem!s:.100}); put the files there, or name their folder with "
-            f"data_dir= or SHARP_DATA"
+            f"failed ({type(problem).__name__}: {problem!s:.100}); put the files there, or name their "
+            f"folder with data_dir= or SHARP_DATA"
         ) from None
     finally:
         socket.setdefaulttimeout(former_timeout)

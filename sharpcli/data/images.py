@@ -95,8 +95,8 @@ def _download(load: Callable[[], Any], name: str, folder: Path) -> Any:
     except Exception as problem:  # urllib, tarfile and torchvision raise exceptions of many classes
         raise Refusal(
             f"{name}: no complete, undamaged copy in {folder} and downloading it failed "
-            f"({type(problem).__name__}: {problem!s:.100}); put torchvision's files there, or name their folder "
-            f"with data_dir= or SHARP_DATA"
+            f"({type(problem).__name__}: {problem!s:.100}); put torchvision's files there, or name "
+            f"their folder with data_dir= or SHARP_DATA"
         ) from None
     finally:
         socket.setdefaulttimeout(former_timeout)
