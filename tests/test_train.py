@@ -91,6 +91,8 @@ RULES = [
     "muon",
     "schedule_free",
     "sam optimizer@optimizer.base=muon",
+    "pytorch_optimizer optimizer.name=soap optimizer.options={precondition_frequency:3}",
+    "pytorch_optimizer optimizer.name=prodigy",
 ]
 
 

@@ -365,6 +365,8 @@ def _not_of_type(value: Any, hint: Any, setting: str, problem: OmegaConfBaseExce
     """The line for a value that is not of an annotation's type."""
     if get_origin(hint) is list and not isinstance(value, list):
         return Refusal(f"{setting}={value}: give a list, as in {setting}=[{value}]")
+    if any(get_origin(kind) is dict for kind in (hint, *get_args(hint))) and not isinstance(value, Mapping):
+        return Refusal(f"{setting}={value}: give a mapping, as in {setting}={{name:1}}")
     reason = re.sub(r"^value(?=[=\[])", setting, explain(problem, ()))
     if not reason.startswith(setting):  # OmegaConf does not name the field of every fault
         reason = f"{setting}={'null' if value is None else value}: {reason}"
