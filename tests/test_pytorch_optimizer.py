@@ -79,6 +79,9 @@ def test_the_learning_rate_is_the_schedule_s_and_every_lane_has_its_own_state(sh
     assert sharp("train", *words, "schedule=linear", "lr=0.02", "batch_size=16").code == 0
     last = Run(only_run(folder)).last()
     assert last["lr_now"] < 0.02 and "edge" not in last
+    rule = PytorchOptimizer("sgd", {"momentum": 0.9}).shaped(LAYOUT)
+    w, state = rule.step(W0, rule.init(W0), slope, 0.02)
+    assert not torch.equal(w, W0) and torch.equal(rule.step(w, state, slope, 0.0)[0], w)
     said = sharp("train", *words, "replicas={lr:[0.01,0.02],seed:2}", "batch_size=16", "runs_dir=lanes")
     assert said.code == 0, said.err
 
