@@ -22,6 +22,7 @@ TEXTS = (
     *PLAIN,
     "data.file",
     "model.name",
+    "optimizer.name",
     "measure.directional_sharpness.file",
     "params",  # of a plot
 )  # settings whose value is a text, whatever it looks like
