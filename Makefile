@@ -16,7 +16,7 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2
 
-# kills, damaged and hostile files, wrong words, leaks, edges: see docs/reliability.md; about 33 minutes on two idle cores
+# kills, damaged and hostile files, wrong words, leaks, edges: see docs/reliability.md; about 30 minutes on two idle cores
 torture: $(VENV)/installed
 	@echo "share $(SHARE) %, seed $(SEED); a failure names its case: SHARP_TORTURE_SEED=$(SEED) SHARP_TORTURE_CASE=..."
 	SHARP_TORTURE=$(SHARE) SHARP_TORTURE_SEED=$(SEED) $(BIN)/python -m pytest tests/torture -n 2 --dist worksteal --durations=10
