@@ -89,6 +89,7 @@ def test_the_learning_rate_is_the_schedule_s_and_every_lane_has_its_own_state(sh
 @pytest.mark.parametrize(
     "words, said",
     [
+        (["optimizer=soap"], "give optimizer=pytorch_optimizer optimizer.name=soap"),
         (["optimizer.name=sop"], "has no such rule; close: soap"),
         (["optimizer.name=lbfgs"], "closure"),
         (["optimizer.name=adahessian"], "fails on this problem (RuntimeError"),

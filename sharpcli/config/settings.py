@@ -28,8 +28,13 @@ class Group:
 
 
 HALF_SQUARED = "half_squared, which is C/2 times the mean squared error of C outputs"
+# rules that another program has by name, and we by a library
+IN_LIBRARY = {
+    name: f"pytorch_optimizer optimizer.name={name}"
+    for name in ("soap", "shampoo", "lamb", "prodigy", "adafactor", "adagrad", "radam")
+}
 GROUPS = {
-    "optimizer": Group(also=("optim", "opt", "optimiser"), others={"nag": "momentum"}),
+    "optimizer": Group(also=("optim", "opt", "optimiser"), others={"nag": "momentum"} | IN_LIBRARY),
     "objective": Group(several=True, also=("regularizer", "regularization", "noise", "augmentation")),
     "schedule": Group(also=("scheduler", "lr_schedule", "lr_scheduler"), others={"none": "constant"}),
     "problem": Group(also=("task", "toy")),
