@@ -29,7 +29,7 @@ from sharpcli.errors import Refusal
 
 LARGEST = 2**63 - 1  # whole number that PyTorch takes
 HALVES = ("bf16", "fp16")  # precisions of training steps, as landscape.half_precision has them
-MOST_REPLICAS = 10**4  # each takes memory of its own, and 2 ms before the first step
+MOST_REPLICAS = 10**4  # each takes memory of its own, and 2.5 ms before the first step
 SEEDS = (
     "give a number of seeds from 1, or a mapping from settings to lists, as in replicas={lr:[0.1,0.2],seed:8}"
 )

@@ -1,5 +1,5 @@
 """Any update rule of the library pytorch_optimizer (pip install pytorch-optimizer), by its name: SOAP,
-Shampoo, Adan, LAMB, Prodigy and some hundred others."""
+Shampoo, Adan, LAMB, Prodigy and others."""
 
 from __future__ import annotations
 
@@ -38,8 +38,7 @@ class PytorchOptimizer:
 
     The state is (numbers [1 + k], *tensors): the steps taken, the numbers and the tensors of the rule's
     `state_dict`, whose number a first step on random gradients finds. Random numbers that a rule draws depend
-    on the number of the step alone. It states no edge, and follows no gradient flow that is
-    known.
+    on the number of the step alone. It states no edge, and follows no gradient flow that is known.
 
     Refuses a machine without the library, a name or an option that it does not have, and a rule that needs
     the loss again within a step, keeps something else than numbers and tensors, or fails on these weights.

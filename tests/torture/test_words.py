@@ -31,7 +31,7 @@ from sharpcli.errors import Refusal
 from tests.torture import SEED, amount, at_most_gigabytes, limit
 
 LONGEST = 400  # characters of a refusal
-MANY = 100  # replicas that are not built: 10,000, the most, take half a minute
+MANY = 100  # replicas that are not built: 10,000, the most, take longer than a case may
 TINY = ["data.train_examples=20", "model.widths=[3]"]
 HEAVY = (
     "cifar10",
