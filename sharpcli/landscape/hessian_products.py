@@ -50,9 +50,10 @@ class Linearization:
     second moment of the examples' gradients.
 
     A Hessian product differentiates g(w).v, g = grad L; the others are J^T M J v, J the Jacobian of the
-    outputs. If the graph of g fits `graph_budget` (`kept`), the graphs are built once for all products.
-    Otherwise each call rebuilds them batch by batch, and peak memory is that of one batch; then one call with
-    a block of vectors is cheaper than a call for each.
+    outputs. If the graphs of g fit `graph_budget` (`kept`), they are built once for all products, one for
+    each batch, so that a product needs the memory of one batch beside them. Otherwise each call rebuilds them
+    batch by batch, and peak memory is that of one batch; then one call with a block of vectors is cheaper
+    than a call for each.
 
     Every product is checked once: `errors.NotFinite` is raised where it holds NaN or infinity.
 
@@ -64,7 +65,7 @@ class Linearization:
         self._surface = surface
         self._w = w.detach().requires_grad_()
         self.kept = surface.graph_bytes(w) <= surface.graph_budget
-        self._graph: Tensor | None = None
+        self._graphs: list[tuple[float, Tensor]] | None = None
         self._outputs: list[_Outputs] | None = None
         self._grad: Tensor | None = None
 
@@ -74,7 +75,10 @@ class Linearization:
         if self._grad is None:
             surface = self._surface
             if self.kept:
-                self._grad = surface.processes.sum(self._kept_graph().detach().clone())
+                total = torch.zeros_like(self._w, requires_grad=False)
+                for weight, graph in self._kept_graphs():
+                    total += graph.detach() * weight
+                self._grad = surface.processes.sum(total)
             else:
                 self._grad = surface.grad(self._w)
         return self._grad
@@ -82,7 +86,7 @@ class Linearization:
     @property
     def graph_grad(self) -> Float[Tensor, " D"] | None:
         """grad L(w) where a graph of it has been built and kept; None where it would have to be computed."""
-        return None if self._graph is None else self.grad
+        return None if self._graphs is None else self.grad
 
     def hvp(self, V: Float[Tensor, "*m D"]) -> Float[Tensor, "*m D"]:
         """H v for a vector or for each row v of a block, H the Hessian of L."""
@@ -92,14 +96,12 @@ class Linearization:
         product = None
         if surface.compiled is not None and surface.penalty is None:
             product = surface.compiled.product(surface.predict, V.device, len(V))
-        if product is None and self.kept:
-            return finite(surface.processes.sum(_graph_products(self._kept_graph(), self._w, V)), "Hessian")
         total = torch.zeros_like(V)
-        for weight, (x, y) in surface.weighted_batches():
-            if product is not None:
+        if product is not None:
+            for weight, (x, y) in surface.weighted_batches():
                 total += torch.stack([product(self._w.detach(), v, x, y) for v in V]) * weight
-            else:
-                graph = surface.single((x, y)).gradient_graph(self._w)
+        else:
+            for weight, graph in self._kept_graphs() if self.kept else self._batch_graphs():
                 total += _graph_products(graph, self._w, V) * weight
         return finite(surface.processes.sum(total), "Hessian")
 
@@ -125,11 +127,17 @@ class Linearization:
         product = self._through_outputs(V, lambda outputs, JV: outputs.squared(JV))
         return finite(product, "second moment of the gradients")
 
-    def _kept_graph(self) -> Tensor:
-        """The gradient of the whole surface with its graph, built once."""
-        if self._graph is None:
-            self._graph = self._surface.gradient_graph(self._w)
-        return self._graph
+    def _batch_graphs(self) -> Iterator[tuple[float, Tensor]]:
+        """For each batch of this process its weight and its gradient with its graph, built one at a time."""
+        surface = self._surface
+        for weight, batch in surface.weighted_batches():
+            yield weight, surface.single(batch).gradient_graph(self._w)
+
+    def _kept_graphs(self) -> list[tuple[float, Tensor]]:
+        """Those of all batches, built once."""
+        if self._graphs is None:
+            self._graphs = list(self._batch_graphs())
+        return self._graphs
 
     def _through_outputs(self, V: Tensor, middle: Callable[[_Outputs, Tensor], Tensor]) -> Tensor:
         """J^T middle(J v) for a vector or for each row v of a block, averaged over batches; the outputs'
