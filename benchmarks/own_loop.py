@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import sharpcli as sharp
 
 TOL = 1e-3
-BATCH = 256  # examples evaluated at once, by every tool
+BATCH = 256  # examples evaluated at once, by every tool, unless --batch says another number
 STEPS = 40  # of Lanczos, as in the example that hessian-eigenthings publishes
 
 
@@ -164,10 +164,10 @@ class Peak:
         self._thread.join()
 
 
-def once(network: str, tool: str, examples: int) -> None:
+def once(network: str, tool: str, examples: int, batch: int) -> None:
     """Measures in this process, and prints the value, the products, the seconds and the growth of memory."""
     net, loss, data = NETWORKS[network](examples)
-    batch = min(examples, BATCH)
+    batch = min(examples, batch)
     with Peak() as peak:
         began = time.perf_counter()
         value, products = TOOLS[tool](net, loss, data, batch)
@@ -175,16 +175,20 @@ def once(network: str, tool: str, examples: int) -> None:
     print("measured", value, products, seconds, peak.most)
 
 
-def compare(network: str, examples: int, repeats: int) -> None:
+def compare(network: str, examples: int, repeats: int, batch: int) -> None:
     """A table of all tools on a network, each measurement in a process of its own, in turns."""
     net, loss, data = NETWORKS[network](examples)
     exact = sharp.measure(net, loss, data, tol=1e-6, chunk=BATCH)["lambda_1"]
     weights = sum(p.numel() for p in net.parameters())
-    print(f"\n{network}: {weights:,} weights, {examples} examples, lambda_1 {exact:.6g}", flush=True)
+    print(
+        f"\n{network}: {weights:,} weights, {examples} examples, {batch} at once, lambda_1 {exact:.6g}",
+        flush=True,
+    )
     said: dict[str, list[list[float]]] = {tool: [] for tool in TOOLS}
     for _ in range(repeats):
         for tool, rows in said.items():
             command = [sys.executable, str(Path(__file__)), "--once", network, tool, str(examples)]
+            command += ["--batch", str(batch)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             lines = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("measured")]
             if lines:
@@ -244,12 +248,15 @@ if __name__ == "__main__":
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--sequences", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--network", choices=NETWORKS, help="only this network")
     parser.add_argument("--once", nargs=3, metavar=("NETWORK", "TOOL", "EXAMPLES"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.once:
-        once(*options.once[:2], int(options.once[2]))
+        once(*options.once[:2], int(options.once[2]), options.batch)
         sys.exit()
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     door(2 * options.repeats + 1)
-    compare("GPT-2", options.sequences, options.repeats)
-    compare("ResNet-18", options.images, options.repeats)
+    for name, examples in (("GPT-2", options.sequences), ("ResNet-18", options.images)):
+        if options.network in (name, None):
+            compare(name, examples, options.repeats, options.batch)

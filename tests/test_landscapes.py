@@ -16,7 +16,8 @@ from sharpcli.config.check import check
 from sharpcli.config.words import compose
 from sharpcli.engine.experiment import build
 from sharpcli.landscape import paths, planes
-from sharpcli.landscape.permutations import matched
+from sharpcli.landscape.permutations import reordered
+from sharpcli.landscape.symmetries import exchangeable
 from sharpcli.plots.connect import connect
 from sharpcli.plots.landscape import landscape
 from sharpcli.run import in_directory
@@ -269,26 +270,6 @@ def test_a_fitted_curve_goes_around_a_hill():
     assert max(losses) < 0.3 < 0.9  # the line climbs to nearly 1
 
 
-NETS = {
-    "linear": nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 8), nn.Tanh(), nn.Linear(8, 3)),
-    "convolution": nn.Sequential(
-        nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.Flatten(), nn.Linear(16, 3)
-    ),
-}
-
-
-@pytest.mark.parametrize("name", NETS)
-def test_permuted_neurons_are_matched_back(name):
-    torch.manual_seed(0)
-    net = NETS[name].double()
-    layout = [(n, p.shape) for n, p in net.named_parameters()]
-    w = torch.cat([p.detach().flatten() for p in net.parameters()])
-    w = w + 0.1 * torch.randn(len(w), dtype=torch.float64)
-    permuted = permute(w, layout)
-    assert not torch.allclose(permuted, w)
-    assert torch.equal(matched(permuted, w, layout), w)
-
-
 def permute(w, layout):
     """The same function with the units of every hidden layer in another order."""
     tensors = [t.view(s) for t, (_, s) in zip(w.split([s.numel() for _, s in layout]), layout, strict=True)]
@@ -319,20 +300,39 @@ def test_matching_lowers_the_barrier_of_a_permuted_copy_to_zero(sharp, folder):
     assert barriers["line"]["height"] > 1e-4 and abs(barriers["line, matched"]["height"]) < 1e-12
 
 
-def test_a_network_that_is_no_chain_is_not_matched(sharp, folder):
+def test_the_channels_of_a_residual_network_are_matched(sharp, folder):
     words = (
-        "model=resnet",
-        "model.depth=8",
-        "model.norm=batch",
-        "data.train_examples=40",
-        "steps=1",
-        "threads=1",
-        "measure=[]",
+        *("model=resnet", "model.depth=8", "model.norm=batch", "problem.dtype=float64"),
+        *("data.train_examples=40", "steps=1", "threads=1", "measure=[]"),
     )
-    assert sharp("train", *words, "seed=0,1", "-m").code == 0
-    names = [run.name for run in in_directory(folder / "runs")]
-    said = sharp("plot", "connect", *names, "curves=[line]", "points=3", "match=true", "-o", "c.png")
-    assert "no chain of layers" in said.refusal
+    assert sharp("train", *words).code == 0
+    (run,) = in_directory(folder / "runs")
+    problem = build(check(compose(list(words)), [])).problem
+    w, layout = run.load(1)["w"], problem.layout
+    other = w.clone()
+    for units in exchangeable(problem.surface.predict, w, problem.examples[0][:2], layout):
+        tensors = [
+            t.view(s) for t, (_, s) in zip(other.split([s.numel() for _, s in layout]), layout, strict=True)
+        ]
+        moved = reordered(tensors, units, np.arange(units.size)[::-1].copy())
+        other = torch.cat([t.flatten() for t in moved])
+    for name, vector in (("first", w), ("second", other)):
+        tensors = zip(layout, vector.split([s.numel() for _, s in layout]), strict=True)
+        torch.save({key: t.reshape(shape) for (key, shape), t in tensors}, f"{name}.pt")
+    asked = ("first.pt", "second.pt", *words[:5], "problem.batchnorm=batch", "curves=[line]", "match=true")
+    said = sharp("plot", "connect", *asked, "points=5", "-o", "c.png")
+    assert said.code == 0, said.err
+    (file,) = (folder / "landscapes").glob("*.json")
+    barriers = json.loads(file.read_text())["about"]["barriers"]
+    assert barriers["line"]["height"] > 1e-3 and abs(barriers["line, matched"]["height"]) < 1e-12
+
+
+def test_what_has_no_hidden_units_is_not_matched(sharp, folder):
+    words = ("problem=quadratic", "steps=2", "checkpoint_every=1", "threads=1")
+    assert sharp("train", *words).code == 0
+    (run,) = in_directory(folder / "runs")
+    said = sharp("plot", "connect", run.name, "between=[0,2]", "curves=[line]", "match=true", "-o", "c.png")
+    assert "no two units" in said.refusal
 
 
 def test_ends_of_other_networks_or_data_are_refused(sharp, folder):

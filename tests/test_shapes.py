@@ -152,10 +152,11 @@ def solve():
 
 
 def draw_landscapes():
-    """Every function of planes, paths and permutations."""
+    """Every function of planes, paths, symmetries and permutations."""
+    import numpy as np
     import torch
 
-    from sharpcli.landscape import paths, permutations, planes
+    from sharpcli.landscape import paths, permutations, planes, symmetries
     from sharpcli.landscape.surface import LossSurface
 
     layout = (("0.weight", torch.Size([2, 3])), ("0.bias", torch.Size([2])), ("2.weight", torch.Size([1, 2])))
@@ -168,7 +169,41 @@ def draw_landscapes():
     assert len(planes.values(surface, normal(5, 10))) == 5
     middle = paths.fit(lambda step: surface, "chain", first, last, 3, 0.1, torch.Generator())
     paths.barrier([0.0, 0.5, 1.0], [float(surface.value(w)) for w in (first, middle, last)])
-    assert permutations.matched(first, last, layout) is not None
+
+    def predict(w, x):
+        hidden = (x @ w[:6].view(2, 3).T + w[6:8]).tanh()
+        return hidden @ w[8:].view(1, 2).T
+
+    (hidden,) = symmetries.exchangeable(predict, first, normal(2, 3), layout)
+    assert hidden.size == 2 and len(hidden.places) == 3
+    operate()
+    tensors = [t.view(s) for t, (_, s) in zip(first.split([6, 2, 2]), layout, strict=True)]
+    assert len(permutations.reordered(tensors, hidden, np.array([1, 0]))) == 3
+    assert permutations.matched(first, last, layout, [hidden]).shape == (10,)
+
+
+def operate():
+    """Every operation by which `symmetries` follows units."""
+    import torch
+    import torch.nn.functional as F
+
+    from sharpcli.landscape import symmetries
+
+    names = ("kernel", "scale", "words", "square")
+    sizes = ((4, 1, 2, 2), (4,), (3, 4), (4, 4))
+    layout = tuple((name, torch.Size(size)) for name, size in zip(names, sizes, strict=True))
+
+    def predict(w, x):
+        parts = w.split([size.numel() for _, size in layout])
+        kernel, scale, words, square = (p.view(s) for p, (_, s) in zip(parts, layout, strict=True))
+        h = F.max_pool2d(F.conv2d(F.pad(x, (1, 1)), kernel, scale), 2)
+        h = F.group_norm(F.batch_norm(h, None, None, scale, training=True), 2, scale)
+        h = F.pad(h, (0, 0, 0, 0, 1, 0))[:, 1:].mean((2, 3))
+        h = torch.cat(F.layer_norm(h, (4,), scale).split(2, 1), 1) + F.embedding(torch.tensor([0, 2]), words)
+        h = h.unsqueeze(2).squeeze(2).permute(0, 1).t().softmax(0).t()
+        return torch.baddbmm(h.unsqueeze(0), h.expand(1, 2, 4), square.unsqueeze(0)).view(2, 2, 2)
+
+    symmetries.exchangeable(predict, normal(16 + 4 + 12 + 16), normal(2, 1, 6, 6), layout)
 
 
 def network(w, x):

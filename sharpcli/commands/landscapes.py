@@ -258,12 +258,13 @@ def path(
     size `lr` times the root mean square of w_2 - w_1.
 
     The minima are the ends of two runs, two files of weights, or the steps `between` of one run. With
-    `match`, the second's neurons are first permuted to lie nearest to the first's (Ainsworth et al. 2023,
-    arXiv:2209.04836), as rows of their own: `line, matched`. `barriers` in `attrs` holds for each curve the
-    largest excess of the loss over the line between the losses at the ends, where it is, and its error.
+    `match`, the second's hidden units (neurons, channels) are first permuted to lie nearest to the first's
+    (Ainsworth et al. 2023, arXiv:2209.04836), as rows of their own: `line, matched`. `barriers` in `attrs`
+    holds for each curve the largest excess of the loss over the line between the losses at the ends, where it
+    is, and its error.
 
-    Refuses other than two minima, ends of other networks or data, and `match` for a network whose outputs the
-    permutation changes: one that is no chain of layers."""
+    Refuses other than two minima, ends of other networks or data, and `match` where no two units of the
+    network can change places without changing its outputs."""
     named = len(asked.runs) + len(asked.files)
     if (between is None and named != 2) or (between is not None and (named != 1 or len(between) != 2)):
         raise Refusal(

@@ -18,6 +18,7 @@ from sharpcli.landscape.curvature import Curvature
 from sharpcli.landscape.paths import Curve
 from sharpcli.landscape.permutations import matched
 from sharpcli.landscape.surface import LossSurface
+from sharpcli.landscape.symmetries import exchangeable
 from sharpcli.problems.minibatches import Minibatches
 from sharpcli.rng import generator
 
@@ -84,15 +85,20 @@ def losses_at(experiment: Experiment, origin: Tensor, basis: Tensor, at: np.ndar
 
 
 def matched_to(experiment: Experiment, w: Tensor, to: Tensor) -> Tensor:
-    """w with its neurons in the order nearest to another's, tried on the loss."""
-    out = matched(w, to, experiment.problem.layout)
-    surface: LossSurface = experiment.surface_at(w)
-    before = float(surface.value(w))
-    after = float("nan") if out is None else float(experiment.surface_at(out).value(out))
-    if out is None or not abs(after - before) <= 1e-4 * max(abs(before), 1e-2):
+    """w with its hidden units in the order nearest to another's. Refuses a problem that is no network, a
+    network none of whose units can change places, and one whose loss their new order changes."""
+    problem = experiment.problem
+    sets = []
+    if problem.layout:
+        sets = exchangeable(problem.surface.predict, w, problem.examples[0][:2], problem.layout)
+    if not sets:
+        raise Refusal("match=true: no two units of this network can change places; take match=false")
+    out = matched(w, to, problem.layout, sets)
+    before, after = (float(experiment.surface_at(v).value(v)) for v in (w, out))
+    if not abs(after - before) <= 1e-4 * max(abs(before), 1e-2):
         raise Refusal(
-            "match=true: the network is no chain of layers in which each layer's units are the next one's "
-            "inputs; take match=false"
+            f"match=true: the loss is {before:.6g}, and {after:.6g} with the units in another order, which "
+            f"should not matter: an operation of this network tells them apart; take match=false"
         )
     return out
 
