@@ -12,7 +12,7 @@ from sharpcli.errors import Refusal
 from sharpcli.landscape.compiled_products import BREAK_EVEN_PRODUCTS
 from sharpcli.landscape.distributed import ALONE
 from sharpcli.landscape.second_derivatives import agreement
-from sharpcli.landscape.surface import LossSurface
+from sharpcli.landscape.surface import UNKNOWN_BYTES, LossSurface
 from sharpcli.landscape.third_derivatives import check_third_derivatives
 from sharpcli.losses.cross_entropy import cross_entropy
 from sharpcli.losses.half_squared import half_squared
@@ -100,6 +100,26 @@ def test_value_gradient_and_products_are_those_of_a_dense_computation_with_unequ
         assert torch.allclose(at.hvp(V), V @ H, rtol=1e-8, atol=1e-10)
         assert torch.allclose(at.hvp(V[0]), V[0] @ H, rtol=1e-8, atol=1e-10)
     assert torch.allclose(p.surface.hvp(p.w0, V[1]), V[1] @ H, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet_group", "resnet_batch"])
+def test_large_batches_are_cut_for_products_unless_their_examples_depend(name, monkeypatch):
+    p = problem(MODELS[name], cross_entropy, chunk=13)
+    V = torch.randn(2, len(p.w0), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    whole = p.surface.linearize(p.w0)
+    bytes_of_all = p.surface.graph_bytes(p.w0)
+    assert [len(y) for _, y in p.surface.in_pieces(p.w0, bytes_of_all).batches] == [13]
+    monkeypatch.setattr("sharpcli.landscape.surface.PIECE_BYTES", bytes_of_all // 4)
+    monkeypatch.setattr("sharpcli.landscape.surface.PIECE_VECTORS", 0)
+    pieces = [len(y) for _, y in p.surface.in_pieces(p.w0, bytes_of_all).batches]
+    assert pieces == ([13] if name == "resnet_batch" else [4, 4, 4, 1])
+    assert [len(y) for _, y in p.surface.in_pieces(p.w0, UNKNOWN_BYTES).batches] == [13]
+    for budget in (2**31, 0):
+        cut = replace(p.surface, graph_budget=budget).linearize(p.w0)
+        assert torch.allclose(cut.hvp(V), whole.hvp(V), rtol=1e-9, atol=1e-12)
+        assert torch.allclose(cut.grad, whole.grad, rtol=1e-9, atol=1e-12)
+        assert torch.allclose(cut.ggn(V), whole.ggn(V), rtol=1e-9, atol=1e-12)
+        assert torch.allclose(cut.second_moment(V), whole.second_moment(V), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's compiler deprecates itself

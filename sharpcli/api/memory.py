@@ -13,10 +13,10 @@ from sharpcli.api.problem import Loss, Weight, own
 from sharpcli.api.refused import python
 from sharpcli.linalg.krylov import KEPT_VECTORS
 
-# Fitted to GPT-2s of 3 million weights at 4, 32 and 128 sequences and of 25 million at 4: a product
-# holds the graph of the gradient and about as much again, and beside the basis there are the weights, the
+# Fitted to GPT-2s of 3 million weights at 4, 32 and 128 sequences and of 25 million at 4: a product takes
+# about as much again as the largest of the gradient's graphs, and beside the basis there are the weights, the
 # gradient, a product and its parts, and the eigenvectors that are kept.
-GRAPHS = 2.1
+PRODUCT = 1.1
 WORKING_VECTORS = 6 + KEPT_VECTORS
 MOST_VECTORS = 50  # that Hutch++ keeps of 100 products; a first solve for lambda_1 to 1e-3 takes about 24
 
@@ -71,8 +71,9 @@ def memory(
     surface, w = mine.problem.surface, mine.problem.w0
     with mine.untouched():
         graph = surface.graph_bytes(w)
-        if graph > surface.graph_budget:  # then that of a batch, built anew for each product
-            graph = max(surface.single(batch).graph_bytes(w) for batch in surface.batches)
+        largest = max(surface.in_pieces(w, graph).batches, key=lambda batch: len(batch[1]))
+        of_product = surface.single(largest).graph_bytes(w)
+    kept = graph if graph <= surface.graph_budget else of_product  # else one at a time, for each product
     room = max(2 * KEPT_VECTORS, int(basis_gb * 1e9) // w.nbytes)
     basis = min(room, MOST_VECTORS, len(w))
-    return Memory((basis + WORKING_VECTORS) * w.nbytes, int(GRAPHS * graph))
+    return Memory((basis + WORKING_VECTORS) * w.nbytes, int(kept + PRODUCT * of_product))

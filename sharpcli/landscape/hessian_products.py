@@ -40,6 +40,7 @@ class Loss(Protocol):
     def compiled(self) -> CompiledProducts | None: ...  # noqa: D102
     def grad(self, w: Tensor) -> Tensor: ...  # noqa: D102
     def graph_bytes(self, w: Tensor) -> int: ...  # noqa: D102
+    def in_pieces(self, w: Tensor, graph_bytes: int) -> Loss: ...  # noqa: D102
     def gradient_graph(self, w: Tensor) -> Tensor: ...  # noqa: D102
     def weighted_batches(self) -> Iterator[tuple[float, Batch]]: ...  # noqa: D102
     def single(self, batch: Batch) -> Loss: ...  # noqa: D102
@@ -51,9 +52,9 @@ class Linearization:
 
     A Hessian product differentiates g(w).v, g = grad L; the others are J^T M J v, J the Jacobian of the
     outputs. If the graphs of g fit `graph_budget` (`kept`), they are built once for all products, one for
-    each batch, so that a product needs the memory of one batch beside them. Otherwise each call rebuilds them
-    batch by batch, and peak memory is that of one batch; then one call with a block of vectors is cheaper
-    than a call for each.
+    each batch. Otherwise each call rebuilds them batch by batch, and one call with a block of vectors is
+    cheaper than a call for each. A large batch is cut (`LossSurface.in_pieces`): a product needs the memory
+    of one piece beside the graphs that are kept.
 
     Every product is checked once: `errors.NotFinite` is raised where it holds NaN or infinity.
 
@@ -62,9 +63,11 @@ class Linearization:
     """
 
     def __init__(self, surface: Loss, w: Float[Tensor, " D"]) -> None:
+        graph_bytes = surface.graph_bytes(w)
+        self.kept = graph_bytes <= surface.graph_budget
         self._surface = surface
+        self._pieces = surface.in_pieces(w, graph_bytes)
         self._w = w.detach().requires_grad_()
-        self.kept = surface.graph_bytes(w) <= surface.graph_budget
         self._graphs: list[tuple[float, Tensor]] | None = None
         self._outputs: list[_Outputs] | None = None
         self._grad: Tensor | None = None
@@ -129,9 +132,8 @@ class Linearization:
 
     def _batch_graphs(self) -> Iterator[tuple[float, Tensor]]:
         """For each batch of this process its weight and its gradient with its graph, built one at a time."""
-        surface = self._surface
-        for weight, batch in surface.weighted_batches():
-            yield weight, surface.single(batch).gradient_graph(self._w)
+        for weight, batch in self._pieces.weighted_batches():
+            yield weight, self._pieces.single(batch).gradient_graph(self._w)
 
     def _kept_graphs(self) -> list[tuple[float, Tensor]]:
         """Those of all batches, built once."""
@@ -153,7 +155,7 @@ class Linearization:
 
     def _batch_outputs(self) -> Iterator[_Outputs]:
         """The outputs of each batch of this process, built one at a time."""
-        return (_Outputs(self._surface, self._w, *item) for item in self._surface.weighted_batches())
+        return (_Outputs(self._surface, self._w, *item) for item in self._pieces.weighted_batches())
 
 
 class _Outputs:

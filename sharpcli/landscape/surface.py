@@ -3,6 +3,7 @@ matrices."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,9 @@ Layout = tuple[tuple[str, torch.Size], ...]  # names and shapes of the tensors t
 # adds.
 PROBE_EXAMPLES = (4, 8)
 UNKNOWN_BYTES = 2**62
+# a graph is built for as many examples as take this many bytes, or this many times those of w: the graph of
+# any number of examples holds some vectors [D]
+PIECE_BYTES, PIECE_VECTORS = 2**27, 8
 
 
 def examples_in(batch: Batch) -> float:
@@ -196,6 +200,24 @@ class LossSurface:
         del graph
         saved.clear()
         return sum(storages.values())
+
+    def in_pieces(self, w: Float[Tensor, " D"], graph_bytes: int) -> LossSurface:
+        """The same loss over smaller batches, where the graph of all takes `graph_bytes` and batches may be
+        cut: a piece's takes about `PIECE_BYTES`. On a processor a product with 1,000 images of a ResNet-20
+        then takes a fifth less time than with batches of 500, and a tenth of the memory; a graphics card
+        wants all that it holds at once."""
+        most = max(PIECE_BYTES, PIECE_VECTORS * w.nbytes)
+        if graph_bytes <= most or graph_bytes == UNKNOWN_BYTES or w.is_cuda or self.joint:
+            return self
+        if not all(map(can_be_cut, self.batches)):
+            return self
+        n = sum(len(y) for _, y in self.own_batches)
+        pieces: list[Batch] = []
+        for x, y in self.batches:
+            parts = max(1, round(len(y) * graph_bytes / n / most))
+            at_once = math.ceil(len(y) / parts)
+            pieces += [(x[i : i + at_once], y[i : i + at_once]) for i in range(0, len(y), at_once)]
+        return replace(self, batches=tuple(pieces))
 
     def gradient_graph(self, w: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
         """The gradient in w of this process's share of L, with its graph."""
