@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -338,6 +339,28 @@ def _coerced(value: Any, hint: Any, setting: str) -> Any:
         raise Refusal(
             f"{setting}={value}: this is a part; choose it by name, {inner}=..., or give {setting}._target_="
         )
+    out = value if _has_type(value, hint) else _converted(value, hint, setting)
+    is_flat = get_origin(hint) is list and not get_origin(get_args(hint)[0]) and get_args(hint)[0] is not Any
+    if is_flat and any(isinstance(inner, list | dict) for inner in out or ()):
+        raise Refusal(f"{setting}={value}: give a list of values, and no list or mapping in it")
+    for number in _numbers_in(out):
+        if not math.isfinite(number):
+            raise Refusal(f"{setting}={number}: give a finite number")
+        if isinstance(number, int) and not -LARGEST <= number <= LARGEST:
+            raise Refusal(f"{setting}={number}: give a whole number of at most {LARGEST}, as 64 bits hold")
+    return out
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    """Whether a value is of a plain type that the annotation names, and needs no conversion: OmegaConf takes
+    4 ms to say so."""
+    is_union = get_origin(hint) in (Union, UnionType)
+    kinds = set(get_args(hint)) if is_union else {hint}
+    return type(value) in kinds and kinds <= {bool, int, float, str, type(None)}
+
+
+def _converted(value: Any, hint: Any, setting: str) -> Any:
+    """A value as OmegaConf converts it to the type of an annotation. Refuses what it does not."""
     try:
         schema = OmegaConf.structured(make_dataclass("Part", [("value", hint)]))
     except OmegaConfBaseException:
@@ -349,16 +372,7 @@ def _coerced(value: Any, hint: Any, setting: str) -> Any:
         merged: Any = OmegaConf.to_container(OmegaConf.merge(schema, {"value": literal(value)}), resolve=True)
     except OmegaConfBaseException as problem:
         raise _not_of_type(value, hint, setting, problem) from None
-    out = merged["value"]
-    is_flat = get_origin(hint) is list and not get_origin(get_args(hint)[0]) and get_args(hint)[0] is not Any
-    if is_flat and any(isinstance(inner, list | dict) for inner in out or ()):
-        raise Refusal(f"{setting}={value}: give a list of values, and no list or mapping in it")
-    for number in _numbers_in(out):
-        if not math.isfinite(number):
-            raise Refusal(f"{setting}={number}: give a finite number")
-        if isinstance(number, int) and not -LARGEST <= number <= LARGEST:
-            raise Refusal(f"{setting}={number}: give a whole number of at most {LARGEST}, as 64 bits hold")
-    return out
+    return merged["value"]
 
 
 def _not_of_type(value: Any, hint: Any, setting: str, problem: OmegaConfBaseException) -> Refusal:
