@@ -378,6 +378,8 @@ def _converted(value: Any, hint: Any, setting: str) -> Any:
 def _not_of_type(value: Any, hint: Any, setting: str, problem: OmegaConfBaseException) -> Refusal:
     """The line for a value that is not of an annotation's type."""
     if get_origin(hint) is list and not isinstance(value, list):
+        if value is None:
+            return Refusal(f"{setting}=null: give a list, [] for an empty one")
         return Refusal(f"{setting}={value}: give a list, as in {setting}=[{value}]")
     if any(get_origin(kind) is dict for kind in (hint, *get_args(hint))) and not isinstance(value, Mapping):
         return Refusal(f"{setting}={value}: give a mapping, as in {setting}={{name:1}}")

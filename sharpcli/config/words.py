@@ -205,6 +205,14 @@ def explain(problem: Exception, overrides: Sequence[str]) -> str:
         setting = f"{key_match[1]}=" if key_match else ""
         kind = match[2].strip("'\"")
         return f"{setting}{match[1]}: not {TYPES.get(kind, f'a value of type {kind}')}"
+    if match := re.search(
+        r"merging override (\S+?)=null field '[^']*' is not Optional", " ".join(text.split())
+    ):
+        key = match[1].lstrip("+")
+        return f"{key}=null: this setting always has a value; leave {key}= out for its default"
+    if match := re.search(r"Incompatible value 'None' for field of type '(\w+)'", text):
+        key = getattr(problem.__cause__, "full_key", None) or getattr(problem, "full_key", None) or ""
+        return f"{key}=null: not {TYPES.get(match[1], f'a value of type {match[1]}')}"
     said = re.sub(r"See https://hydra\S+ for details|full_key:.*", "", " ".join(text.split())).strip()
     key = getattr(problem.__cause__, "full_key", None) or getattr(problem, "full_key", None)
     said = f"{key}: {said}" if key and str(key) not in said else said
