@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from sharpcli.api.arguments import whole
 from sharpcli.errors import Refusal
-from sharpcli.landscape.batches import Batch, Examples, Rows, can_be_cut, head, tree_of
+from sharpcli.landscape.batches import Batch, Examples, Rows, can_be_cut, head, mapped, tree_of
 
 KEPT_SHARE = 0.25  # of the machine's memory, which the data that are kept may take
 STRUCTURES = "a tensor, or a tuple, list or dict of tensors with the examples along the first dimension"
@@ -30,13 +31,12 @@ def read(data: Any, chunk: int, most: int | None) -> tuple[tuple[Batch, ...], in
     Refuses data without examples, batches of no known structure, NaN, and data that take more than a quarter
     of the machine's memory.
     """
-    for name, value in (("chunk", chunk), ("examples", most)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise Refusal(f"{name}={value}: a number of examples, at least 1")
+    chunk, most = whole("chunk", chunk), None if most is None else whole("examples", most)
     batches: list[Batch] = []
     kept, examples, budget = 0, 0, int(KEPT_SHARE * _memory())
     for number, given in enumerate(_kept_generators(data, _given(data, chunk))):
-        batch = _batch(given, number)
+        # a generator may refill the tensors that it gave
+        batch = _batch(mapped(torch.clone, given) if isinstance(data, Iterator) else given, number)
         if most is not None and examples + len(batch[1]) > most:
             if not can_be_cut(batch) and examples:
                 break
@@ -147,6 +147,8 @@ def _check_numbers(batch: Batch, number: int) -> None:
     """Refuses NaN. Infinity may be meant: masks of attention hold it."""
     for what, rows in zip(("inputs", "targets"), batch, strict=True):
         for leaf in tree_leaves(tree_of(rows)):
+            if isinstance(leaf, Tensor) and leaf.is_meta:
+                raise Refusal(f"data: the {what} of batch {number} are on the meta device, without values")
             is_real = isinstance(leaf, Tensor) and leaf.is_floating_point()
             if is_real and bool(torch.isnan(leaf).any()):
                 raise Refusal(f"data: the {what} of batch {number} hold NaN; remove those examples")

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 from torch import Tensor, nn
 
+from sharpcli.api.arguments import real, size_in_bytes, whole
 from sharpcli.api.problem import Loss, Own, Weight, own
 from sharpcli.api.refused import python
 from sharpcli.commands.report import table
@@ -133,7 +134,7 @@ def measure(
         weight=weight,
         chunk=chunk,
         examples=examples,
-        graph_budget=int(graph_gb * 1e9),
+        graph_budget=size_in_bytes("graph_gb", graph_gb),
         eval_mode=eval_mode,
     )
     return measured(experiment_of(mine, parts, lr, seed, basis_gb), mine, mine.problem.w0)[0]
@@ -158,6 +159,7 @@ def experiment_of(
     mine: Own, measures: dict[str, Measure], lr: float, seed: int, basis_gb: float
 ) -> Experiment:
     """A user's problem as what the engine measures: at a point that no run has reached."""
+    seed, lr = whole("seed", seed, 0), real("lr", lr)
     tf32 = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
     if tf32 and mine.problem.w0.is_cuda:
         raise Refusal(
@@ -171,7 +173,7 @@ def experiment_of(
         steps=0,
         chunk=CHUNK,
         measure_examples=None,
-        basis_bytes=int(basis_gb * 1e9),
+        basis_bytes=size_in_bytes("basis_gb", basis_gb),
         problem=mine.problem,
         minibatches=Minibatches(mine.problem.examples, max(1, len(mine.problem.examples[1])), seed),
         optimizer=GD(),
@@ -187,10 +189,14 @@ def experiment_of(
 
 def built(measures: Measures, settings: Mapping[str, Any]) -> dict[str, Measure]:
     """Measures by name, each with the settings that it takes. Refuses a setting that none takes."""
+    settings = {name: plain(value) for name, value in settings.items()}
     names_of: Any = [measures] if isinstance(measures, str) else measures
     if not isinstance(names_of, Iterable):
         raise Refusal(f"measures={measures}: give a name, or a list of names")
     given = measures if isinstance(measures, Mapping) else {}
+    for name, own_settings in given.items():
+        if not isinstance(own_settings, Mapping):
+            raise Refusal(f"measures: {name} has {own_settings!r}; give a mapping of its settings, or {{}}")
     parts: dict[str, Measure] = {}
     taken: set[str] = set()
     possible: list[str] = []
@@ -205,7 +211,7 @@ def built(measures: Measures, settings: Mapping[str, Any]) -> dict[str, Measure]
             _, _, names = hyperparameters(resolve(values["_target_"], "measure", ()))
             possible += [name for name in names if name not in possible]
             values |= {name: settings[name] for name in settings if name in names}
-            values |= dict(given.get(measure, {}))
+            values |= {name: plain(value) for name, value in given.get(measure, {}).items()}
             taken |= set(names)
             checked = typed(values, f"measure.{key}", (), "measure")
             parts[key] = part(checked, (), f"measure.{key}")
@@ -215,6 +221,11 @@ def built(measures: Measures, settings: Mapping[str, Any]) -> dict[str, Measure]
             f"{', '.join(possible)}"
         )
     return parts
+
+
+def plain(value: Any) -> Any:
+    """A number of NumPy's or torch's as Python's."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
 
 
 def _defaults(measure: str) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from sharpcli.api.arguments import size_in_bytes
 from sharpcli.api.measure import BASIS_GB, CHUNK, GRAPH_GB
 from sharpcli.api.problem import Loss, Weight, own
 from sharpcli.api.refused import python
@@ -65,7 +66,7 @@ def memory(
         weight=weight,
         chunk=chunk,
         examples=examples,
-        graph_budget=int(graph_gb * 1e9),
+        graph_budget=size_in_bytes("graph_gb", graph_gb),
         eval_mode=eval_mode,
     )
     surface, w = mine.problem.surface, mine.problem.w0
@@ -74,6 +75,6 @@ def memory(
         largest = max(surface.in_pieces(w, graph).batches, key=lambda batch: len(batch[1]))
         of_product = surface.single(largest).graph_bytes(w)
     kept = graph if graph <= surface.graph_budget else of_product  # else one at a time, for each product
-    room = max(2 * KEPT_VECTORS, int(basis_gb * 1e9) // w.nbytes)
+    room = max(2 * KEPT_VECTORS, size_in_bytes("basis_gb", basis_gb) // w.nbytes)
     basis = min(room, MOST_VECTORS, len(w))
     return Memory((basis + WORKING_VECTORS) * w.nbytes, int(kept + PRODUCT * of_product))

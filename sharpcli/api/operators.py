@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from sharpcli.api.arguments import real, size_in_bytes, whole
 from sharpcli.api.measure import BASIS_GB, CHUNK, GRAPH_GB
 from sharpcli.api.problem import Loss, Own, Weight, own
 from sharpcli.api.refused import python
@@ -55,7 +56,8 @@ class CurvatureOperator:
     """
 
     def __init__(self, kind: Operator, mine: Own, seed: int, basis_gb: float) -> None:
-        self._kind, self._own, self._seed, self._basis_bytes = kind, mine, seed, int(basis_gb * 1e9)
+        self._kind, self._own = kind, mine
+        self._seed, self._basis_bytes = whole("seed", seed, 0), size_in_bytes("basis_gb", basis_gb)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -100,6 +102,9 @@ class CurvatureOperator:
                 f"A @ v: v of {kind}; give a tensor [D] or [D, m] with D = {self.shape[0]}, or a mapping "
                 f"from parameter names to tensors"
             )
+        if v.is_complex() or not v.numel():
+            kind = "complex: take the products of its real and imaginary parts" if v.is_complex() else "empty"
+            raise Refusal(f"A @ v: v of shape {list(v.shape)} is {kind}")
         rows = v[None] if v.ndim == 1 else v.T.contiguous()
         product = self._rows(rows.to(device=self.device, dtype=self.dtype)).to(v.device)
         return product[0] if v.ndim == 1 else product.T
@@ -123,13 +128,8 @@ class CurvatureOperator:
     @python
     def eigenpairs(self, k: int = 1, *, tol: float = 1e-3, max_products: int = 200) -> Eigenpairs:
         """The k algebraically largest eigenpairs, each to an error of `tol` |lambda_1|."""
-        if (
-            isinstance(k, bool)
-            or not isinstance(k, int)
-            or not 1 <= k <= self.shape[0]
-            or not tol > 0
-            or max_products < k
-        ):
+        k, max_products, tol = whole("k", k), whole("max_products", max_products), real("tol", tol)
+        if k > self.shape[0] or not tol > 0 or max_products < k:
             raise Refusal(
                 f"eigenpairs: k={k} tol={tol} max_products={max_products}; k from 1 to D = {self.shape[0]}, "
                 f"tol above 0, max_products at least k"
@@ -146,6 +146,7 @@ class CurvatureOperator:
     ) -> Trace:
         """Tr A by a random estimator, until 2 stderr, the half width of a 95 % interval, is 2 rtol |Tr A|;
         exact where D <= `max_products`."""
+        rtol, max_products = real("rtol", rtol), whole("max_products", max_products)
         if not rtol > 0 or max_products < traces.MIN_SAMPLES or method not in get_args(traces.Method):
             raise Refusal(
                 f"trace: rtol={rtol} max_products={max_products} method={method}; rtol above 0, at least 8 "
@@ -159,8 +160,7 @@ class CurvatureOperator:
     def density(self, *, probes: int = 4, steps: int = 80) -> Quadrature:
         """The density of the eigenvalues as nodes and weights, by stochastic Lanczos quadrature; its `curve`
         smooths them."""
-        if probes < 1 or steps < 1:
-            raise Refusal(f"density: probes={probes} steps={steps}; at least 1 of each")
+        probes, steps = whole("probes", probes), whole("steps", steps)
         with self._own.untouched():
             return self._curvature.quadrature(self._kind, probes, min(steps, self.shape[0]))[0]
 
@@ -170,11 +170,14 @@ class CurvatureOperator:
     ) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
         """The diagonal [D] of A and the standard error of each entry: the mean of z * A z over probes z of
         independent signs (Bekas, Kokiopoulou & Saad 2007), or with `exact` D products with unit vectors."""
-        like = self._own.problem.w0
+        like, probes = self._own.problem.w0, whole("probes", probes)
         if exact or len(like) <= probes:
-            eye = torch.eye(len(like), dtype=like.dtype, device=like.device)
-            found = torch.cat([(self._rows(rows) * rows).sum(1) for rows in eye.split(32)])
-            return found, torch.zeros_like(found)
+            diagonal = torch.zeros_like(like)
+            for rows in torch.arange(len(like), device=like.device).split(32):
+                units = torch.zeros(len(rows), len(like), dtype=like.dtype, device=like.device)
+                units[range(len(rows)), rows] = 1
+                diagonal[rows] = self._rows(units)[range(len(rows)), rows]
+            return diagonal, torch.zeros_like(like)
         if probes < 2:
             raise Refusal(f"diagonal: probes={probes}; at least 2, for an error")
         rng = generator(self._seed, "diagonal", 0)
@@ -223,8 +226,7 @@ class Hessian(CurvatureOperator):
     def grad_trace(self, *, probes: int = 16) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
         """The gradient of Tr H in the weights, and the standard error of each entry: the mean of grad (z.Hz)
         over probes z of independent signs."""
-        if probes < 2:
-            raise Refusal(f"grad_trace: probes={probes}; at least 2, for an error")
+        probes = whole("probes", probes, 2)  # two for an error
         rng, w = generator(self._seed, "grad_trace", 0), self._own.problem.w0
         samples = [self._third(signs(1, w, rng)) for _ in range(probes)]
         stacked = torch.stack(samples)
@@ -267,7 +269,7 @@ def _opened(
         weight=weight,
         chunk=chunk,
         examples=examples,
-        graph_budget=int(graph_gb * 1e9),
+        graph_budget=size_in_bytes("graph_gb", graph_gb),
         eval_mode=eval_mode,
     )
     with mine.untouched():

@@ -9,7 +9,7 @@ import math
 import random
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from sharpcli.api.data import read
 from sharpcli.errors import Refusal
-from sharpcli.landscape.batches import Batch, Examples, head, mapped, tree_of
+from sharpcli.landscape.batches import Batch, Examples, can_be_cut, head, mapped, tree_of
 from sharpcli.landscape.compiled_products import CompiledProducts
 from sharpcli.landscape.surface import LossSurface, examples_in
 from sharpcli.problems.network import Arguments, batch_norms, flat
@@ -33,6 +34,7 @@ from sharpcli.problems.user_parts import (
     check_model,
     check_parts,
     check_precision,
+    check_reached,
     check_tensors,
 )
 
@@ -52,10 +54,11 @@ class Own:
     module: nn.Module
     modes: Mapping[nn.Module, bool]
     population: int | None = None
+    loss: nn.Module | None = None
 
     def untouched(self) -> AbstractContextManager[None]:
         """Within it the model is called, in the modes of when this was made; after it, it is as before."""
-        return untouched(self.module, self.modes)
+        return untouched(self.module, self.modes, self.loss)
 
     def w(self) -> Tensor:
         """The module's weights of now [D], in the problem's dtype."""
@@ -79,6 +82,8 @@ class Own:
         for name, t in named.items():
             if name not in layout:
                 raise Refusal(f"{name}: no parameter of the model; it has {', '.join(list(layout)[:8])}")
+            if not isinstance(t, Tensor):
+                raise Refusal(f"{name}: a {type(t).__name__}; give a tensor")
             if t.shape != layout[name]:
                 raise Refusal(f"{name}: of the shape {list(t.shape)}; the parameter has {list(layout[name])}")
         w0 = self.problem.w0
@@ -118,7 +123,11 @@ def own(
         )
     if weight is not None and not callable(weight):
         raise Refusal(f"weight={weight}: give a function of a batch")
+    if not isinstance(eval_mode, bool):
+        raise Refusal(f"eval_mode={eval_mode!r}: give True or False")
     module = unwrapped(model)
+    if lazy := next((name for name, p in module.named_parameters() if is_lazy(p)), ""):
+        raise Refusal(f"the model's {lazy} has no shape yet; call the model once on a batch")
     chosen = [name for name, p in module.named_parameters() if p.requires_grad]
     if not chosen:
         raise Refusal("the model has no parameter with requires_grad=True; leave some of them trainable")
@@ -130,11 +139,12 @@ def own(
     dtype = torch.float64 if torch.float64 in real else torch.float32
     check_tensors(module, dtype)
     modes = {m: m.training and not eval_mode for m in module.modules()}
-    with untouched(module, modes):
+    of_loss = loss if isinstance(loss, nn.Module) else None
+    with untouched(module, modes, of_loss):
         w0 = torch.cat([parts[name].detach().flatten().to(dtype) for name in chosen])
         batches, population = read(data, chunk, examples)
         problem = _problem_of(module, loss, batches, chosen, w0, weight, graph_budget)
-    return Own(problem, module, modes, population)
+    return Own(problem, module, modes, population, of_loss)
 
 
 def _problem_of(
@@ -149,15 +159,47 @@ def _problem_of(
     if _form(loss, batches[0]) == "outputs":
         try:
             return _problem(module, loss, batches, names, w0, weight, graph_budget, whole=False)
-        except TypeError as problem:  # a loss that takes the model calls the outputs
-            if not str(problem).startswith("'Tensor' object is not callable"):
-                raise
+        except (TypeError, ValueError, AttributeError, IndexError, KeyError) as problem:
+            if not _takes_model(loss, module, batches[0]):  # which fails when it is given outputs
+                raise problem from None
     return _problem(module, loss, batches, names, w0, weight, graph_budget, whole=True)
+
+
+def _indivisible(batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
+    """The batches, with structures that are never cut: a tensor as long as the examples may be of all of
+    them, as a mask [T, T] of T texts."""
+
+    def uncut(rows: Any) -> Any:
+        return replace(rows, whole=True) if isinstance(rows, Examples) else rows
+
+    return tuple((uncut(x), uncut(y)) for x, y in batches)
+
+
+def _runs(predict: Callable[[Tensor, Any], Any], w: Tensor, x: Any) -> bool:
+    """Whether a model takes these inputs."""
+    try:
+        with torch.no_grad():
+            predict(w, x)
+    except Exception:  # whatever it raises
+        return False
+    return True
+
+
+def _takes_model(loss: Loss, module: nn.Module, batch: Batch) -> bool:
+    """Whether loss(model, batch) gives a number."""
+    try:
+        with torch.no_grad():
+            value = loss(module, tree_of(_undivided(batch)[0]))
+    except Exception:  # what a loss raises that was meant for outputs
+        return False
+    return isinstance(value, Tensor) and not value.ndim
 
 
 def matching(names: Sequence[str], params: str | Sequence[str]) -> list[str]:
     """The names that match a pattern. Refuses patterns that match none."""
-    patterns = [params] if isinstance(params, str) else list(params)
+    if not isinstance(params, str | Iterable) or not params:
+        raise Refusal(f"params={params}: give a pattern of parameter names, or a list of them")
+    patterns = [params] if isinstance(params, str) else [str(pattern) for pattern in params]
     matches = {p: [name for name in names if name == p or fnmatch.fnmatchcase(name, p)] for p in patterns}
     if missing := [pattern for pattern, found in matches.items() if not found]:
         some = ", ".join(names[:8])
@@ -177,7 +219,7 @@ def _problem(
     whole: bool,
 ) -> Problem:
     """`whole`: the loss takes the model and a batch."""
-    layout = tuple((name, module.get_parameter(name).shape) for name in names)
+    layout, chosen = tuple((name, module.get_parameter(name).shape) for name in names), names
     joint = bool(batch_norms(module))
     moved = _moved(w0)
     called: nn.Module = module
@@ -211,13 +253,24 @@ def _problem(
     trial = flat(called, names, eager=True, given=given, restored=True)
     try:
         tried = check_model(called, trial, w0, x)
-    except (RuntimeError, TypeError, ValueError) as problem:
+    except (RuntimeError, TypeError, ValueError, IndexError) as problem:
+        uncut = _indivisible(batches)
+        if can_be_cut(batches[0]) and not can_be_cut(uncut[0]) and _runs(trial, w0, uncut[0][0]):
+            return _problem(module, loss, uncut, chosen, w0, weight, graph_budget, whole)
         _explain(problem, module, batches[0], whole)
         raise
     if not whole:
         check_precision(tried.outputs, w0)
     predict = flat(called, names, eager=tried.compiled, given=given, restored=True)
     check_loss(predict, mean, w0, x, y, weigh)
+    if not tried.compiled:
+        args, kwargs = given(x)
+
+        def own_loss() -> Tensor:
+            buffers = {name: b.detach().clone() for name, b in called.named_buffers()}
+            return mean(torch.func.functional_call(called, buffers, args, kwargs), y)
+
+        check_reached(module, layout, predict, w0, x, own_loss, lambda outputs: mean(outputs, y))
     surface = LossSurface(
         predict,
         mean,
@@ -288,7 +341,7 @@ def _find_not_finite(surface: LossSurface, w: Tensor) -> None:
         if math.isnan(value):
             raise Refusal(
                 f"the loss of batch {number} is NaN: a mean over nothing, where no target counts (give "
-                f"weight=, 0 for such a batch), or weights that are no numbers"
+                f"weight=, 0 for such a batch), or infinity in the inputs or NaN in the weights"
             )
 
 
@@ -364,12 +417,20 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def untouched(module: nn.Module, modes: Mapping[nn.Module, bool] | None = None) -> Iterator[None]:
+def untouched(
+    module: nn.Module, modes: Mapping[nn.Module, bool] | None = None, loss: nn.Module | None = None
+) -> Iterator[None]:
     """Within it the model may be called, in the given `modes` (True: training); after it, its attributes and
-    all random generators are as before. Parameters and buffers are never written to. Gradients are taken and
-    nothing is cast, whatever context the caller is in."""
-    before = [(m, dict(vars(m))) for m in module.modules()]
-    tensors = [(t, t.detach().clone()) for _, held in before for t in held.values() if isinstance(t, Tensor)]
+    those of a loss that is a module, the lists and dicts among them, and all random generators are as before.
+    Parameters and buffers of the model are never written to. Gradients are taken and nothing is cast,
+    whatever context the caller is in."""
+    before = [(m, dict(vars(m))) for of in (module, loss) if of is not None for m in of.modules()]
+    values = [value for _, held in before for value in held.values()]
+    tensors = [
+        (t, t.detach().clone()) for t in [*values, *(loss.buffers() if loss else ())] if isinstance(t, Tensor)
+    ]
+    containers = [(c, c.copy()) for c in values if isinstance(c, list | dict | set)]
+    generators = [(g, g.get_state()) for g in values if isinstance(g, torch.Generator)]
     of_python, of_numpy = random.getstate(), np.random.get_state()
     kinds = {p.device for p in module.parameters()}
     devices = sorted({device for device in kinds if device.type == "cuda"}, key=str)
@@ -389,7 +450,12 @@ def untouched(module: nn.Module, modes: Mapping[nn.Module, bool] | None = None) 
             for m, held in before:
                 vars(m).clear()
                 vars(m).update(held)
+            for container, was in containers:
+                container.clear()
+                container.extend(was) if isinstance(container, list) else container.update(was)
+            for g, state in generators:
+                g.set_state(state)
             with torch.no_grad():
-                for t, was in tensors:
-                    if not torch.equal(t, was):
-                        t.copy_(was)
+                for t, kept in tensors:
+                    if not torch.equal(t, kept):
+                        t.copy_(kept)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from sharpcli.api.arguments import size_in_bytes, whole
 from sharpcli.api.measure import BASIS_GB, CHUNK, GRAPH_GB, Measured, Measures, built, experiment_of, measured
 from sharpcli.api.problem import Loss, Weight, own
 from sharpcli.api.refused import python
@@ -22,7 +23,7 @@ from sharpcli.errors import Refusal
 from sharpcli.jsonl import Row
 from sharpcli.provenance import provenance
 from sharpcli.run import Run
-from sharpcli.trackers import Tracker, tracker
+from sharpcli.trackers import NAMES, Tracker, tracker
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,11 +82,17 @@ class Watch:
         basis_gb: float = BASIS_GB,
         **settings: Any,
     ) -> None:
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise Refusal(f"every={every}: a number of steps, at least 1")
+        every = whole("every", every)
         if checkpoints and runs_dir is None:
             raise Refusal("checkpoints=True: needs runs_dir=, the folder of the run directory")
-        if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
+        if runs_dir is not None and not isinstance(runs_dir, str | Path):
+            raise Refusal(f"runs_dir={runs_dir!r}: give the path of a folder")
+        given = [sinks] if isinstance(sinks, str) else sinks
+        if not isinstance(given, Iterable) or not all(isinstance(s, str | Tracker) for s in given):
+            raise Refusal(
+                f"sinks={sinks!r}: give names ({', '.join(NAMES)}), or objects with row() and close()"
+            )
+        if not re.fullmatch(r"[\w.+-]+", str(name)) or str(name).startswith("."):
             raise Refusal(f"name={name}: letters, digits, and the characters _ . + - are possible")
         self.model, self.every, self.edge, self.lr = model, every, edge, lr
         self.steps, self.rows, self.last = 0, list[Row](), None
@@ -99,7 +106,7 @@ class Watch:
             weight=weight,
             chunk=chunk,
             examples=examples,
-            graph_budget=int(graph_gb * 1e9),
+            graph_budget=size_in_bytes("graph_gb", graph_gb),
             eval_mode=eval_mode,
         )
         self._experiment = experiment_of(self._own, parts, 0.0, seed, basis_gb)
@@ -110,7 +117,6 @@ class Watch:
         self._measure()  # before anything is written
         if runs_dir is not None:
             self._run = self._new_run(Path(runs_dir).absolute() / title, config)
-        given = [sinks] if isinstance(sinks, str) else sinks
         self.sinks = [tracker(sink, title, config, None) if isinstance(sink, str) else sink for sink in given]
         self._write(self.rows[-1])
 

@@ -190,7 +190,12 @@ class _Outputs:
     def squared(self, JV: Float[Tensor, "*f"]) -> Float[Tensor, "*f"]:
         """(1 / n_b) r_i (r_i.JV_i) for each example i, r_i the gradient of its own loss in its outputs."""
         r = self.slope.detach() * self.n
-        along = (r * JV).flatten(1).sum(1).view(-1, *[1] * (r.ndim - 1))
+        if len(r) != self.n:
+            raise Refusal(
+                f"the outputs are {list(self.f.shape)} for {self.n} examples, and the gradients of single "
+                f"examples need outputs with the examples along the first dimension"
+            )
+        along = (r * JV).reshape(self.n, -1).sum(1).view(-1, *[1] * (r.ndim - 1))
         return r * along / self.n
 
 
@@ -218,7 +223,13 @@ def _one_tensor(
     slopes = torch.autograd.grad(value, [apart[i] for i in real], allow_unused=True)
     used = [i for i, slope in zip(real, slopes, strict=True) if slope is not None]
     shapes = [leaves[i].shape for i in used]
-    flattened = [leaves[i].flatten(1) for i in used]
+    if len({shape[:1] for shape in shapes} | {torch.Size()}) != 2:
+        said = ", ".join(str(list(shape)) for shape in shapes)
+        raise Refusal(
+            f"the loss uses outputs of the shapes {said}, and the Gauss-Newton matrix and the gradients of "
+            f"single examples need all of them with the examples along the first dimension"
+        )
+    flattened = [leaves[i].reshape(len(leaves[i]), -1) for i in used]
 
     def outputs_of(f: Tensor) -> Any:
         parts = f.split([t.shape[1] for t in flattened], 1)

@@ -3,7 +3,7 @@ matrices."""
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -214,9 +214,10 @@ class LossSurface:
         n = sum(len(y) for _, y in self.own_batches)
         pieces: list[Batch] = []
         for x, y in self.batches:
-            parts = max(1, round(len(y) * graph_bytes / n / most))
-            at_once = math.ceil(len(y) / parts)
-            pieces += [(x[i : i + at_once], y[i : i + at_once]) for i in range(0, len(y), at_once)]
+            # at least two examples each: a model may squeeze the dimension of a single one away
+            parts = max(1, min(round(len(y) * graph_bytes / n / most), len(y) // 2))
+            ends = [len(y) * i // parts for i in range(parts + 1)]
+            pieces += [(x[i:j], y[i:j]) for i, j in itertools.pairwise(ends)]
         return replace(self, batches=tuple(pieces))
 
     def gradient_graph(self, w: Float[Tensor, " D"]) -> Float[Tensor, " D"]:

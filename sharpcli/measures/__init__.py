@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ __all__ = [
     "left_out",
     "mean_and_stderr",
     "update",
+    "weighs_alike",
 ]
 
 
@@ -134,6 +136,17 @@ def _groups(surface: LossSurface) -> list[list[Batch]]:
             rows = slice(edges[i], edges[i + 1])
             min(groups, key=lambda group: sum(len(y) for _, y in group)).append((x[rows], y[rows]))
     return groups
+
+
+def weighs_alike(surface: LossSurface) -> bool:
+    """Whether every example has the same weight in the mean, as far as parts of the batches show it."""
+    shares = set()
+    for x, y in surface.batches:
+        cuts = GROUPS if can_be_cut((x, y)) and len(y) >= GROUPS else 1
+        ends = [len(y) * i // cuts for i in range(cuts + 1)]
+        parts = [(x[i:j], y[i:j]) for i, j in pairwise(ends)] if cuts > 1 else [(x, y)]
+        shares |= {surface.weigh(part) / len(part[1]) for part in parts}
+    return max(shares) <= min(shares) * (1 + 1e-9)
 
 
 def closed_flows(at: Point, measure: str) -> ClosedFlows:

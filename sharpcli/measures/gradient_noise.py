@@ -15,7 +15,7 @@ from sharpcli.linalg.accuracy import trace_rounding
 from sharpcli.linalg.krylov import Krylov
 from sharpcli.linalg.lanczos import extremes
 from sharpcli.linalg.trace import SignSamples, signs
-from sharpcli.measures import Estimates, Point, mean_and_stderr
+from sharpcli.measures import Estimates, Point, mean_and_stderr, weighs_alike
 
 
 def gradient_noise(at: Point, *, probes: int, tol: float, max_products: int) -> Estimates:
@@ -48,6 +48,11 @@ def gradient_noise(at: Point, *, probes: int, tol: float, max_products: int) -> 
         raise Refusal(
             "measure=gradient_noise: under batchnorm=batch no example has a gradient of its own; take "
             "population"
+        )
+    if not weighs_alike(at.surface):
+        raise Refusal(
+            "measure=gradient_noise: the loss is no mean over examples, of which each counts alike (weight=, "
+            "targets that do not count); leave it out"
         )
     linearization, g = at.curvature.linearization, at.curvature.linearization.grad
 

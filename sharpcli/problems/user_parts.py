@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from sharpcli.errors import Refusal
-from sharpcli.landscape.batches import Batch, Examples, Rows, can_be_cut, head, joined, mapped, tree_of
-from sharpcli.landscape.surface import LossSurface, examples_in
+from sharpcli.landscape.batches import Batch, Examples, Rows, can_be_cut, head, joined, mapped
+from sharpcli.landscape.surface import Layout, LossSurface, examples_in
 
 Predict = Callable[[Tensor, Any], Any]
 Loss = Callable[[Any, Any], Tensor]
@@ -48,6 +48,8 @@ def check_tensors(module: nn.Module, dtype: torch.dtype) -> None:
                 f"the model's module {name or 'itself'} is TorchScript, whose parameters cannot be "
                 f"replaced; give the Python module that it was made of"
             )
+        if getattr(m, "sparse", None) is True:
+            raise Refusal(f"the model's {name or 'embedding'} has sparse gradients; give it sparse=False")
     taken: dict[int, list[tuple[int, int, str]]] = {}  # the parts of each storage that parameters hold
     for name, t in [*module.named_parameters(), *module.named_buffers()]:
         if reason := _unusable(t):
@@ -293,6 +295,40 @@ def check_loss(predict: Predict, loss: Loss, w: Tensor, x: Rows, y: Rows, weigh:
         _check_slope(loss, f, y)
 
 
+def check_reached(
+    module: nn.Module,
+    layout: Layout,
+    predict: Predict,
+    w: Tensor,
+    x: Rows,
+    own: Callable[[], Tensor],
+    loss: Callable[[Any], Tensor],
+) -> None:
+    """Refuses a module that uses a parameter in another way than as its attribute, such as by a list of
+    Python's, where its value cannot be replaced: the gradient of the loss in w is then not that of `own()`,
+    the loss by the module's own parameters."""
+    parameters = [module.get_parameter(name) for name, _ in layout]
+    if any(p.dtype != w.dtype for p in parameters):
+        return
+    at = w.detach().requires_grad_()
+    try:
+        with torch.random.fork_rng():
+            (replaced,) = torch.autograd.grad(loss(predict(at, x)), at)
+            direct = torch.autograd.grad(own(), parameters, allow_unused=True)
+    except RuntimeError:  # the module alone cannot be differentiated where it is
+        return
+    pieces = replaced.split([p.numel() for p in parameters])
+    least = 1e-6 * max(float(piece.norm()) for piece in pieces)
+    for (name, _), piece, g in zip(layout, pieces, direct, strict=True):
+        g = torch.zeros_like(piece) if g is None else g.flatten()
+        if float((g - piece).norm()) > 1e-2 * float(g.norm()) + least:
+            raise Refusal(
+                f"the model uses its parameter {name} in another way than as an attribute (a list of "
+                f"Python's, a copy?), where its value cannot be replaced; use the attribute itself, or "
+                f"nn.ParameterList"
+            )
+
+
 class _Casts(TorchFunctionMode):
     """Within it a function of the weights that is given `dtype` and gives a lower precision is refused: every
     stated error would be that of `dtype`."""
@@ -331,16 +367,13 @@ def check_parts(surface: LossSurface, w: Tensor) -> None:
     """Refuses a loss whose value on a batch is not the mean of its values on two parts of it, weighted as the
     surface weighs them: what a loss of outputs alone cannot show, such as a model that computes its own loss.
 
-    Tried are the batch with the most negative integers, which mark targets that do not count, and the first
-    examples of the first batch together with those of some others.
+    Tried are every batch, and the first examples of the first batch together with those of some others.
     """
     if surface.joint or not all(map(can_be_cut, surface.batches)):
         return
     n = len(surface.batches)
-    marks = [sum(int((leaf < 0).sum()) for leaf in _integers(batch)) for batch in surface.batches]
-    marked = marks.index(max(marks))
-    others = sorted({*(n * i // UNIONS for i in range(1, UNIONS)), n - 1, marked} - {0})
-    batches, (x0, y0) = [surface.batches[marked]], head(surface.batches[0], EXAMPLES)
+    others = sorted({*(n * i // UNIONS for i in range(1, UNIONS)), n - 1} - {0})
+    batches, (x0, y0) = list(surface.batches), head(surface.batches[0], EXAMPLES)
     for i in others:
         x, y = head(surface.batches[i], EXAMPLES)
         with contextlib.suppress(RuntimeError, ValueError):  # rows of other lengths: no batch has both
@@ -348,7 +381,7 @@ def check_parts(surface: LossSurface, w: Tensor) -> None:
     for number, (x, y) in enumerate(batches):
         if len(y) < 2:
             continue
-        cut = max(1, len(y) // 3) if number == 0 else len(y0)
+        cut = max(1, len(y) // 3) if number < n else len(y0)
         parts = [(x, y), (x[:cut], y[:cut]), (x[cut:], y[cut:])]
         weights = [surface.weigh(part) for part in parts]
         if min(weights) <= 0 or not len(parts[2][1]):
@@ -356,11 +389,6 @@ def check_parts(surface: LossSurface, w: Tensor) -> None:
         with torch.no_grad():
             whole, first, second = (float(surface.loss(surface.predict(w, x), y)) for x, y in parts)
         _compare(whole, (first, second), (weights[1], weights[2]), len(y), w.dtype)
-
-
-def _integers(batch: Batch) -> list[Tensor]:
-    leaves = [leaf for rows in batch for leaf in tree_leaves(tree_of(rows))]
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dtype in (torch.int64, torch.int32)]
 
 
 def _real(tree: Any) -> list[Tensor]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from sharpcli.errors import Refusal
 
 NAMES = ("tensorboard", "wandb", "mlflow")
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Where rows go."""
 
