@@ -310,7 +310,7 @@ def test_the_channels_of_a_residual_network_are_matched(sharp, folder):
     problem = build(check(compose(list(words)), [])).problem
     w, layout = run.load(1)["w"], problem.layout
     other = w.clone()
-    for units in exchangeable(problem.surface.predict, w, problem.examples[0][:2], layout):
+    for units in exchangeable(problem.surface.predict, w, problem.examples[0][:2], layout).sets:
         tensors = [
             t.view(s) for t, (_, s) in zip(other.split([s.numel() for _, s in layout]), layout, strict=True)
         ]
@@ -332,7 +332,7 @@ def test_what_has_no_hidden_units_is_not_matched(sharp, folder):
     assert sharp("train", *words).code == 0
     (run,) = in_directory(folder / "runs")
     said = sharp("plot", "connect", run.name, "between=[0,2]", "curves=[line]", "match=true", "-o", "c.png")
-    assert "no two units" in said.refusal
+    assert "no hidden units" in said.refusal
 
 
 def test_ends_of_other_networks_or_data_are_refused(sharp, folder):

@@ -135,6 +135,16 @@ def test_a_sweep_over_ones_own_model_and_another(sharp, package):
     assert len(sweep(["loss=glob(*)"])) == 2  # what an earlier command chose is no option of a later one
 
 
+def test_the_landscape_of_ones_own_model_is_drawn_where_it_is_trusted(sharp, package):
+    assert sharp("train", "model=mine_all.Net", *TINY).code == 0
+    (run,) = (package / "runs").iterdir()
+    said = sharp("plot", "landscape", run.name, "points=3", "dimensions=1", "-o", "l.png")
+    assert "trust=[mine_all]" in said.refusal
+    said = sharp("plot", "landscape", run.name, "points=3", "dimensions=1", "trust=[mine_all]", "-o", "l.png")
+    assert said.code == 0, said.err
+    assert (package / "l.png").exists()
+
+
 def test_ones_own_data_set_is_taken_as_training_data(sharp, package):
     said = sharp(
         "train", "data=mine_all.Toy", "data.n=40", "model=mine_all.Net", "steps=1", "trust=[mine_all]"

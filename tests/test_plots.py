@@ -20,9 +20,10 @@ from sharpcli.config.words import compose
 from sharpcli.errors import Refusal
 from sharpcli.frames import frame_of, frame_of_file
 from sharpcli.jsonl import append
-from sharpcli.plots import curves, label, telling
+from sharpcli.plots import curves, label, need, telling
 from sharpcli.plots.claims import claims
 from sharpcli.plots.compare import compare
+from sharpcli.plots.connect import connect
 from sharpcli.plots.density import density
 from sharpcli.plots.grid import grid
 from sharpcli.plots.layers import layers
@@ -279,6 +280,43 @@ def test_a_table_is_of_final_means_and_standard_deviations():
         table(swept(SWEEP), columns=["y"], by=["method"])
     with pytest.raises(Refusal, match="nearest columns"):
         table(swept(SWEEP), columns=["yy"], by=None)
+
+
+def test_a_scatter_says_how_many_diverged_runs_it_leaves_out():
+    runs = [(f"r{i}", {"lr": 0.1 * i}, [2.0, float(i)]) for i in range(1, 5)]
+    frame = made([*runs, ("gone", {"lr": 9.0}, [2.0, 1e9])])
+    frame["diverged"] = (frame["run"] == "gone") & (frame["step"] == 1)
+    frame["other"] = frame["y"] * 2
+    (ax,) = scatter(frame, x="y", y="other", by=[], log=False, resamples=20).axes
+    assert "4 runs, 1 diverged, left out" in ax.get_title()
+
+
+def test_a_run_that_diverges_does_not_press_the_others_to_the_axis():
+    frame = made(
+        [("calm", {"lr": 0.1}, [3.0, 5.0]), ("a", {"lr": 9.0}, [3.0, 1e9]), ("b", {"lr": 8.0}, [3.0, 1e8])]
+    )
+    frame = frame.rename(columns={"y": "lambda_1"})
+    frame["diverged"] = (frame["run"] != "calm") & (frame["step"] == 1)
+    (ax,) = sharpness(frame, x="step").axes
+    assert ax.get_ylim()[1] < 10
+    assert [line.get_label() for line in ax.lines].count("diverged") == 1
+    (alone,) = sharpness(frame[frame["run"] == "a"], x="step").axes
+    assert alone.get_ylim()[1] > 1e9
+
+
+def test_the_line_between_the_ends_is_one_on_a_log_axis_too():
+    frame = pd.DataFrame({"curve": "line", "t": [0.0, 0.5, 1.0], "loss": [1e-3, 5.0, 10.0]})
+    frame.attrs = {"barriers": {"line": {"height": 0.0, "error": 0.0}}, "of": "a - b"}
+    (ax,) = connect(frame, log=True).axes
+    (between,) = (line for line in ax.lines if line.get_linestyle() == "--")
+    t, y = between.get_data()
+    assert np.allclose(y, 1e-3 + t * (10.0 - 1e-3)) and len(t) > 50
+
+
+def test_a_score_that_the_problem_has_not_is_no_matter_of_measuring():
+    frame = made([("net", {"lr": 0.1}, [1.0, 2.0])]).assign(scores="train_loss test_loss")
+    with pytest.raises(Refusal, match="its problem's scores are train_loss, test_loss"):
+        need(frame, "recovery_error", "scores")
 
 
 def test_a_diverged_run_has_no_final_value_and_is_counted():

@@ -174,7 +174,7 @@ def draw_landscapes():
         hidden = (x @ w[:6].view(2, 3).T + w[6:8]).tanh()
         return hidden @ w[8:].view(1, 2).T
 
-    (hidden,) = symmetries.exchangeable(predict, first, normal(2, 3), layout)
+    (hidden,) = symmetries.exchangeable(predict, first, normal(2, 3), layout).sets
     assert hidden.size == 2 and len(hidden.places) == 3
     operate()
     tensors = [t.view(s) for t, (_, s) in zip(first.split([6, 2, 2]), layout, strict=True)]
@@ -200,6 +200,7 @@ def operate():
         h = F.group_norm(F.batch_norm(h, None, None, scale, training=True), 2, scale)
         h = F.pad(h, (0, 0, 0, 0, 1, 0))[:, 1:].mean((2, 3))
         h = torch.cat(F.layer_norm(h, (4,), scale).split(2, 1), 1) + F.embedding(torch.tensor([0, 2]), words)
+        h = torch.stack([h, F.logsigmoid(F.glu(torch.cat([h, h], 1)))], 0).sum(0) + (h @ square[0])[:, None]
         h = h.unsqueeze(2).squeeze(2).permute(0, 1).t().softmax(0).t()
         return torch.baddbmm(h.unsqueeze(0), h.expand(1, 2, 4), square.unsqueeze(0)).view(2, 2, 2)
 

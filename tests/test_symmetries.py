@@ -45,7 +45,7 @@ def test_any_order_of_exchangeable_units_leaves_the_outputs(model):
     g = torch.Generator().manual_seed(0)
     w = problem.w0 + 0.1 * torch.randn(len(problem.w0), generator=g, dtype=torch.float64)
     x, predict = problem.examples[0], problem.surface.predict
-    sets = exchangeable(predict, w, x[:2], problem.layout)
+    sets, _ = exchangeable(predict, w, x[:2], problem.layout)
     assert sets and (sizes is None or sorted(s.size for s in sets) == sorted(sizes))
     other = shuffled(w, problem.layout, sets)
     assert (other != w).any()
@@ -147,6 +147,21 @@ class Twice(nn.Module):
         return self.b(torch.tanh(self.m(torch.tanh(self.m(h)))))
 
 
+class Various(nn.Module):
+    """Transposed, gated, stacked and scaled: each followed."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.act = nn.Conv2d(1, 6, 2), nn.ConvTranspose2d(6, 8, 2), nn.PReLU(4)
+        self.c, self.d = nn.Conv2d(4, 5, 1), nn.Parameter(torch.randn(5))
+
+    def forward(self, x):
+        h = nn.functional.hardswish(self.a(x[:, None]))
+        h = self.act(nn.functional.glu(self.b(nn.functional.interpolate(h, scale_factor=2.0)), 1))
+        h = nn.functional.logsigmoid(self.c(h)).mean((2, 3))
+        return torch.stack([h, h * h], 0).sum(0) @ self.d
+
+
 class Groups(nn.Module):
     """Three groups of two channels, each normalized."""
 
@@ -168,6 +183,7 @@ MODULES = {
     Stored: [],
     Twice: [6],
     Groups: [2, 2, 2],
+    Various: [4, 5, 6],
 }
 
 
@@ -179,7 +195,7 @@ def test_the_units_of_a_users_module_are_told_apart_where_its_operations_do(kind
     predict = flat(module, [name for name, _ in layout], eager=True)
     w = torch.cat([p.detach().flatten() for p in module.parameters()])
     x = torch.randn(6, 4, 3, dtype=torch.float64)
-    sets = exchangeable(predict, w, x, layout)
+    sets, _ = exchangeable(predict, w, x, layout)
     assert sorted(s.size for s in sets) == MODULES[kind]
     other = shuffled(w, layout, sets, seed=3)
     assert torch.allclose(predict(other, x), predict(w, x), atol=1e-12)
@@ -194,6 +210,7 @@ def test_a_convolution_of_matched_channels_is_found_in_a_residual_network():
     words = ["model=resnet", "model.depth=14", "model.width=8", "model.norm=batch", *SMALL]
     problem = build(check(compose(words), words)).problem
     w = problem.w0
-    sets = exchangeable(problem.surface.predict, w, problem.examples[0][:2], problem.layout)
+    sets, unknown = exchangeable(problem.surface.predict, w, problem.examples[0][:2], problem.layout)
+    assert unknown == []
     other = shuffled(w, problem.layout, sets)
     assert torch.equal(matched(other, w, problem.layout, sets), w)

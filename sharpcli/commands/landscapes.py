@@ -23,6 +23,7 @@ import pandas as pd
 
 from sharpcli.commands.measure import Options, Subject, checked_again, checkpoints, of_file, of_run
 from sharpcli.commands.progress import progress
+from sharpcli.commands.report import complain
 from sharpcli.config.settings import LOCAL
 from sharpcli.errors import Interrupted, Refusal, signals
 from sharpcli.jsonl import Row, append, read_rows, replace, writing
@@ -267,12 +268,16 @@ def path(
     network can change places without changing its outputs."""
     named = len(asked.runs) + len(asked.files)
     if (between is None and named != 2) or (between is not None and (named != 1 or len(between) != 2)):
+        steps_said = "no between=" if between is None else f"between={between}"
         raise Refusal(
-            f"connect takes two runs or files, or a run and between=[STEP,STEP]; these are {named} and "
-            f"between={between}"
+            f"connect takes two different runs or files, or a run and between=[STEP,STEP]; these are "
+            f"{named} and {steps_said}"
         )
     if points < 3 or fit_steps < 1 or not lr > 0 or batch_size < 1 or not curves:
         raise Refusal("connect: points at least 3, fit_steps and batch_size at least 1, lr above 0, a curve")
+    for run in asked.runs:
+        if run.status == "diverged":
+            complain(f"{run.name}: diverged; its last weights are no minimum")
     at = asked.points(between or (None,))
     steps = {run.path: [s for thing, s in at if thing is run] for run in asked.runs}
     settings: dict[str, Any] = {
@@ -301,7 +306,7 @@ def path(
             said = f"{curve}, matched" if is_matched else curve
             numbers = range(i * points, (i + 1) * points)
             if not all(k in answer.rows for k in numbers):
-                end = matched_to(experiment, last, first) if is_matched else last
+                end = matched_to(experiment, last, first, complain) if is_matched else last
                 with progress(fit_steps, 0, ["loss"], f"{said}: ") as tell:
                     told = partial(_tell_loss, tell)
                     middle = fitted(experiment, curve, first, end, fit_steps, lr, batch_size, seed, told)

@@ -60,6 +60,7 @@ def draw(
     computed = "rows" in raw(name)
     measuring = [o for o in own if computed and o.partition("=")[0].partition(".")[0] in OF_MEASURING]
     own = [o for o in own if o not in measuring]
+    measuring += [o for o in overrides if computed and o.startswith("trust=")]
     look = given.get("style", "screen")
     if look not in LOOKS:
         raise Refusal(f"style={look}: " + suggest(look, list(LOOKS)))

@@ -84,15 +84,24 @@ def losses_at(experiment: Experiment, origin: Tensor, basis: Tensor, at: np.ndar
         yield float(experiment.surface_at(w).value(w))
 
 
-def matched_to(experiment: Experiment, w: Tensor, to: Tensor) -> Tensor:
-    """w with its hidden units in the order nearest to another's. Refuses a problem that is no network, a
-    network none of whose units can change places, and one whose loss their new order changes."""
+def matched_to(
+    experiment: Experiment, w: Tensor, to: Tensor, tell: Callable[[str], Any] = lambda said: None
+) -> Tensor:
+    """w with its hidden units in the order nearest to another's; `tell` is told of operations whose units
+    stay in their order. Refuses a problem that is no network, a network in which no units are seen to be
+    exchangeable, and one whose loss their new order changes."""
     problem = experiment.problem
-    sets = []
-    if problem.layout:
-        sets = exchangeable(problem.surface.predict, w, problem.examples[0][:2], problem.layout)
+    if not problem.layout:
+        raise Refusal("match=true: this problem has no hidden units; take match=false")
+    sets, unknown = exchangeable(problem.surface.predict, w, problem.examples[0][:2], problem.layout)
+    kept = f"units at the operations {', '.join(unknown)} of PyTorch stay in their order" if unknown else ""
     if not sets:
-        raise Refusal("match=true: no two units of this network can change places; take match=false")
+        raise Refusal(
+            f"match=true: no two units of this network are seen to be exchangeable; "
+            f"{f'{kept}; ' if kept else ''}take match=false"
+        )
+    if kept:
+        tell(f"match=true: {kept}")
     out = matched(w, to, problem.layout, sets)
     before, after = (float(experiment.surface_at(v).value(v)) for v in (w, out))
     if not abs(after - before) <= 1e-4 * max(abs(before), 1e-2):

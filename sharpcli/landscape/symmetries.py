@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,16 +35,22 @@ class Exchangeable:
     places: dict[tuple[int, int], np.ndarray]
 
 
-def exchangeable(
-    predict: Callable[[Tensor, Any], Any], w: Tensor, x: Any, layout: Layout
-) -> list[Exchangeable]:
+class Symmetries(NamedTuple):
+    """The sets of exchangeable units, and the names of PyTorch's operations whose units could not be followed
+    and count as fixed."""
+
+    sets: list[Exchangeable]
+    unknown: list[str]
+
+
+def exchangeable(predict: Callable[[Tensor, Any], Any], w: Tensor, x: Any, layout: Layout) -> Symmetries:
     """The sets of exchangeable units of the network `predict(w, x)` of weights w [D], whose tensors `layout`
     names, in the order in which the first of them occurs. `x` is a batch of inputs, of at least two."""
     w = w.detach().clone()
     tracer = _Tracer(w, layout)
     with torch.no_grad(), tracer:
         outputs = predict(w, x)
-    return tracer.sets(outputs)
+    return Symmetries(tracer.sets(outputs), sorted(tracer.unknown))
 
 
 class _Tracer(TorchDispatchMode):
@@ -63,6 +69,7 @@ class _Tracer(TorchDispatchMode):
         self.serial = itertools.count()
         self.weights = [tuple(self.new(n) for n in shape) for _, shape in layout]
         self.used: set[int] = set()
+        self.unknown: set[str] = set()
         self.followed: dict[int, tuple[Tensor, Units]] = {}  # by id; the tensor is held, so that its id is
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -73,7 +80,10 @@ class _Tracer(TorchDispatchMode):
             rule = RULES.get(name.removesuffix("_") if name not in RULES else name)
             if rule is None and torch.Tag.pointwise in func.tags:
                 rule = _pointwise
+            if rule is None and name.startswith("upsample_"):
+                rule = _pool
             if rule is None or not rule(self, out, args):
+                self.unknown.add(name)
                 self.fix(*tensors)
                 for t in tree_leaves(out):
                     if isinstance(t, Tensor):
@@ -183,8 +193,10 @@ def _pointwise(tracer: _Tracer, out: Any, args: Any) -> bool:
 def _convolution(tracer: _Tracer, out: Any, args: Any) -> bool:
     x, weight, bias, groups, transposed = args[0], args[1], args[2], args[8], args[6]
     of_x, of_w = tracer.units(x), tracer.units(weight)
-    if of_w is None or transposed:
+    if of_w is None or (transposed and groups > 1):
         return False
+    if transposed:  # [in, out, ...]
+        of_w = (of_w[1], of_w[0], *of_w[2:])
     for units in of_w[2:]:
         tracer.same(units, None)
     incoming = None if of_x is None else of_x[1]
@@ -286,6 +298,43 @@ def _split(tracer: _Tracer, units: np.ndarray | None, shape: Sequence[int]) -> l
 def _keeps(tracer: _Tracer, out: Any, args: Any) -> bool:
     """The same tensor, or one whose dimensions mean the same."""
     return tracer.follow(out, tracer.units(args[0]) or (None,) * out.ndim)
+
+
+def _stack(tracer: _Tracer, out: Any, args: Any) -> bool:
+    """A new dimension; the units of all tensors are one, dimension by dimension."""
+    tensors, dim = args[0], (args[1] if len(args) > 1 else 0) % out.ndim
+    all_units = [tracer.units(t) or (None,) * t.ndim for t in tensors]
+    units = list(all_units[0])
+    for other in all_units[1:]:
+        for d, of in enumerate(other):
+            tracer.same(units[d], of)
+    units.insert(dim, None)
+    return tracer.follow(out, units)
+
+
+def _vector_product(tracer: _Tracer, out: Any, args: Any) -> bool:
+    """A matrix [n, k] times a vector [k]."""
+    a, v = (tracer.units(t) or (None,) * t.ndim for t in args)
+    tracer.same(a[1], v[0])
+    return tracer.follow(out, (a[0],))
+
+
+def _first_pointwise(tracer: _Tracer, out: Any, args: Any) -> bool:
+    """Of several outputs the first, each number of it of one of the input."""
+    return _pointwise(tracer, out[0], args)
+
+
+def _gated(tracer: _Tracer, out: Any, args: Any) -> bool:
+    """The first half of a dimension times a function of the second: unit by unit."""
+    x, dim = args[0], (args[1] if len(args) > 1 else -1) % out.ndim
+    units = list(tracer.units(x) or ())
+    of = units[dim]
+    if of is not None:
+        half = len(of) // 2
+        tracer.mark(of, np.arange(2 * half) // half)
+        tracer.same(of[:half], of[half:])
+        units[dim] = of[:half]
+    return tracer.follow(out, units)
 
 
 def _expand(tracer: _Tracer, out: Any, args: Any) -> bool:
@@ -448,6 +497,7 @@ def _cat(tracer: _Tracer, out: Any, args: Any) -> bool:
 RULES: dict[str, Rule] = {
     "convolution": _convolution,
     **dict.fromkeys(("mm", "bmm"), _product),
+    "mv": _vector_product,
     **dict.fromkeys(("addmm", "baddbmm"), _affine),
     **dict.fromkeys(("t", "transpose"), _transpose),
     "permute": _permute,
@@ -475,4 +525,8 @@ RULES: dict[str, Rule] = {
     "slice": _slice,
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), _pieces),
     "cat": _cat,
+    "stack": _stack,
+    "glu": _gated,
+    **dict.fromkeys(("hardswish", "_prelu_kernel"), _pointwise),
+    "log_sigmoid_forward": _first_pointwise,
 }

@@ -95,6 +95,9 @@ def need(frame: pd.DataFrame, column: str, measure: str) -> None:
     """Refuses runs without any value in `column`, and says which measure adds it."""
     if column not in frame or frame[column].isna().all():
         run = str(frame["run"].iloc[0]).partition("#")[0]
+        scores = str(frame["scores"].iloc[0]).split() if "scores" in frame else []
+        if measure == "scores" and scores:
+            raise Refusal(f"{run} has no {column}: its problem's scores are {', '.join(scores)}")
         raise Refusal(f"{run} has no {column}; sharp measure {run} measure=[{measure}] adds it")
 
 

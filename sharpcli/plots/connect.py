@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -21,8 +22,9 @@ def connect(frame: pd.DataFrame, *, log: bool) -> Figure:
         label = f"{curve}: barrier {found['height']:.3g} ± {found['error']:.1g}"
         ax.plot(rows["t"], rows["loss"], linewidth=1.4, label=label, **style(i))
         if i == 0:
-            ends = rows["loss"].iloc[[0, -1]]
-            ax.plot([0, 1], ends, "--", color=ink(), linewidth=0.8)
+            first, last = rows["loss"].iloc[[0, -1]]
+            t = np.linspace(0, 1, 200)  # a line is none on a log axis
+            ax.plot(t, first + t * (last - first), "--", color=ink(), linewidth=0.8)
     ax.set(xlabel="$t$, from the first minimum to the second", ylabel="loss")
     ax.set_title(frame.attrs["of"], fontsize="small")
     if log:

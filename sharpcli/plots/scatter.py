@@ -23,7 +23,9 @@ def scatter(frame: pd.DataFrame, *, x: str, y: str, by: list[str], log: bool, re
     differ in it, and in the seed, alone, averaged over the groups that hold all others fixed (Jiang et al.
     2020, arXiv:1912.02178, their psi). A measure that only tells the values of one hyperparameter apart has a
     large tau overall and none within the others. Refuses fewer than three runs."""
-    ends = finals(frame, [x, y]).dropna(subset=[x, y])
+    ends = finals(frame, [x, y])
+    left_out = int(ends["diverged"].sum())
+    ends = ends.dropna(subset=[x, y])
     for key in by:
         column(ends, key)
     if len(ends) < FEWEST:
@@ -41,6 +43,7 @@ def scatter(frame: pd.DataFrame, *, x: str, y: str, by: list[str], log: bool, re
         log_axis(ax, "x")
     low, high = interval(ends[x].to_numpy(float), ends[y].to_numpy(float), resamples)
     said = [f"Kendall's $\\tau$ = {tau(ends[x], ends[y]):.2f} [{low:.2f}, {high:.2f}], {len(ends)} runs"]
+    said[0] += f", {left_out} diverged, left out" if left_out else ""
     within = [f"{key} {value:.2f}" for key, value in within_each(ends, x, y).items()]
     said += [f"within: {', '.join(within)}"] if within else []
     ax.set_title("\n".join(said), fontsize="small")

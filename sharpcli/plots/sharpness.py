@@ -26,12 +26,16 @@ def sharpness(frame: pd.DataFrame, *, x: str) -> Figure:
     if has_loss:  # rows of sharp measure -o may have none
         _losses(axes[0], frame, x)
     edges: dict[str, set[float]] = {"--": set(), ":": set()}
-    highest, lowest = 0.0, 0.0
+    highest, of_diverged, lowest = 0.0, 0.0, 0.0
+    marked = False
     for look, name, rows in curves(frame, "lambda_1"):
         colour, label = look["color"], None if has_loss else name
         look = {"marker": ".", **look, "markersize": 2}
         below.plot(rows[x], rows["lambda_1"], linewidth=1.2, label=label, **look)
-        if len(rows):
+        ended = bool(len(rows)) and diverged(frame, rows)
+        if ended:
+            of_diverged = max(of_diverged, rows["lambda_1"].max())
+        elif len(rows):
             highest, lowest = max(highest, rows["lambda_1"].max()), min(lowest, rows["lambda_1"].min())
         for column in _smaller(rows):
             below.plot(rows[x], rows[column], color=colour, linewidth=0.8, alpha=0.4)
@@ -40,8 +44,11 @@ def sharpness(frame: pd.DataFrame, *, x: str) -> Figure:
             if column in rows and rows[column].notna().any():
                 below.plot(rows[x], rows[column], color=colour, linestyle=style, linewidth=1)
                 edges[style] |= set(rows[column].dropna())
-        if len(rows) and diverged(frame, rows):
-            below.plot(rows[x].iloc[-1], rows["lambda_1"].iloc[-1], "x", color=colour, label="diverged")
+        if ended:
+            said = None if marked else "diverged"
+            below.plot(rows[x].iloc[-1], rows["lambda_1"].iloc[-1], "x", color=colour, label=said)
+            marked = True
+    highest = highest or of_diverged  # a run that diverges would press the others to the axis
     names = {
         "--": "edge of stability" + (" 2/lr" if edges_are_those_of_gd(frame) else ""),
         ":": "edge of the base, for comparison",
