@@ -143,3 +143,25 @@ def test_a_row_whose_number_of_examples_is_a_list_is_no_traceback(sharp, folder)
     for words in (("plot", "loss", str(path)), ("ls",), ("show", path.name), ("report",)):
         said = sharp(*words)
         assert "Traceback" not in said.err and "fault of sharp" not in said.err, (words, said.err)
+
+
+def test_replicas_are_shown_by_the_mean_over_them(sharp, folder):
+    assert sharp("train", *SHORT, "replicas=3").code == 0
+    (run,) = in_directory(folder / "runs")
+    ends = [row["lambda_1"] for row in run.rows() if row["step"] == 4]
+    mean = pytest.approx(sum(ends) / 3, rel=1e-9)
+    assert len(ends) == 3 and ends[2] != mean
+    (row,) = (json.loads(line) for line in sharp("ls", "--json").out.splitlines())
+    assert (
+        row["lambda_1"] == mean and row["seed"] == 0 and "replica" not in row and row["status"] == "complete"
+    )
+    shown = sharp("show", run.name).out
+    assert "last row, the mean of 3 replicas" in shown and f"{sum(ends) / 3:.6f}"[:7] in shown
+
+
+def test_diff_says_that_a_run_is_damaged(sharp, runs):
+    first, second, *_ = in_directory(runs)
+    file = first.path / "metrics.jsonl"
+    file.write_text(file.read_text() + "garbage\n")
+    said = sharp("diff", first.name, second.name)
+    assert said.code == 0 and "is no row" in said.err

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sharpcli.commands.report import ABOUT_A_VALUE, OF_LOOP, aligned, complain, is_number, number
+from sharpcli.commands.report import ABOUT_A_VALUE, OF_LOOP, aligned, complain, is_number, last_of, number
 from sharpcli.config.identity import dotted
 from sharpcli.errors import Refusal, printable
 from sharpcli.jsonl import Row
@@ -21,12 +21,14 @@ def diff(names: Sequence[str], runs_dir: Path) -> list[str]:
     runs = [find(name, runs_dir) for name in names]
     for run in runs:
         run.refuse_altered(quick=True)
+        if wrong := run.damage():
+            complain(f"{wrong}; the command that made the run mends it")
     first, second = runs
     heads = ["", *(printable(run.name) for run in runs)]
     settings = _different(*(dotted(run.config) for run in runs))
     out = ["same settings"] if not settings else aligned([["setting", *heads[1:]], *settings], 1)
     rows = [run.rows(complain) for run in runs]
-    last = [of_run[-1] if of_run else {"step": 0} for of_run in rows]
+    last = [last_of(of_run) or {"step": 0} for of_run in rows]
     numbers = [
         [key, number(last[0].get(key)), number(last[1].get(key))]
         for key in dict.fromkeys([*last[0], *last[1]])

@@ -17,6 +17,7 @@ from typing import Any
 
 from sharpcli import __version__
 from sharpcli.commands.processes import in_processes
+from sharpcli.commands.report import last_of
 from sharpcli.errors import Refusal
 from sharpcli.frames import settings_of
 from sharpcli.jsonl import replace
@@ -85,6 +86,8 @@ def record(run: Run, complain: Callable[[str], Any]) -> dict[str, Any] | None:
     try:
         last = run.last()
         status = run.status_after(last)
+        if run.replicas > 1:
+            last = last_of(run.rows(complain))
         if wrong := run.altered(quick=True):
             complain(f"{run.path}: changed after the run was made: {wrong}")
             status = "changed"

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from sharpcli import CONF
-from sharpcli.commands.report import aligned, complain, is_number
+from sharpcli.commands.report import aligned, complain, is_number, last_of
 from sharpcli.config.folders import yaml_files
 from sharpcli.config.plain_yaml import dumped
 from sharpcli.errors import Refusal, printable
@@ -195,6 +195,7 @@ def about_run(run: Run) -> str:
     if wrong := run.altered() or run.damage():
         complain(f"{run.path}: {wrong}")
     rows = run.rows(complain)
+    of = f", the mean of {run.replicas} replicas" if run.replicas > 1 else ""
     said = {key: value for key, value in labels(run.path).items() if value}
     about = {
         "run": str(run.path),
@@ -202,7 +203,7 @@ def about_run(run: Run) -> str:
         **said,
         "config": run.config,
         "provenance": run.provenance,
-        "last row": {name: in_short(value) for name, value in rows[-1].items()} if rows else None,
+        f"last row{of}": {name: in_short(value) for name, value in (last_of(rows) or {}).items()} or None,
         "checkpoints": ", ".join(map(str, run.checkpoints())),
     }
     return "\n".join(printable(line) for line in dumped(about, allow_unicode=True).rstrip().split("\n"))
