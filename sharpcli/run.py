@@ -585,6 +585,8 @@ def _facts(path: Path) -> dict[str, Any]:
     try:
         facts = json.loads(read(file, LARGEST_FACTS))
     except FileNotFoundError:
+        if path.is_dir() and not any((path / name).exists() for name in FILES):
+            raise Refusal(f"{shown}: a folder with no run in it; sharp train makes one") from None
         reason = "no provenance.json" if path.is_dir() else "no such directory"
         raise Refusal(f"{shown}: not a run directory ({reason}); sharp ls lists the runs") from None
     except OSError as problem:

@@ -70,7 +70,7 @@ def test_a_checkpoint_comes_back_and_a_damaged_one_is_noticed(run):
 
 
 def test_a_directory_that_is_no_run_or_of_another_version_is_refused(run, tmp_path):
-    with pytest.raises(Refusal, match="not a run directory"):
+    with pytest.raises(Refusal, match="no run in it"):
         Run(tmp_path)
     (run.path / "provenance.json").write_text('{"version": 99}')
     with pytest.raises(Refusal, match="format 99"):
