@@ -51,8 +51,8 @@ class CurvatureOperator:
     tensors, whose missing parameters count as 0.
 
     The model is left as it was, and the graph of its gradient is kept for further products: a change of the
-    weights afterwards does not reach the operator; frozen parameters, buffers and the data are read at each
-    product.
+    weights afterwards does not reach the operator; frozen parameters, buffers and tensors of data that are
+    written to may.
     """
 
     def __init__(self, kind: Operator, mine: Own, seed: int, basis_gb: float) -> None:

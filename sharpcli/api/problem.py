@@ -137,7 +137,7 @@ def own(
         raise Refusal(f"the model is on {' and '.join(sorted(devices))}; move it to one device")
     real = {p.dtype for p in parts.values() if p.is_floating_point() and p.dtype.itemsize > HALF}
     dtype = torch.float64 if torch.float64 in real else torch.float32
-    check_tensors(module, dtype)
+    check_tensors(module, dtype, "give the model one dtype, as by model.double()")
     modes = {m: m.training and not eval_mode for m in module.modules()}
     of_loss = loss if isinstance(loss, nn.Module) else None
     with untouched(module, modes, of_loss):

@@ -38,10 +38,10 @@ CHECKPOINT = inspect.unwrap(checkpoint).__code__
 COMPILED, WRAPPERS = str(Path("torch", "_dynamo", "eval_frame.py")), ("compile_wrapper", "_fn")
 
 
-def check_tensors(module: nn.Module, dtype: torch.dtype) -> None:
+def check_tensors(module: nn.Module, dtype: torch.dtype, advice: str = "") -> None:
     """Refuses, by name, a parameter or buffer that is no real tensor with values in memory, or that `dtype`
-    would round; parameters that share memory without being the same; and modules of TorchScript, whose
-    parameters cannot be replaced."""
+    would round (with an `advice`, by default on problem.dtype); parameters that share memory without being
+    the same; and modules of TorchScript, whose parameters cannot be replaced."""
     for name, m in module.named_modules():
         if isinstance(m, torch.jit.ScriptModule):
             raise Refusal(
@@ -57,8 +57,8 @@ def check_tensors(module: nn.Module, dtype: torch.dtype) -> None:
         if t.is_floating_point() and not torch.equal(t.detach().to(dtype).to(t.dtype), t.detach()):
             now, would = str(t.dtype).removeprefix("torch."), str(dtype).removeprefix("torch.")
             raise Refusal(
-                f"the model's {name} is {now}, and problem.dtype={would} would round it; take "
-                f"problem.dtype={now}, or build the model in {would}"
+                f"the model's {name} is {now}, and {would} would round it; "
+                + (advice or f"take problem.dtype={now}, or build the model in {would}")
             )
         if isinstance(t, nn.Parameter) and t.is_contiguous() and t.numel():
             first, size = int(t.storage_offset()), int(t.numel())
