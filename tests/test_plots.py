@@ -304,6 +304,14 @@ def test_a_run_that_diverges_does_not_press_the_others_to_the_axis():
     assert alone.get_ylim()[1] > 1e9
 
 
+def test_a_curve_of_a_run_that_diverged_says_so_and_sets_no_limit():
+    frame = made([("calm", {"lr": 0.1}, [3.0, 5.0]), ("gone", {"lr": 9.0}, [3.0, 1e9])])
+    frame["diverged"] = (frame["run"] == "gone") & (frame["step"] == 1)
+    (ax,) = compare(frame, x="step", y="y", by=["lr"], log=False).axes
+    assert {"lr 0.1", "lr 9, diverged"} <= {line.get_label() for line in ax.lines}
+    assert ax.get_ylim() == (pytest.approx(2.9), pytest.approx(5.1))
+
+
 def test_the_line_between_the_ends_is_one_on_a_log_axis_too():
     frame = pd.DataFrame({"curve": "line", "t": [0.0, 0.5, 1.0], "loss": [1e-3, 5.0, 10.0]})
     frame.attrs = {"barriers": {"line": {"height": 0.0, "error": 0.0}}, "of": "a - b"}

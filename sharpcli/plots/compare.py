@@ -15,7 +15,8 @@ def compare(frame: pd.DataFrame, *, x: str, y: str, by: list[str], log: bool) ->
     """`y` over `x`, which may be expressions in the columns: for each group of runs that agree in the
     settings `by` the mean over its runs (seeds), and a band of one standard deviation to either side; a group
     of one run has no band. Where some runs of a group have ended the mean is faint. Accuracies stay within 0
-    and 1. `log` makes the y axis logarithmic.
+    and 1. `log` makes the y axis logarithmic; a group with a run that diverged says so, and does not set the
+    axis where others did not.
 
     Only seeds are averaged: refuses groups of runs that differ in anything else, with the settings to add to
     `by`; `by=[]` draws all runs as one group. Refuses a setting or a column that the runs lack."""
@@ -23,12 +24,16 @@ def compare(frame: pd.DataFrame, *, x: str, y: str, by: list[str], log: bool) ->
     if rows.empty:
         raise Refusal(f"y={y}: no row of these runs has a value of it over {x}")
     groups = seeds_of(rows, by, ", or all as one curve by by=[]")
+    ended = set(frame.loc[frame["diverged"].eq(True), "run"]) if "diverged" in frame else set[str]()
+    calm: list[float] = []  # the ends of the bands of groups without a run that diverged
     fig, (ax,) = figure()
     for i, group in enumerate(groups):
         over_runs = group.groupby("_x")["_y"].agg(["mean", "std", "count"])
         mean, std, count = over_runs["mean"], over_runs["std"], over_runs["count"]
         runs = group["run"].nunique()
         seeds = f" ({runs} runs)" if runs > 1 else ""
+        if gone := len(ended & set(group["run"])):
+            seeds += f", {gone} diverged" if runs > 1 else ", diverged"
         look = {**style(i), "linewidth": 1.2}
         whole = mean.where(count == runs)
         ax.plot(mean.index, whole, label=(label(group, by) or "all") + seeds, **look)
@@ -41,9 +46,14 @@ def compare(frame: pd.DataFrame, *, x: str, y: str, by: list[str], log: bool) ->
         low, high = mean - std, mean + std
         if y.endswith("accuracy"):
             low, high = low.clip(0, 1), high.clip(0, 1)
+        if not gone:
+            calm += [float(low.fillna(mean).min()), float(high.fillna(mean).max())]
         ax.fill_between(mean.index, low, high, color=look["color"], alpha=0.2, linewidth=0)
     ax.set(xlabel=title(x), ylabel=title(y))
     if log:
         log_axis(ax, "y")
+    elif ended and calm:
+        room = 0.05 * (max(calm) - min(calm)) or 1.0
+        ax.set_ylim(min(calm) - room, max(calm) + room)
     legend(ax)
     return fig
