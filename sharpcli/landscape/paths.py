@@ -67,18 +67,31 @@ def fit(
 
 def barrier(ts: Sequence[float], losses: Sequence[float]) -> Barrier:
     """The largest excess of L(w(t)) over the line between the losses at the ends, (1 - t) L(w_1) + t L(w_2)
-    (Frankle et al. 2020, arXiv:1912.05671). The error is how much higher the parabola through the highest
-    point and its neighbours rises; infinite where a loss is not finite."""
+    (Frankle et al. 2020, arXiv:1912.05671). The error is how much higher a curve that is concave around its
+    top may rise between the points: it lies below the lines through the two points to either side. Infinite
+    where a loss is not finite."""
     excess = [value - (1 - t) * losses[0] - t * losses[-1] for t, value in zip(ts, losses, strict=True)]
     if not all(map(_is_finite, excess)):
         return Barrier(float("inf"), float("nan"), float("inf"))
     k = max(range(len(excess)), key=excess.__getitem__)
     if k in (0, len(excess) - 1):
         return Barrier(excess[k], ts[k], 0.0)
-    left, top, right = excess[k - 1 : k + 2]
-    bend = left - 2 * top + right
-    rise = (right - left) ** 2 / (-8 * bend) if bend < 0 else 0.0
-    return Barrier(top, ts[k], rise)
+    return Barrier(excess[k], ts[k], max(_rise(ts, excess, k), _rise(ts, excess, k - 1)))
+
+
+def _rise(ts: Sequence[float], values: Sequence[float], i: int) -> float:
+    """How far above the higher of points i and i + 1 the lines through the points before and after them
+    meet; at an end of the curve, the only line at the end."""
+    width, highest = ts[i + 1] - ts[i], max(values[i : i + 2])
+    up = (values[i] - values[i - 1]) / (ts[i] - ts[i - 1]) if i else None
+    down = (values[i + 1] - values[i + 2]) / (ts[i + 2] - ts[i + 1]) if i + 2 < len(values) else None
+    if up is None or down is None:
+        slope, start = (up, values[i]) if up is not None else (down, values[i + 1])
+        return max(0.0, start + (slope or 0.0) * width - highest)
+    if up + down <= 0:
+        return 0.0
+    at = (values[i + 1] + down * width - values[i]) / (up + down)
+    return max(0.0, values[i] + up * min(max(at, 0.0), width) - highest)
 
 
 def _is_finite(value: float) -> bool:
