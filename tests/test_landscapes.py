@@ -366,7 +366,7 @@ def test_ends_of_other_networks_or_data_are_refused(sharp, folder):
     )
     assert "of another model" in sharp("plot", "connect", one, two).refusal
     assert "other examples" in sharp("plot", "connect", one, three).refusal
-    assert "takes two runs" in sharp("plot", "connect", one).refusal
+    assert "takes two different runs" in sharp("plot", "connect", one).refusal
     assert "the same weights" in sharp("plot", "connect", one, "between=[8,8]").refusal
 
 
