@@ -433,8 +433,9 @@ def test_each_measures_plot_draws_its_rows(sharp, folder, name):
 
 def test_a_plot_without_its_measure_names_the_command(sharp, folder):
     assert sharp("train", *SHORT).code == 0
-    for name in ("noise", "alignment", "recovery", "phases", "layers", "density"):
+    for name in ("noise", "alignment", "phases", "layers", "density"):
         assert "sharp measure gd-" in sharp("plot", name, "runs").refusal
+    assert "its problem's scores are" in sharp("plot", "recovery", "runs").refusal  # no measure adds it
 
 
 @pytest.mark.parametrize(
