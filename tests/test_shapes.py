@@ -168,6 +168,7 @@ def draw_landscapes():
     planes.plane_through(first, last, normal(10, seed=2))
     assert len(planes.values(surface, normal(5, 10))) == 5
     middle = paths.fit(lambda step: surface, "chain", first, last, 3, 0.1, torch.Generator())
+    paths.barrier([0.0, 0.25, 0.5, 0.75, 1.0], [0.0, 1.0, 3.0, 1.0, 0.0])
     paths.barrier([0.0, 0.5, 1.0], [float(surface.value(w)) for w in (first, middle, last)])
 
     def predict(w, x):

@@ -112,7 +112,7 @@ def test_large_batches_are_cut_for_products_unless_their_examples_depend(name, m
     monkeypatch.setattr("sharpcli.landscape.surface.PIECE_BYTES", bytes_of_all // 4)
     monkeypatch.setattr("sharpcli.landscape.surface.PIECE_VECTORS", 0)
     pieces = [len(y) for _, y in p.surface.in_pieces(p.w0, bytes_of_all).batches]
-    assert pieces == ([13] if name == "resnet_batch" else [4, 4, 4, 1])
+    assert pieces == ([13] if name == "resnet_batch" else [3, 3, 3, 4])
     assert [len(y) for _, y in p.surface.in_pieces(p.w0, UNKNOWN_BYTES).batches] == [13]
     for budget in (2**31, 0):
         cut = replace(p.surface, graph_budget=budget).linearize(p.w0)
