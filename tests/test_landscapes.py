@@ -344,6 +344,13 @@ def test_the_channels_of_a_residual_network_are_matched(sharp, folder):
     assert barriers["line"]["height"] > 1e-3 and abs(barriers["line, matched"]["height"]) < 1e-12
 
 
+def test_a_setting_that_connect_has_not_names_those_of_what_is_computed_too(sharp, folder):
+    assert sharp("train", *SHORT).code == 0
+    (run,) = in_directory(folder / "runs")
+    said = sharp("plot", "connect", run.name, "between=[0,8]", "macth=true").refusal
+    assert "did you mean match?" in said and "fit_steps" in said and "log" in said
+
+
 def test_what_has_no_hidden_units_is_not_matched(sharp, folder):
     words = ("problem=quadratic", "steps=2", "checkpoint_every=1", "threads=1")
     assert sharp("train", *words).code == 0

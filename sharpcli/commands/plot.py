@@ -100,6 +100,10 @@ def checked_plot(name: str, overrides: Sequence[str], trust: Sequence[str]) -> d
         raise Refusal(f"{name}: no such plot; " + suggest(name, options("plot")))
     settings = OmegaConf.create(values_of(name, "plot", trust)) if is_own else _settings(name)
     inner = list(settings.get("rows", []))  # points=51 says what rows.points=51 says
+    known = [key for key in (*settings, *inner) if key not in ("rows", "_target_")]
+    for o in overrides if inner else ():
+        if (key := o.partition("=")[0]) not in known and not key.startswith("rows."):
+            raise Refusal(f"{o}: plot {name} has no such setting; {suggest(key, known)}")
     overrides = [f"rows.{o}" if o.partition("=")[0] in inner else o for o in overrides]
     with refusing(overrides):
         plain: Any = OmegaConf.to_container(with_overrides(settings, overrides), resolve=True)
