@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from typing import Any
 
@@ -21,13 +20,16 @@ def whole(name: str, value: Any, least: int = 1) -> int:
     return number
 
 
-def real(name: str, value: Any, least: float = 0.0, above: bool = False) -> float:
-    """A real number of at least `least`, or `above` it; infinity is one. Refuses another value."""
-    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:  # NumPy's and torch's
-        number = value.item()
-    if not isinstance(number, int | float) or not (number > least if above else number >= least):
-        raise Refusal(f"{name}={value!r}: give a number {'above' if above else 'of at least'} {least:g}")
+def number_of(value: Any) -> Any:
+    """A number of NumPy's or torch's as Python's; another value as it is."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
+
+
+def real(name: str, value: Any) -> float:
+    """A real number of at least 0; infinity is one. Refuses another value."""
+    number = number_of(value)
+    if isinstance(number, bool) or not isinstance(number, int | float) or not number >= 0:
+        raise Refusal(f"{name}={value!r}: give a number of at least 0")
     return float(number)
 
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 from torch import Tensor, nn
 
-from sharpcli.api.arguments import real, size_in_bytes, whole
+from sharpcli.api.arguments import number_of, real, size_in_bytes, whole
 from sharpcli.api.problem import Loss, Own, Weight, own
 from sharpcli.api.refused import python
 from sharpcli.commands.report import table
@@ -189,7 +189,7 @@ def experiment_of(
 
 def built(measures: Measures, settings: Mapping[str, Any]) -> dict[str, Measure]:
     """Measures by name, each with the settings that it takes. Refuses a setting that none takes."""
-    settings = {name: plain(value) for name, value in settings.items()}
+    settings = {name: number_of(value) for name, value in settings.items()}
     names_of: Any = [measures] if isinstance(measures, str) else measures
     if not isinstance(names_of, Iterable):
         raise Refusal(f"measures={measures}: give a name, or a list of names")
@@ -211,7 +211,7 @@ def built(measures: Measures, settings: Mapping[str, Any]) -> dict[str, Measure]
             _, _, names = hyperparameters(resolve(values["_target_"], "measure", ()))
             possible += [name for name in names if name not in possible]
             values |= {name: settings[name] for name in settings if name in names}
-            values |= {name: plain(value) for name, value in given.get(measure, {}).items()}
+            values |= {name: number_of(value) for name, value in given.get(measure, {}).items()}
             taken |= set(names)
             checked = typed(values, f"measure.{key}", (), "measure")
             parts[key] = part(checked, (), f"measure.{key}")
@@ -221,11 +221,6 @@ def built(measures: Measures, settings: Mapping[str, Any]) -> dict[str, Measure]
             f"{', '.join(possible)}"
         )
     return parts
-
-
-def plain(value: Any) -> Any:
-    """A number of NumPy's or torch's as Python's."""
-    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
 
 
 def _defaults(measure: str) -> dict[str, dict[str, Any]]:
