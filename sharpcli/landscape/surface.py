@@ -203,8 +203,8 @@ class LossSurface:
 
     def in_pieces(self, w: Float[Tensor, " D"], graph_bytes: int) -> LossSurface:
         """The same loss over smaller batches, where the graph of all takes `graph_bytes` and batches may be
-        cut: a piece's takes about `PIECE_BYTES`. On a processor with two threads a product with 1,000 images of
-        a ResNet-20 took 12 to 14 s so, and 14 to 16 s in batches of 500; a graphics card wants all that it
+        cut: a piece's takes about `PIECE_BYTES`. On a processor with two threads a product with 1,000 images
+        of a ResNet-20 took 12 to 14 s so, and 14 to 16 s in batches of 500; a graphics card wants all that it
         holds at once."""
         most = max(PIECE_BYTES, PIECE_VECTORS * w.nbytes)
         if graph_bytes <= most or graph_bytes == UNKNOWN_BYTES or w.is_cuda or self.joint:
