@@ -1,5 +1,7 @@
 """What `sharp.measure` assumes of a user's model, loss and data is checked: the right number, or one line."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -195,6 +197,10 @@ WRONG = {
     "every=0": lambda: sharp.Watch(mlp(), CE, (X, Y), every=0),
     "sinks=5": lambda: sharp.Watch(mlp(), CE, (X, Y), sinks=5),
     "runs_dir=5": lambda: sharp.Watch(mlp(), CE, (X, Y), runs_dir=5),
+    "k='5': a text; give 5": lambda: sharp.measure(mlp(), CE, (X, Y), k="5"),
+    "tol='1e-2': a text": lambda: sharp.measure(mlp(), CE, (X, Y), {"sharpness": {"tol": "1e-2"}}),
+    "a NoneType is no state": lambda: sharp.Watch(mlp(), CE, (X, Y)).load_state_dict(None),
+    "where=5: give a text": lambda: sharp.runs("runs", where=5),
 }
 
 
@@ -203,6 +209,14 @@ def test_a_wrong_argument_is_one_line_that_names_it(said):
     with pytest.raises(sharp.Refused) as refused:
         WRONG[said]()
     assert said in str(refused.value) and "\n" not in str(refused.value) and len(str(refused.value)) < 300
+
+
+def test_what_was_measured_goes_to_another_process():
+    found = sharp.measure(mlp(), CE, (X, Y), ["sharpness", "trace"], k=2)
+    came = pickle.loads(pickle.dumps(found))
+    assert came.row == found.row and str(came) == str(found)
+    for mine, theirs in zip(found.vectors("sharpness"), came.vectors("sharpness"), strict=True):
+        assert list(mine) == list(theirs) and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
 def test_numbers_of_numpy_and_no_limit_are_taken():

@@ -47,8 +47,7 @@ class Measured:
     """
 
     row: Row
-    _own: Own = field(repr=False)
-    _vectors: dict[str, dict[str, Tensor]] = field(repr=False)
+    _vectors: dict[str, list[dict[str, Tensor]]] = field(repr=False)
 
     def __getitem__(self, column: str) -> Any:
         if column not in self.row:
@@ -84,7 +83,7 @@ class Measured:
         if measure not in self._vectors:
             with_vectors = ", ".join(self._vectors) or "none of what was measured"
             raise Refusal(f"{measure}: has no vectors; possible: {with_vectors}")
-        return [self._own.named(v) for v in self._vectors[measure].values()]
+        return self._vectors[measure]
 
     def __str__(self) -> str:
         return "\n".join(table(self.row))
@@ -146,13 +145,14 @@ def measured(
     """All measures of an experiment at w, and what they leave for the next measurement."""
     row: Row = {}
     left = dict(warm or {})
-    vectors: dict[str, dict[str, Tensor]] = {}
+    vectors: dict[str, list[dict[str, Tensor]]] = {}
     with mine.untouched():
         for taken in each(experiment, w, step, left, list(experiment.measures)):
             row |= taken.row
             left |= taken.warm
-            vectors |= {taken.name: taken.vectors} if taken.vectors else {}
-    return Measured(row, mine, vectors), left
+            named = [mine.named(v) for v in taken.vectors.values()]
+            vectors |= {taken.name: named} if named else {}
+    return Measured(row, vectors), left
 
 
 def experiment_of(
@@ -214,6 +214,9 @@ def built(measures: Measures, settings: Mapping[str, Any]) -> dict[str, Measure]
             values |= {name: number_of(value) for name, value in given.get(measure, {}).items()}
             taken |= set(names)
             checked = typed(values, f"measure.{key}", (), "measure")
+            for name, value in values.items():
+                if isinstance(value, str) and not isinstance(checked[name], str):
+                    raise Refusal(f"{name}={value!r}: a text; give {checked[name]!r}, without quotes")
             parts[key] = part(checked, (), f"measure.{key}")
     if extra := [name for name in settings if name not in taken]:
         raise Refusal(

@@ -280,8 +280,7 @@ def _problem(
         compiled=CompiledProducts("false", predict, mean),
         weigh=weigh,
     )
-    check_parts(surface, w0)
-    if not bool(torch.isfinite(surface.value(w0))):
+    if not check_parts(surface, w0) and not bool(torch.isfinite(surface.value(w0))):
         _find_not_finite(surface, w0)
     parts = dict(module.named_parameters())
     frozen = {name: p.detach() for name, p in parts.items() if name not in dict(layout)}

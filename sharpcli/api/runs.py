@@ -26,6 +26,8 @@ def runs(folder: str | Path = "runs", where: str | None = None) -> pd.DataFrame:
     or measured later (`step`, `lambda_1`, ...); `frame.attrs["settings"]` names the settings. A run that
     cannot be read is left out with a line on standard error. Raises `Refused` for a folder that is none, and
     a condition that no row meets."""
+    if where is not None and not isinstance(where, str):
+        raise Refusal(f"where={where!r}: give a text, as in where=\"method == 'sam'\"")
     path = expanded(folder)
     if not path.is_dir():
         raise Refusal(f"{folder}: no such directory; name the folder that holds the runs")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -214,6 +214,8 @@ class Watch:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Carries on from `state_dict()`, in its run directory: rows written after it was taken are dropped,
         and the directory that this watch made is removed. Refuses a directory with fewer rows."""
+        if not isinstance(state, Mapping):
+            raise Refusal(f"a {type(state).__name__} is no state of a watch; give what state_dict() returned")
         if missing := [key for key in STATE if key not in state]:
             raise Refusal(f"the state of a watch has no {missing[0]}; give what state_dict() returned")
         if state["path"] and self._run is not None:

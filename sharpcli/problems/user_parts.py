@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -363,32 +364,46 @@ def _where() -> str:
     return "" if frame is None else f"{Path(frame.f_code.co_filename).name}, line {frame.f_lineno}"
 
 
-def check_parts(surface: LossSurface, w: Tensor) -> None:
+def check_parts(surface: LossSurface, w: Tensor) -> bool:
     """Refuses a loss whose value on a batch is not the mean of its values on two parts of it, weighted as the
     surface weighs them: what a loss of outputs alone cannot show, such as a model that computes its own loss.
+    Returns whether all batches were tried and the loss is finite on each.
 
-    Tried are every batch, and the first examples of the first batch together with those of some others.
+    Tried are every batch, the first examples of the first one, and these together with those of some others.
+    The outputs of a whole batch are cut where they are tensors of its examples, which saves a pass for the
+    parts; of the first examples the model is given the parts too, since it may couple them itself.
     """
     if surface.joint or not all(map(can_be_cut, surface.batches)):
-        return
+        return False
     n = len(surface.batches)
     others = sorted({*(n * i // UNIONS for i in range(1, UNIONS)), n - 1} - {0})
-    batches, (x0, y0) = list(surface.batches), head(surface.batches[0], EXAMPLES)
+    x0, y0 = head(surface.batches[0], EXAMPLES)
+    heads = [(x0, y0, max(1, len(y0) // 3))]
     for i in others:
         x, y = head(surface.batches[i], EXAMPLES)
         with contextlib.suppress(RuntimeError, ValueError):  # rows of other lengths: no batch has both
-            batches.append((joined([x0, x]), joined([y0, y])))
-    for number, (x, y) in enumerate(batches):
-        if len(y) < 2:
-            continue
-        cut = max(1, len(y) // 3) if number < n else len(y0)
-        parts = [(x, y), (x[:cut], y[:cut]), (x[cut:], y[cut:])]
-        weights = [surface.weigh(part) for part in parts]
-        if min(weights) <= 0 or not len(parts[2][1]):
-            continue
+            heads.append((joined([x0, x]), joined([y0, y]), len(y0)))
+    batches = [(x, y, max(1, len(y) // 3)) for x, y in surface.batches]
+    is_finite = True
+    for number, (x, y, cut) in enumerate([*batches, *heads]):
         with torch.no_grad():
-            whole, first, second = (float(surface.loss(surface.predict(w, x), y)) for x, y in parts)
-        _compare(whole, (first, second), (weights[1], weights[2]), len(y), w.dtype)
+            outputs = surface.predict(w, x)
+            whole = float(surface.loss(outputs, y))
+            is_finite &= math.isfinite(whole)
+            if len(y) < 2:
+                continue
+            rows = [(x[:cut], y[:cut]), (x[cut:], y[cut:])]
+            weights = [surface.weigh((x, y)), *map(surface.weigh, rows)]
+            if min(weights) <= 0:
+                continue
+            f = Examples(outputs, len(y))
+            of_examples = [isinstance(t, Tensor) and t.shape[:1] == (f.n,) for t in tree_leaves(outputs)]
+            if number < n and all(of_examples):
+                parts = [surface.loss(part.tree, of) for part, of in ((f[:cut], y[:cut]), (f[cut:], y[cut:]))]
+            else:
+                parts = [surface.loss(surface.predict(w, part), of) for part, of in rows]
+        _compare(whole, (float(parts[0]), float(parts[1])), (weights[1], weights[2]), len(y), w.dtype)
+    return is_finite
 
 
 def _real(tree: Any) -> list[Tensor]:
