@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Complain = Callable[[str], Any]
 T = TypeVar("T")
+CONDITION = 'give a condition on columns, as in where "lr > 0.01"'
 
 
 class Names(tuple[str, ...]):
@@ -136,9 +137,10 @@ def meeting(frame: pd.DataFrame, condition: str, needs_rows: bool = True) -> pd.
     except Exception as problem:  # pandas raises exceptions of many kinds for what it cannot read
         if name := re.search(r"name '([^']+)' is not defined", str(problem)):
             raise unknown(frame, name[1]) from None
-        raise Refusal(f"where {condition}: cannot be read ({str(problem)[:100]})") from None
+        said = str(problem).partition(" (<unknown>")[0][:100]
+        raise Refusal(f"where {condition}: cannot be read ({said}); {CONDITION}") from None
     if str(getattr(met, "dtype", "")) != "bool":
-        raise Refusal(f'where {condition}: is no condition; give one, as in where "lr > 0.01"')
+        raise Refusal(f"where {condition}: is no condition; {CONDITION}")
     if needs_rows and not met.any():
         raise Refusal(f"where {condition}: no run meets it; sharp ls lists the runs")
     out = frame[met]

@@ -215,6 +215,27 @@ def test_twelve_curves_have_twelve_looks():
     assert len(looks) == 12
 
 
+def test_a_legend_of_a_hundred_runs_names_as_many_as_there_are_looks():
+    frame = made([(f"r{i}", {"seed": i}, [1.0, 2.0]) for i in range(100)]).assign(
+        train_loss=1.0, test_loss=2.0, scores="train_loss test_loss"
+    )
+    fig = loss(frame, x="step")
+    said = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert said == [
+        *(f"seed {i}" for i in range(35)),
+        "and 65 more, in the same looks",
+        "training loss",
+        "test loss",
+    ]
+    assert len(fig.axes[0].lines) == 202
+    few = loss(frame[frame["seed"] < 35], x="step")
+    assert [text.get_text() for text in few.legends[0].get_texts()][34:] == [
+        "seed 34",
+        "training loss",
+        "test loss",
+    ]
+
+
 def test_limits_are_those_of_the_data_and_edges_far_above_are_cut():
     frame = pd.DataFrame(
         {

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from sharpcli.errors import Refusal, unknown_column
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito 2008
 MARKERS = ("o", "s", "^", "D")  # of the curves after those that the palette tells apart
+STYLES = len(PALETTE) * (1 + len(MARKERS))  # that tell curves apart
 MANY = 6  # curves whose legend is within the axes at most
 SMALLEST_PLAIN, LARGEST_PLAIN = 1e-3, 1e5  # labels of an axis that are written out
 FIRST = (
@@ -233,22 +235,32 @@ def style(i: int) -> dict[str, Any]:
     return {"color": colours[i % len(PALETTE)], "markersize": 3, **marker}
 
 
-def curves(frame: pd.DataFrame, y: str) -> Iterator[tuple[dict[str, Any], str, pd.DataFrame]]:
+def each_run(frame: pd.DataFrame) -> list[tuple[dict[str, Any], str, pd.DataFrame]]:
     """For each run its style, a legend label (the shortest that tells the runs apart, else the run's name),
-    and the rows that have a value of `y`."""
+    and its rows. Of more runs than there are looks a legend names the first, and says how many more there
+    are: matplotlib leaves out labels that begin with an underscore."""
     by = telling(frame)
-    names: dict[str, str] = {}
-    for run, rows in frame.groupby("run", sort=False):
-        names[str(run)] = label(rows, by) or str(run)
-    for i, (run, rows) in enumerate(frame.groupby("run", sort=False)):
-        name = names[str(run)]
-        if list(names.values()).count(name) > 1:  # nothing but the directory tells them apart
-            name = f"{name} ({str(run)[-8:]})"
-        if y not in rows:
-            rows = rows.iloc[:0]
-        elif rows[y].hasnans:
-            rows = rows[rows[y].notna()]
-        yield style(i), name, rows
+    runs = [(str(run), rows) for run, rows in frame.groupby("run", sort=False)]
+    names = [label(rows, by) or run for run, rows in runs]
+    alike = {name for name, times in Counter(names).items() if times > 1}  # told apart by the directory alone
+    shown = [
+        f"{name} ({run[-8:]})" if name in alike else name for name, (run, _) in zip(names, runs, strict=True)
+    ]
+    if left := max(0, len(runs) - STYLES):
+        shown[STYLES:] = [f"and {left} more, in the same looks", *("_" for _ in range(left - 1))]
+    return [(style(i), name, rows) for i, (name, (_, rows)) in enumerate(zip(shown, runs, strict=True))]
+
+
+def having(rows: pd.DataFrame, y: str) -> pd.DataFrame:
+    """The rows that have a value of `y`."""
+    if y not in rows:
+        return rows.iloc[:0]
+    return rows[rows[y].notna()] if rows[y].hasnans else rows
+
+
+def curves(frame: pd.DataFrame, y: str) -> Iterator[tuple[dict[str, Any], str, pd.DataFrame]]:
+    """Each run as `each_run` gives it, with the rows that have a value of `y`."""
+    return ((look, name, having(rows, y)) for look, name, rows in each_run(frame))
 
 
 def log_axis(ax: Axes, axis: str, between: bool = True) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sharpcli.plots import AXIS_LABELS, curves, figure, ink, legend, log_axis, need, need_axis
+from sharpcli.plots import AXIS_LABELS, each_run, figure, having, ink, legend, log_axis, need, need_axis
 
 
 def loss(frame: pd.DataFrame, *, x: str) -> Figure:
@@ -14,9 +14,9 @@ def loss(frame: pd.DataFrame, *, x: str) -> Figure:
     run cannot be drawn over."""
     need(frame, "train_loss", "scores")
     need_axis(frame, x)
-    columns_of_axes = _columns_of_axes(frame)
+    columns_of_axes, runs = _columns_of_axes(frame), each_run(frame)
     fig, axes = figure(len(columns_of_axes))
-    several = frame["run"].nunique() > 1
+    several = len(runs) > 1
     if not several:
         axes[0].set_title(frame["run"].iloc[0], fontsize="small")
     for ax, columns in zip(axes, columns_of_axes, strict=True):
@@ -24,8 +24,8 @@ def loss(frame: pd.DataFrame, *, x: str) -> Figure:
             if column not in frame:
                 continue
             names_runs = several and style == "-" and ax is axes[0]
-            for look, name, rows in curves(frame, column):
-                label = name if names_runs else None
+            for look, name, of_run in runs:
+                rows, label = having(of_run, column), name if names_runs else None
                 ax.plot(rows[x], rows[column], style, label=label, linewidth=1.2, **look)
             ax.plot([], [], style, color=ink(), label=AXIS_LABELS.get(column, column), linewidth=1)
         score = columns[0].removeprefix("train_")

@@ -25,7 +25,7 @@ def phases(frame: pd.DataFrame) -> Figure:
     distances = [name for name in DISTANCES if name in frame and frame[name].notna().any()][:1]
     if not traces:
         run = str(frame["run"].iloc[0]).partition("#")[0]
-        raise Refusal(f"{run} has no trace; sharp measure {run} measure=[trace,uv_flow] adds it")
+        raise Refusal(f"{run} has no trace; sharp measure {run} measure=[trace] adds it")
     shown = [traces[0], *distances]
     fig, _ = figure(len(shown))
     fig.clear()

@@ -20,9 +20,10 @@ def scatter(frame: pd.DataFrame, *, x: str, y: str, by: list[str], log: bool, re
 
     The title states Kendall's tau-b over all runs, between -1 and 1, with a 95 % interval by the bootstrap
     over runs (`resamples` draws); and the lines below it tau within each hyperparameter: over the runs that
-    differ in it, and in the seed, alone, averaged over the groups that hold all others fixed (Jiang et al.
-    2020, arXiv:1912.02178, their psi). A measure that only tells the values of one hyperparameter apart has a
-    large tau overall and none within the others. Refuses fewer than three runs."""
+    differ in it, in what it decides (a method its rule, or its batch size) and in the seed, alone, averaged
+    over the groups that hold all others fixed (Jiang et al. 2020, arXiv:1912.02178, their psi). A measure
+    that only tells the values of one hyperparameter apart has a large tau overall and none within the others.
+    Refuses fewer than three runs."""
     ends = finals(frame, [x, y])
     left_out = int(ends["diverged"].sum())
     ends = ends.dropna(subset=[x, y])
