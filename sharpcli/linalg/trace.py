@@ -30,6 +30,7 @@ from sharpcli.linalg.lanczos import Tell
 
 Method = Literal["hutchinson", "hutchpp", "xtrace"]
 
+FIRST_ROWS = 8  # rows for which memory is allocated at first
 BLOCK_SIZE = 4  # probes multiplied by A in one call: a larger block saves little time and costs memory
 MIN_SAMPLES = 8  # samples below which their variance is too uncertain to stop by
 # Entries far from the diagonal may by chance have the same sign in all of 8 probes and look as if they lay on
@@ -74,7 +75,8 @@ def estimate(
 
 def signs(rows: int, like: Float[Tensor, " D"], rng: Generator) -> Float[Tensor, "rows D"]:
     """Independent entries +1 or -1, each with probability 1/2."""
-    return torch.randint(0, 2, (rows, len(like)), generator=rng).to(like) * 2 - 1
+    drawn = torch.randint(0, 2, (rows, len(like)), generator=rng, dtype=like.dtype)  # as integers draw
+    return drawn.to(like.device).mul_(2).sub_(1)
 
 
 def exact(matvec: Matvec, like: Float[Tensor, " D"]) -> Trace:
@@ -119,19 +121,19 @@ def hutchpp(
     squared norms of the products A s with signs s; r grows by blocks while the probes this saves are more
     than the products it takes, and at most half of `max_products` goes to Q.
     """
-    Q, AQ = like.new_empty(0, len(like)), like.new_empty(0, len(like))
+    Q, AQ = Stack(like), Stack(like)
     squared_norms: list[float] = []
     spent, previous_probes = 0, float("inf")
     most = min(len(like), room / 2)  # rows of Q; as many of AQ are kept
     while spent + 2 * BLOCK_SIZE <= max_products // 2 and len(Q) + BLOCK_SIZE <= most:
         Y = matvec(signs(BLOCK_SIZE, like, rng))
         squared_norms += [finite(x) for x in dots(Y, Y).diagonal().tolist()]
-        Q = _extend_basis(Q, Y)
+        _extend_basis(Q, Y)
         spent += BLOCK_SIZE + len(Q) - len(AQ)
-        AQ = _extend_products(AQ, Q, matvec)
-        T = dots(Q, AQ)
+        _extend_products(AQ, Q, matvec)
+        T = dots(Q.rows, AQ.rows)
         # |A|_F^2 - |P A P|_F^2 = 2 |Q A|_F^2 - |Q A Q^T|_F^2
-        covered = 2 * float(dots(AQ, AQ).diagonal().sum()) - float(T.square().sum())
+        covered = 2 * float(dots(AQ.rows, AQ.rows).diagonal().sum()) - float(T.square().sum())
         remaining = max(sum(squared_norms) / len(squared_norms) - covered, 0.0)
         target_variance = (rtol * finite(float(T.trace()))) ** 2
         # The number of probes after which Hutchinson's estimate of Tr P A P would have the target variance.
@@ -139,11 +141,12 @@ def hutchpp(
         if probes <= MIN_SAMPLES or (len(Q) > BLOCK_SIZE and previous_probes - probes < 2 * BLOCK_SIZE):
             break
         previous_probes = probes
-    trace_in_Q = float(dots(Q, AQ).trace()) if len(Q) else 0.0
-    norm_in_Q = float(dots(AQ, AQ).trace()) ** 0.5 if len(Q) else 0.0
+    trace_in_Q = float(dots(Q.rows, AQ.rows).trace()) if len(Q) else 0.0
+    norm_in_Q = float(dots(AQ.rows, AQ.rows).trace()) ** 0.5 if len(Q) else 0.0
+    del AQ  # the probes need Q alone
 
     def complement(Z: Float[Tensor, "m D"]) -> Float[Tensor, "m D"]:
-        return Z - dots(Z, Q).to(Z) @ Q if len(Q) else Z
+        return Z - dots(Z, Q.rows).to(Z) @ Q.rows if len(Q) else Z
 
     return _mean_over_probes(
         matvec, like, rng, rtol, max_products, spent, trace_in_Q, complement, norm_in_Q, tell
@@ -168,29 +171,30 @@ def xtrace(
     over independent samples.
     """
     D, spent = len(like), 0
-    Q, AQ, W, AW = (like.new_empty(0, D) for _ in range(4))
+    Q, AQ, W, AW = (Stack(like) for _ in range(4))
     while True:  # m grows by BLOCK_SIZE until D / 2 at the latest
         new = torch.randn(BLOCK_SIZE, D, generator=rng, dtype=torch.float64).to(like)
-        W, AW = torch.cat([W, new]), torch.cat([AW, matvec(new)])
-        squared_norm = finite(float(dots(AW, AW).diagonal().mean()))  # estimates |A|_F^2
-        Q = _extend_basis(Q, AW[-BLOCK_SIZE:])
+        W.append(new)
+        AW.append(matvec(new))
+        squared_norm = finite(float(dots(AW.rows, AW.rows).diagonal().mean()))  # estimates |A|_F^2
+        _extend_basis(Q, AW.rows[-BLOCK_SIZE:])
         spent += BLOCK_SIZE + len(Q) - len(AQ)
-        AQ = _extend_products(AQ, Q, matvec)
+        _extend_products(AQ, Q, matvec)
         rounding = trace_rounding(squared_norm**0.5, like)
         m = len(W)
         if len(Q) < m:  # fewer rows than vectors: Q spans the range of A, and Tr Q A Q^T is the trace
             # up to what is below the rounding of a product: |P A P|_F <= DEPENDENT_EPS eps |A|_F
             beyond = (D * squared_norm) ** 0.5 * DEPENDENT_EPS * eps(like) / 2
-            value, stderr = finite(float(dots(Q, AQ).trace())), math.hypot(rounding, beyond)
+            value, stderr = finite(float(dots(Q.rows, AQ.rows).trace())), math.hypot(rounding, beyond)
             return Trace(value, stderr, spent, stderr <= rtol * abs(value))
         samples, variances = _xtrace_samples(
-            dots(AW, Q),
-            dots(Q, AQ),
-            dots(Q, W),
-            dots(AQ, W),
-            dots(AQ, AQ),
-            (W * AW).double().sum(1).cpu(),
-            W.double().square().sum(1).cpu(),
+            dots(AW.rows, Q.rows),
+            dots(Q.rows, AQ.rows),
+            dots(Q.rows, W.rows),
+            dots(AQ.rows, W.rows),
+            dots(AQ.rows, AQ.rows),
+            (W.rows * AW.rows).double().sum(1).cpu(),
+            W.rows.double().square().sum(1).cpu(),
             D,
         )
         value = finite(float(samples.mean()))
@@ -203,17 +207,42 @@ def xtrace(
             return Trace(value, stderr, spent, converged)
 
 
-def _extend_basis(Q: Tensor, Y: Tensor) -> Tensor:
-    """Q [r, D] with the components of the rows of Y orthogonal to it appended as orthonormal rows."""
+class Stack:
+    """Rows [m, D] to which others are appended in place: to concatenate them would hold all of them twice.
+    Memory is allocated for `FIRST_ROWS`, and then for twice as many; on a processor the system gives it as it
+    is written."""
+
+    def __init__(self, like: Float[Tensor, " D"]) -> None:
+        self._rows, self._used = like.new_empty(FIRST_ROWS, len(like)), 0
+
+    @property
+    def rows(self) -> Float[Tensor, "m D"]:
+        """The rows, a view."""
+        return self._rows[: self._used]
+
+    def append(self, X: Float[Tensor, "b D"]) -> None:
+        """Appends the rows of X."""
+        while self._used + len(X) > len(self._rows):
+            held, self._rows = self.rows, self._rows.new_empty(2 * len(self._rows), self._rows.shape[1])
+            self._rows[: len(held)] = held
+        self._rows[self._used : self._used + len(X)] = X
+        self._used += len(X)
+
+    def __len__(self) -> int:
+        return self._used
+
+
+def _extend_basis(Q: Stack, Y: Tensor) -> None:
+    """Appends the components of the rows of Y orthogonal to the orthonormal rows of Q, as unit vectors."""
     for y in Y:
-        if (q := orthonormal(y, Q)) is not None:
-            Q = torch.cat([Q, q[None]])
-    return Q
+        if (q := orthonormal(y, Q.rows)) is not None:
+            Q.append(q[None])
 
 
-def _extend_products(AQ: Tensor, Q: Tensor, matvec: Matvec) -> Tensor:
-    """The products of all rows of Q with A, of which AQ holds the first."""
-    return torch.cat([AQ, matvec(Q[len(AQ) :])]) if len(Q) > len(AQ) else AQ
+def _extend_products(AQ: Stack, Q: Stack, matvec: Matvec) -> None:
+    """Appends to AQ, the products of the first rows of Q with A, those of the others."""
+    if len(Q) > len(AQ):
+        AQ.append(matvec(Q.rows[len(AQ) :]))
 
 
 def _xtrace_samples(
@@ -266,7 +295,8 @@ class SignSamples:
 
     def add(self, Z: Float[Tensor, "m D"], AZ: Float[Tensor, "m D"]) -> None:
         """Takes in the rows z of Z and Az of AZ."""
-        for d in Z * AZ:
+        for z, Az in zip(Z, AZ, strict=True):
+            d = z * Az
             self.samples.append(finite(float(d.double().sum())))
             m = len(self.samples)
             self.squared_norm += (float(d.double().square().sum()) - self.squared_norm) / m
