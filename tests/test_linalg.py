@@ -1,6 +1,7 @@
 """Solvers on matrices whose spectrum is known."""
 
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -259,6 +260,42 @@ def test_along_a_slow_path_every_error_is_covered_and_products_are_fewer_than_a_
         A, before = path(lam * (1 + 0.005 * t), move, float(t)), found[t - 1][0]
         by_block.append(largest(lambda V, A=A: V @ A, before.vectors, 1, 1e-3, 150, slack=3.0).products)
     assert sum(ritz.products for ritz, _ in found[2:]) < 0.75 * sum(by_block)
+
+
+def test_of_eigenvectors_that_turn_on_as_they_did_one_product_each_is_enough():
+    move = 0.3 * start(150, 150, 3) / 150**0.5
+    lam = torch.tensor([10.0, 8.4, 7.9, *torch.linspace(-1, 5, 147).tolist()], dtype=torch.float64)
+    found = solved_along(path(lam, move, float(t) / 5) for t in range(40))
+    spent = [ritz.products for ritz, _ in found[10:]]
+    assert statistics.median(spent) == 1 and sum(spent) < 1.5 * len(spent)
+    for before, (ritz, truth) in zip([ritz for ritz, _ in found[9:]], found[10:], strict=False):
+        assert abs(ritz.values[0] - truth[0]) <= ritz.errors[0] <= 1.001e-3 * truth[0]
+        predicted = abs(float(before.remembered.start(1)[0] @ ritz.remembered.refined[0]))
+        last = abs(float(before.remembered.refined[0] @ ritz.remembered.refined[0]))
+        assert predicted > last  # the turn is 0.06 a solve
+
+
+def test_a_refined_vector_is_nearer_to_the_eigenvector_for_no_product():
+    A = symmetric([10.0, *torch.linspace(-3, 7, 119).tolist()])
+    cold = largest(lambda V: V @ A, start(1, 120), 1, 0.03, 120)
+    truth = torch.linalg.eigh(A)[1][:, -1]
+    plain, refined = (abs(float(v[0] @ truth)) for v in (cold.vectors, cold.remembered.refined))
+    assert 1 - refined < 0.7 * (1 - plain)
+
+
+def test_what_an_earlier_version_saved_is_read_and_shapes_that_do_not_fit_are_not():
+    A = symmetric([10.0, 9.0, *torch.linspace(0, 8, 118).tolist()])
+    saved = largest(lambda V: V @ A, start(1, 120), 1, 1e-3, 120).remembered.saved()
+    old = {name: t for name, t in saved.items() if name not in nearby.TURNS}
+    ritz = from_remembered(lambda V: V @ A, Remembered.of(old), 1, 1e-3, 120, 120)
+    assert ritz.converged and ritz.products <= 2
+    for name, wrong in (
+        ("refined", saved["refined"][:, :5]),
+        ("smooth", torch.zeros(2, 2)),
+        ("ages", torch.zeros(9)),
+    ):
+        with pytest.raises(ValueError, match="do not fit"):
+            Remembered.of(saved | {name: wrong})
 
 
 @pytest.mark.parametrize("k", [1, 3])

@@ -210,7 +210,10 @@ def _remembered(warm: Warm | None, w: Tensor) -> Remembered | None:
         raise changed_checkpoint("vectors that are not orthonormal")
     if not all(bool(t.isfinite().all()) for t in (before.values, before.residuals, before.ages)):
         raise changed_checkpoint("numbers that are not finite")
-    return replace(before, vectors=before.vectors.to(w)) if len(before.values) else None
+    rows = {name: getattr(before, name).to(w) for name in ("vectors", "refined", "predicted")}
+    for name in ("refined", "predicted"):
+        check_vectors(rows[name], w)
+    return replace(before, **rows) if len(before.values) else None
 
 
 def check_vectors(vectors: Any, w: Tensor) -> None:

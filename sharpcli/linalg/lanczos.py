@@ -19,7 +19,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from sharpcli.linalg.accuracy import eigenvalue_rounding
-from sharpcli.linalg.krylov import KEPT_VECTORS, Krylov, Matvec
+from sharpcli.linalg.krylov import KEPT_VECTORS, Krylov, Matvec, norm
 from sharpcli.linalg.nearby import ASYMMETRY_FACTOR, KEPT_SHARE, Remembered, track
 
 Tell = Callable[[int, float], object]  # progress of a solve: (products so far, relative error)
@@ -318,12 +318,14 @@ def _ritz(assessment: _Assessment, krylov: Krylov, k: int, products: int) -> Rit
     smallest = assessment.smallest
     if smallest is not None and m - 1 not in kept:
         kept.append(m - 1)
+    vectors = assessment.Y[kept].to(krylov.V) @ krylov.V
     return Ritz(
         values=theta[:wanted],
         remembered=Remembered.new(
-            assessment.Y[kept].to(krylov.V) @ krylov.V,
+            vectors,
             theta[kept].clone(),
             _norms(assessment.R[kept], 0.0),
+            _refined(assessment, krylov, vectors[:wanted]),
         ),
         residuals=assessment.residuals,
         errors=assessment.errors,
@@ -334,6 +336,16 @@ def _ritz(assessment: _Assessment, krylov: Krylov, k: int, products: int) -> Rit
         least_error=None if smallest is None else smallest.error,
         least_converged=None if smallest is None else smallest.converged,
     )
+
+
+def _refined(assessment: _Assessment, krylov: Krylov, vectors: Float[Tensor, "k D"]) -> Float[Tensor, "k D"]:
+    """The Ritz vectors of positive values after a step of the power method, v + r / theta, at unit length."""
+    out = vectors.clone()
+    for i, theta in enumerate(assessment.theta[: len(out)].tolist()):
+        if theta > assessment.floor and krylov.width:
+            out[i] += (assessment.R[i] / theta).to(out) @ krylov.G
+            out[i] /= norm(out[i])
+    return out
 
 
 def largest(
@@ -360,7 +372,7 @@ def from_remembered(
     """The k largest eigenpairs of the operator `matvec` from those `before` of a nearby operator, of which
     there are more than k, with a basis of at most `room` vectors: by `nearby.track`, and where that does not
     finish, by block Lanczos from its basis and the other remembered vectors (see `extremes`)."""
-    krylov = Krylov(matvec, before.vectors[: min(k, max_products)], room)
+    krylov = Krylov(matvec, before.start(min(k, max_products)), room)
     tracked = track(krylov, before, k, tol, max_products - krylov.products, tell)
     if tracked.converged:
         return Ritz(

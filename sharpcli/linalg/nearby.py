@@ -7,6 +7,11 @@ on the basis V of the products, by them between V and the span S of the u_j outs
 theta_j u_j u_j^T on S. The eigenvectors of this matrix say which direction to multiply next, and by how much
 a Ritz value would rise if the model were right. An eigenvalue that may have overtaken since its last product
 is multiplied itself.
+
+The first vectors to multiply are predicted: eigenvectors turn nearly as much from one solve to the next as
+they did before, so that 2 v - v' is nearer to the next one than v, as long as v is good. What a residual says
+of a vector beyond the error asked for is therefore kept too: v + r / theta is A v / theta, a step of the
+power method for no product.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from sharpcli.linalg.accuracy import eigenvalue_rounding
-from sharpcli.linalg.krylov import KEPT_VECTORS, Krylov, dots
+from sharpcli.linalg.krylov import KEPT_VECTORS, Krylov, dots, norm
 
 # Remembered are, beside the k pairs asked for, the next one, and those above KEPT_SHARE of the largest, which
 # may overtake it; at most KEPT_VECTORS in all, unless k is larger.
@@ -37,10 +42,15 @@ SMALLEST_GAP = 1e-3  # of the largest value: eigenvalues nearer than that count 
 # Products that are less symmetric than rounding leaves them say that they are worse than rounding: with a
 # softmax in float32 near its least loss, eigenvalues were off by up to 4 times the asymmetry seen.
 ASYMMETRY_FACTOR = 5.0
+# A vector that turned further than this cosine since the last solve is not taken to turn on as it did.
+TURNED = 0.9
 MOST_STEPS = 24  # directions beyond the k first ones, after which block Lanczos takes over
 # A direction of the remembered vectors of which less (its square) than this lies outside of the basis is left
 # out.
 INSIDE = 1e-4
+
+
+TURNS = ("refined", "predicted", "smooth")  # fields of `Remembered` on how vectors turn
 
 
 @dataclass(frozen=True)
@@ -50,18 +60,24 @@ class Remembered:
     `vectors` [p, D] are orthonormal, `values` [p] theirs, largest first. `ages` [p] counts the solves since
     the last product with each, after which |A u_j - theta_j u_j| was `residuals` [p]. `speeds` [p] are the
     changes of the values from one solve to the next over the largest value, infinite where only one solve has
-    been."""
+    been. `refined` [k, D] are the vectors of the k pairs that were asked for, improved by their residuals,
+    `predicted` [k, D] what they will be at the next solve if they turn on as they did, and `smooth` [k] is 1
+    for those of which the last prediction was nearer than the vector that it was made from."""
 
     vectors: Float[Tensor, "p D"]
     values: Float64[Tensor, " p"]
     residuals: Float64[Tensor, " p"]
     ages: Float64[Tensor, " p"]
     speeds: Float64[Tensor, " p"]
+    refined: Float[Tensor, "k D"]
+    predicted: Float[Tensor, "k D"]
+    smooth: Float64[Tensor, " k"]
 
     @classmethod
-    def new(cls, vectors: Tensor, values: Tensor, residuals: Tensor) -> Remembered:
-        """Pairs that have all been multiplied just now, of unknown speeds."""
-        return cls(vectors, values, residuals, torch.zeros_like(values), torch.full_like(values, math.inf))
+    def new(cls, vectors: Tensor, values: Tensor, residuals: Tensor, refined: Tensor) -> Remembered:
+        """Pairs that have all been multiplied just now, of unknown speeds and turns."""
+        unknown, still = torch.full_like(values, math.inf), values.new_zeros(len(refined))
+        return cls(vectors, values, residuals, torch.zeros_like(values), unknown, refined, refined, still)
 
     def saved(self) -> dict[str, Tensor]:
         """The same as tensors, for a checkpoint."""
@@ -69,15 +85,27 @@ class Remembered:
 
     @classmethod
     def of(cls, saved: Mapping[str, Tensor]) -> Remembered:
-        """What `saved` has made tensors of. Raises ValueError for other tensors than these, or of other
-        shapes."""
-        if {*saved} != {field.name for field in fields(cls)}:
+        """What `saved` has made tensors of; what version 0.2 saved has no turns. Raises ValueError for other
+        tensors than these, or of other shapes."""
+        names = [field.name for field in fields(cls)]
+        if {*saved} == {*names} - {*TURNS}:
+            first = saved["vectors"][:1]
+            saved = {**saved, "refined": first, "predicted": first, "smooth": torch.zeros(len(first))}
+        if {*saved} != {*names}:
             raise ValueError(f"tensors by the names {', '.join(map(str, saved))}")
-        p = len(saved["vectors"]) if saved["vectors"].ndim == 2 else -1
-        if any(t.shape != (p,) for name, t in saved.items() if name != "vectors"):
+        p, D = saved["vectors"].shape if saved["vectors"].ndim == 2 else (-1, -1)
+        k = len(saved["smooth"]) if saved["smooth"].ndim == 1 else -1
+        shapes = {"vectors": (p, D), "refined": (k, D), "predicted": (k, D), "smooth": (k,)}
+        if k > p or any(t.shape != shapes.get(name, (p,)) for name, t in saved.items()):
             raise ValueError("tensors of shapes that do not fit one another")
-        numbers = {name: t.double().cpu() for name, t in saved.items() if name != "vectors"}
-        return cls(vectors=saved["vectors"], **numbers)
+        return cls(**{name: t if t.ndim == 2 else t.double().cpu() for name, t in saved.items()})
+
+    def start(self, k: int) -> Float[Tensor, "k D"]:
+        """The k vectors that the next solve multiplies first: predicted where predictions are good."""
+        rows = self.vectors[:k].clone()
+        for i in range(min(len(rows), len(self.smooth))):
+            rows[i] = self.predicted[i] if self.smooth[i] else self.refined[i]
+        return rows
 
     def after(self, before: Remembered) -> Remembered:
         """The same with the speeds since an earlier solve, of the values that have been multiplied; no less
@@ -88,7 +116,20 @@ class Remembered:
         speeds = self.speeds.clone()
         speeds[:n] = torch.where(self.ages[:n] == 0, torch.maximum(changes, slower), speeds[:n])
         speeds[n:] = torch.where(speeds[n:].isfinite(), speeds[n:], speeds[:n].max())
-        return replace(self, speeds=speeds.clamp_min(LEAST_SPEED))
+        return replace(self, speeds=speeds.clamp_min(LEAST_SPEED), **self._turned(before))
+
+    def _turned(self, before: Remembered) -> dict[str, Tensor]:
+        """`predicted` and `smooth` after an earlier solve."""
+        predicted, smooth = self.refined.clone(), torch.zeros_like(self.smooth)
+        for i, (v, last, guess) in enumerate(
+            zip(self.refined, before.refined, before.predicted, strict=False)
+        ):
+            of_last, of_guess = float(dots(v[None], last[None])), float(dots(v[None], guess[None]))
+            smooth[i] = float(abs(of_guess) > abs(of_last) > TURNED)
+            if abs(of_last) > TURNED:
+                on = 2 * v - math.copysign(1.0, of_last) * last
+                predicted[i] = on / norm(on)
+        return {"predicted": predicted, "smooth": smooth}
 
 
 @dataclass(frozen=True)
@@ -111,9 +152,9 @@ def track(
     max_products: int,
     tell: Callable[[int, float], object] | None = None,
 ) -> Tracked:
-    """The k largest eigenpairs of the operator of `krylov`, whose basis holds the first k remembered vectors,
-    to an error of tol |theta_1|, in at most `max_products` products with the basis grown by this call, to
-    half of its capacity: G has as many rows.
+    """The k largest eigenpairs of the operator of `krylov`, whose basis holds the k vectors that `before`
+    starts with, to an error of tol |theta_1|, in at most `max_products` products with the basis grown by this
+    call, to half of its capacity: G has as many rows.
 
     At each step the pairs are those of V A V^T. The error of theta_i is estimated as what the model says that
     theta_i would rise by, and |r|^2 / gap for the part r of its residual outside of the model, with the gap
@@ -284,5 +325,12 @@ class _Model:
         of_pairs = torch.where(self.before.speeds.isfinite(), self.before.speeds, 0.0)
         speeds = (weights @ of_pairs) / weights.sum(1).clamp_min(1e-12)
         converged = not self.unfinished and not self.is_rounding_alone and m >= k
-        remembered = Remembered(vectors, values, self._uncertain(Z), ages, speeds).after(self.before)
+        refined = vectors[:k].clone()
+        for i in range(min(k, m) if converged else 0):
+            better = (self.Y[i].to(V) @ V) + self.direction(i)
+            refined[i] = better / norm(better)
+        still = refined.new_zeros(len(refined), dtype=torch.float64).cpu()
+        remembered = Remembered(
+            vectors, values, self._uncertain(Z), ages, speeds, refined, refined, still
+        ).after(self.before)
         return Tracked(self.theta[:k], self.residuals, self.errors, remembered, converged)
