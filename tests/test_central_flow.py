@@ -1,6 +1,8 @@
 """The central flow of gradient descent, where its oscillation is known in closed form; and the program it
 solves."""
 
+import json
+
 import pytest
 import torch
 from conftest import TINY, only_run, rows_of
@@ -115,7 +117,13 @@ def test_a_run_of_the_central_flow_resumes_to_the_rows_of_a_whole_one(sharp, fol
     (run / "metrics.jsonl").write_text("".join(lines[:16]))
     again = sharp(*whole)
     assert again.code == 0, again.err
+    assert (
+        "damaged" not in again.err
+        and json.loads((run / "provenance.json").read_text())["resumed"][-1]["step"] > 0
+    )
     assert rows_of(run / "metrics.jsonl") == rows
+    measured = sharp("measure", str(run), "measure=[gradient_norm]")
+    assert measured.code == 0 and "left out" not in measured.err
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])

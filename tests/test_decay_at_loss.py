@@ -44,6 +44,17 @@ def test_the_steps_after_the_drop_are_those_of_the_smaller_learning_rate(sharp, 
     assert torch.equal(run.load(60)["w"], Run(path).load(60)["w"])
 
 
+def test_an_average_of_the_weights_does_not_lower_it(sharp, folder):
+    words = ("optimizer=averaging", "optimizer@optimizer.base=gd", "optimizer.decay=0.9", "batch_size=8")
+    words += ("data.train_examples=100", "model.widths=[8]", "steps=120", "measure_every=5", "lr=0.6")
+    words += ("schedule=decay_at_loss", "schedule.loss=0.1", "measure=[scores]", "threads=1")
+    sharp("train", *words)
+    rows = rows_of(only_run(folder) / "metrics.jsonl")
+    first = next(i for i, row in enumerate(rows) if row["train_loss"] <= 0.1)
+    assert min(row["average_train_loss"] for row in rows[:first]) <= 0.1  # else nothing is tried
+    assert [row["lr_now"] for row in rows] == pytest.approx([0.6] * first + [0.06] * (len(rows) - first))
+
+
 @pytest.mark.parametrize("schedule", ["decay_at_loss", "warmup"])
 def test_a_run_that_was_cut_anywhere_is_carried_on_to_the_same_rows(sharp, folder, schedule):
     inner = "schedule" if schedule == "decay_at_loss" else "schedule.base"

@@ -88,6 +88,19 @@ def test_a_penalty_on_the_gradient_is_in_the_precision_of_the_weights(half):
 
 
 @pytest.mark.parametrize("half", HALVES)
+def test_coordinates_are_those_of_the_exact_loss_too(half):
+    x, w = torch.linspace(-1, 1, 8)[:, None], torch.tensor([0.5])
+    exact = LossSurface(
+        lambda w, x: (x @ w[:, None]).tanh(), lambda f, y: f.square().mean() / 2, ((x, x[:, 0]),)
+    )
+    moved, right = (s.through(lambda u: 3 * u + 1) for s in (HalfPrecision.of(exact, half), exact))
+    assert torch.equal(moved.exact.grad(w), right.grad(w))
+    assert moved.grad(w).item() == pytest.approx(right.grad(w).item(), rel=5e-2)
+    penalized = [gradient_penalty(s, w, None, strength=1.0, power=2).grad(w).item() for s in (moved, right)]
+    assert penalized[0] == pytest.approx(penalized[1], rel=5e-2)
+
+
+@pytest.mark.parametrize("half", HALVES)
 def test_second_derivatives_are_refused(half):
     surface, w = HalfPrecision.of(linear(1.0), half), torch.ones(1)
     calls = (lambda: surface.hvp(w, w), lambda: surface.gradient_graph(w))

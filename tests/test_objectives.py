@@ -137,7 +137,8 @@ def test_cutout_hides_a_square_of_each_image_that_may_reach_over_the_edge():
     # a pixel is hidden when the centre is within one of it: 3 of 5 rows, 2 at the edge; as for columns
     chance = torch.tensor([2, 3, 3, 3, 2])[:, None] * torch.tensor([2, 3, 3, 3, 3, 2]) / 30
     assert torch.allclose(hidden / 800, chance, atol=0.06) and corners > 0
-    assert cutout(surface, W, generator(0, "c", 0), size=99).batches[0][0].abs().sum() == 0
+    with pytest.raises(Refusal, match="hides all of images of 5 x 6 pixels"):
+        cutout(surface, W, generator(0, "c", 0), size=12)
 
 
 @pytest.mark.parametrize("power", [1, 2])
@@ -290,6 +291,18 @@ def test_sde_noise_has_the_covariance_of_the_gradients_of_sgd():
         drawn = torch.stack([one.grad(w) for one in made]) - surface.grad(w)
         assert torch.allclose(drawn.T.cov(), right * 0.1 / 0.05 / 2, rtol=0.1, atol=0.02)
         assert (drawn.mean(0).abs() < 4 * drawn.std(0) / 4000**0.5).all()
+
+
+def test_sde_noise_of_cross_entropy_has_its_covariance():
+    x = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = torch.eye(3, dtype=torch.float64)[[0, 1, 2, 0, 1, 2]]
+    w = torch.linspace(-1, 1, 6, dtype=torch.float64)
+    surface = LossSurface(lambda w, x: x @ w.view(2, 3), torch.nn.functional.cross_entropy, ((x, y),))
+    singles = torch.stack([surface.on([(x[i : i + 1], y[i : i + 1])]).grad(w) for i in range(6)])
+    told = {"sgd_lr": 0.1, "dt": 0.05, "batch": 2, "delta": 0.0}
+    made = (sde_noise(surface, w, generator(0, "e", s), **told, sampling=True) for s in range(4000))
+    drawn = torch.stack([one.grad(w) for one in made]) - surface.grad(w)
+    assert torch.allclose(drawn.T.cov(), singles.T.cov(correction=0) * 0.1 / 0.05 / 2, rtol=0.1, atol=0.02)
 
 
 def test_the_sde_of_a_linear_model_is_the_ornstein_uhlenbeck_process():

@@ -587,3 +587,47 @@ def test_two_processes_measure_and_train_as_one_does(sharp, folder):
         for key, value in a.items():
             assert b[key] == pytest.approx(value, rel=1e-6, abs=1e-6), key
     assert done.stdout.count("lambda_1") >= 1 and "ggn_trace" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("batch_size=1", "steps=4"),
+        ("batch_size=8", "data.train_examples=17", "steps=4"),
+        ("method=sam", "optimizer.m=1", "batch_size=4", "steps=4"),
+    ],
+    ids=["batches of 1", "a last batch of 1", "groups of 1"],
+)
+def test_a_process_without_an_example_of_a_batch_takes_part(sharp, folder, words):
+    words = [
+        "data.train_examples=16",
+        "model.widths=[4]",
+        "measure=[scores]",
+        "measure_every=2",
+        "lr=0.05",
+        *words,
+    ]
+    words += ["threads=1", "problem.dtype=float64"]
+    assert sharp("train", *words).code == 0
+    two = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "sharpcli",
+    ]
+    done = subprocess.run(
+        [*two, "train", *words, "runs_dir=two"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (both,) = (folder / "two").glob("*/metrics.jsonl")
+    for a, b in zip(rows_of(only_run(folder) / "metrics.jsonl"), rows_of(both), strict=True):
+        assert b["train_loss"] == pytest.approx(a["train_loss"], rel=1e-10)

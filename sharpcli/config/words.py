@@ -167,9 +167,17 @@ def refusing(overrides: Sequence[str]) -> Iterator[None]:
         of_toy = "Unexpected type for root" in str(
             problem
         )  # what OmegaConf says of data.x=1 where data is null
-        came = _of_group(overrides) or (_of_no_group(overrides) if of_toy else None)
+        came = _nameless(overrides) or _of_group(overrides) or (_of_no_group(overrides) if of_toy else None)
         said = problem if isinstance(problem, ValueError | AssertionError | yaml.YAMLError) else repr(problem)
         raise Refusal(came or f"{_shortened(overrides)}: cannot be read ({str(said)[:200]})") from None
+
+
+def _nameless(overrides: Sequence[str]) -> str:
+    """The message for an override that names no setting, `=3`; empty where all do."""
+    came = next((o for o in overrides if not o.partition("=")[0].strip()), None)
+    return (
+        "" if came is None else f"{came or repr(came)}: no name of a setting; a setting is written key=value"
+    )
 
 
 def explain(problem: Exception, overrides: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -181,8 +182,20 @@ def build(
             f"batch_size={config['batch_size']}: {name} is defined for the loss of all examples; use "
             f"batch_size=full"
         )
+    if inner := _inside(experiment.optimizer):
+        raise Refusal(
+            f"optimizer: {inner} is inside of another rule, where its average is not measured; put it "
+            f"around, as optimizer=averaging optimizer@optimizer.base=..."
+        )
     _rehearse(experiment)
     return experiment
+
+
+def _inside(rule: Any) -> str:
+    """The name of a rule that keeps an average inside of this one; empty without one."""
+    inside = [value for value in getattr(rule, "__dict__", {}).values() if hasattr(value, "step")]
+    here = [type(inner).__name__.lower() for inner in inside if hasattr(inner, "average")]
+    return next(iter([*here, *filter(None, map(_inside, inside))]), "")
 
 
 def _check_smallest(problem: Problem, batches: Minibatches, steps: int, config: Mapping[str, Any]) -> None:
@@ -260,12 +273,18 @@ def forget_data() -> None:
     _data.cache_clear()
 
 
+MOST_REHEARSED = 512  # examples of a batch with which objectives are tried before the first step
+
+
 class _Reached(Exception):
     """A measure got as far as its surface or its problem: its own checks are behind it."""
 
 
 class _Untouchable:
     def __getattr__(self, name: str) -> Any:
+        raise _Reached
+
+    def __call__(self, *_: Any) -> Any:
         raise _Reached
 
 
@@ -286,13 +305,17 @@ def _rehearse(experiment: Experiment) -> None:
     w, rng = experiment.problem.w0, generator(0, "rehearsal", 0)
     experiment.schedule(0)
     x, y = experiment.problem.examples
-    for name, objective in experiment.objectives.items():
-        shown = objective(experiment.training_surface.on([(x[:2], y[:2])]), w, rng)
+    sizes = {n if n <= MOST_REHEARSED else 2 for n in experiment.minibatches.sizes(experiment.steps)}
+    for (name, objective), n in itertools.product(experiment.objectives.items(), sorted(sizes)):
+        shown = objective(experiment.training_surface.on([(x[:n], y[:n])]), w, rng)
         if not isinstance(shown, LossSurface):
             raise Refusal(
                 f"objective.{name}: gives a {type(shown).__name__}; give the surface with its change"
             )
     untouchable: Any = _Untouchable()
+    if experiment.init is not None:  # what a rule asks of the gradient of the rule that it is around
+        with contextlib.suppress(_Reached):
+            experiment.optimizer.step(w, started(experiment.optimizer, w), untouchable, experiment.lr)
     problem = _without_functions(experiment.problem)
     flows = None if problem.flows is None else _without_functions(problem.flows)
     state: State | None = None if experiment.init is None else started(experiment.optimizer, w)

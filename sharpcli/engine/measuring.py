@@ -126,14 +126,15 @@ def each(
     begin with `average_`.
     """
     names = list(names)
-    yield from _each_at(experiment, w, step, warm, names, state, tell)
+    lr = lr_at(experiment, w, step)  # by the loss at w, not at an average of the weights
+    yield from _each_at(experiment, w, step, warm, names, state, tell, lr)
     mean = None if state is None else average(experiment.optimizer, state)
     if mean is None:
         return
     of_mean = {
         name.removeprefix(AVERAGE): vectors for name, vectors in warm.items() if name.startswith(AVERAGE)
     }
-    for taken in _each_at(experiment, mean, step, of_mean, names, state, tell):
+    for taken in _each_at(experiment, mean, step, of_mean, names, state, tell, lr):
         row, left, vectors = (
             {f"{AVERAGE}{key}": value for key, value in part.items()}
             for part in (taken.row, taken.warm, taken.vectors)
@@ -149,6 +150,7 @@ def _each_at(
     names: Iterable[str],
     state: State | None,
     tell: Tell | None,
+    lr: float,
 ) -> Iterator[Taken]:
     """The named measures at w alone; see `each`."""
     surface = experiment.surface_at(w)
@@ -163,7 +165,6 @@ def _each_at(
 
     # before a basis is in memory beside what the check needs
     curvature = Curvature(surface, w, experiment.seed, step, experiment.basis_bytes, before=try_products)
-    lr = lr_at(experiment, w, step)
     for name in names:
         began = time.perf_counter()
         if tell is not None:
@@ -286,10 +287,20 @@ def restore(saved: Mapping[str, Any], experiment: Experiment) -> tuple[Tensor, W
         if not all(real) or (isinstance(left, Tensor) and not left.is_floating_point()):
             raise ValueError(f"holds something else than real tensors of the measure {name}")
     state = tuple(part.to(w0.device) for part in saved["state"])
-    if [part.shape for part in state] != [part.shape for part in started(experiment.optimizer, w0)]:
+    at_start = started(experiment.optimizer, w0)
+    if len(state) != len(at_start) or not all(map(_may_become, at_start, state)):
         raise ValueError("is damaged (its optimizer's state is of another shape)")
     experiment.schedule.least_loss = float(saved.get("least_loss", math.inf))
     return saved["w"].to(w0), placed(saved["warm"], w0), state
+
+
+def _may_become(at_start: Tensor, later: Tensor) -> bool:
+    """Whether a part of an optimizer's state may have this shape later: the one that it starts with, whose
+    dimensions of length 0 grow, as a list of eigenvectors does."""
+    return at_start.ndim == later.ndim and all(
+        b in (a, later.shape[i]) if a == 0 else a == b
+        for i, (a, b) in enumerate(zip(at_start.shape, later.shape, strict=True))
+    )
 
 
 def part_of(experiment: Experiment, w: Tensor, chosen: Iterable[str]) -> Experiment:

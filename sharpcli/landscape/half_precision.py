@@ -4,7 +4,7 @@ for weights that stay in float32."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, NoReturn
 
 import torch
@@ -53,6 +53,12 @@ class HalfPrecision(LossSurface):
         """The same loss in the precision of w."""
         of_surface = {field.name: getattr(self, field.name) for field in fields(LossSurface)}
         return LossSurface(**of_surface | {"predict": self.predict_exactly})
+
+    def through(self, embed: Callable[[Tensor], Tensor]) -> HalfPrecision:
+        """The same loss as a function of u, with w = embed(u), in the precision of w too."""
+        embedded: Any = super().through(embed)
+        exactly = embedded.predict_exactly
+        return replace(embedded, predict_exactly=lambda u, x: exactly(embed(u), x))
 
     def _derivative(self, term: Tensor, w: Tensor) -> Tensor:
         scales = SCALES[self.half]

@@ -128,7 +128,8 @@ class LossSurface:
             return self.known[1].clone()  # a rule may write into what it is given
         w = w.detach().requires_grad_()
         gradients = (self._derivative(term, w) for term in self._batch_terms(w))
-        return self.processes.sum(self._sum(w, gradients).detach())
+        # of a process without examples a single 0, where the others have D numbers
+        return self.processes.sum(self._sum(w, gradients).detach().expand_as(w).contiguous())
 
     def value_and_grad(self, w: Float[Tensor, " D"]) -> tuple[float, Float[Tensor, " D"]]:
         """L(w) and grad L(w), for the cost of the gradient."""

@@ -13,12 +13,19 @@ def cutout(surface: LossSurface, w: Tensor, rng: Generator, *, size: int) -> Los
     """The loss of images [C, H, W] of which a square of `size` x `size` pixels is 0, its centre a pixel drawn
     for each image, so that it may reach over the edge.
 
-    Refuses inputs that are no images, and size < 1.
+    Refuses inputs that are no images, size < 1, and a size that hides every image as a whole, twice its side.
     """
     if size < 1 or surface.batches[0][0].ndim != 4:
         raise Refusal(
             f"objective=cutout takes images [n, C, H, W] and size >= 1; got "
             f"{list(surface.batches[0][0].shape)}, size={size}"
+        )
+
+    sides = surface.batches[0][0].shape[2:]
+    if size >= 2 * max(sides):
+        raise Refusal(
+            f"objective.cutout.size={size}: hides all of images of {sides[0]} x {sides[1]} pixels; give "
+            f"less, as {max(1, min(sides) // 2)}"
         )
 
     def hidden(x: Tensor) -> Tensor:

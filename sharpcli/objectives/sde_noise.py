@@ -25,10 +25,12 @@ def sde_noise(
 ) -> LossSurface:
     """L(w) + xi.w with xi = sqrt(sgd_lr / dt) Sigma(w_t)^(1/2) N(0, I) [D]: a step of gradient descent on it
     with lr = `dt` is a step of the Euler-Maruyama scheme for dX = -grad L dt + sqrt(sgd_lr) Sigma^(1/2) dW,
-    the stochastic differential equation of SGD with learning rate `sgd_lr` on half squared loss.
+    the stochastic differential equation of SGD with learning rate `sgd_lr`.
 
-    Sigma = (1/batch) [(delta^2/n) sum_i grad f_i grad f_i^T + Cov_i(r_i grad f_i)], r the residuals: the
-    first term is of label noise of size `delta`, the second, which `sampling` adds, of drawing the examples.
+    Sigma = (1/batch) [(delta^2/n) sum_i grad f_i grad f_i^T + Cov_i(r_i grad f_i)], r_i the derivative of the
+    loss of example i in its outputs (f_i - y_i for half squared loss, softmax(f_i) - y_i for cross-entropy):
+    the first term is of label noise of size `delta`, the second, which `sampling` adds, of drawing the
+    examples.
     xi = J^T zeta, J the Jacobian of the n outputs and zeta random numbers in output space, costs one
     gradient. Refuses sgd_lr and dt that are not above 0, delta < 0 and batch < 1.
     """
@@ -43,7 +45,9 @@ def sde_noise(
     zeta = delta * torch.from_numpy(rng.normal(2 * f.numel())[: f.numel()]).to(f).view(f.shape)
     if sampling:
         draws = torch.from_numpy(rng.normal(2 * f.numel() + n)[-n:]).to(f)
-        zeta = zeta + (f.detach() - y) * (draws - draws.mean()).view(-1, *[1] * (f.ndim - 1))
+        at = f.detach().requires_grad_()
+        (residuals,) = torch.autograd.grad(n * surface.exact.loss(at, y), at)
+        zeta = zeta + residuals * (draws - draws.mean()).view(-1, *[1] * (f.ndim - 1))
     xi = vjp(f, w_t, zeta)
     xi = (sgd_lr / (dt * n * batch)) ** 0.5 * xi
     return surface.plus(lambda u: xi @ u)

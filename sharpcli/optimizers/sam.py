@@ -116,7 +116,7 @@ class SAM:
     @staticmethod
     def _groups(grad: Grad, m: int) -> Iterator[tuple[float, Grad]]:
         """The gradient functions of groups of m examples, each with its share of all examples."""
-        surface = whole_loss(grad, "sam")
+        surface = whole_loss(grad, f"sam with optimizer.m={m}")
         if surface.joint or not all(can_be_cut(batch) for batch in surface.batches):
             raise Refusal(
                 f"optimizer.m={m}: the examples of a batch depend on one another here (batch norm); take "

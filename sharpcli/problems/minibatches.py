@@ -40,6 +40,10 @@ class Minibatches:
         """The examples of the smallest batch: of the last of an epoch, without replacement."""
         return self.batch_size if self.replacement else (len(self.examples[1]) - 1) % self.batch_size + 1
 
+    def sizes(self, steps: int) -> set[int]:
+        """The numbers of examples of the batches of a run of `steps` steps."""
+        return {self.batch_size, self.smallest} if steps >= self.per_epoch else {self.batch_size}
+
     @property
     def whole(self) -> bool:
         """Whether every step sees every example once."""

@@ -20,7 +20,7 @@ def one_cycle(step: int, steps: int, lr: float, *, rise: float, first: float, fi
     top, last = rise * steps - 1, steps - 1
     if step <= top:
         return lr * _between(first, 1.0, step / top if top > 0 else 1.0)
-    return lr * _between(1.0, final, (step - top) / (last - top))
+    return lr * _between(1.0, final, (step - top) / (last - top) if last > top else 1.0)
 
 
 def _between(start: float, end: float, share: float) -> float:
