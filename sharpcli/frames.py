@@ -37,11 +37,16 @@ class RunRows(NamedTuple):
     rows: list[Row]
 
 
-def frame_of(runs: Sequence[Run], complain: Complain | None = None, of_layers: bool = False) -> pd.DataFrame:
+def frame_of(
+    runs: Sequence[Run],
+    complain: Complain | None = None,
+    of_layers: bool = False,
+    logged_only: bool = False,
+) -> pd.DataFrame:
     """One row a run and step: the logged and measured columns, and the run's settings by their dotted names;
     in the column `scores` the names of the scores that the problem reports. `attrs` holds the names of the
     `settings`, and `notes` of what was left out. With `of_layers` also the rows of single layers or
-    parameters, whose names are in the column `params`.
+    parameters, whose names are in the column `params`; `logged_only` leaves out what was measured later.
 
     Refuses a run that cannot be read, whose rows are damaged or whose config was changed. With `complain`
     such a run is left out instead, and `complain` is told why.
@@ -53,7 +58,7 @@ def frame_of(runs: Sequence[Run], complain: Complain | None = None, of_layers: b
 
     def gathered(run: Run) -> RunRows:
         settings = settings_of(run)
-        rows = run.rows(told, notes.append)
+        rows = run.logged() if logged_only else run.rows(told, notes.append)
         if wrong := run.damage():  # after the rows, which are read then
             raise Refusal(f"{wrong}; the command that made the run mends it")
         return RunRows(run, settings, rows + (run.of_layers(told) if of_layers else []))

@@ -718,6 +718,8 @@ def find(word: str, runs_dir: Path) -> Run:
     """The run that a word names: by its path, its name, the beginning of its name, or its hash; `latest`, the
     last that was written to; `best:COLUMN`, that whose last row has the best score of this name. Refuses a
     word that names no run, or several."""
+    if not word.strip():
+        raise Refusal(f"{word!r}: names no run; sharp ls lists the runs")
     if os.path.lexists(Path(word) / "provenance.json"):
         return Run(Path(word).absolute())
     if word == "latest" or word.startswith("best:"):
@@ -785,7 +787,7 @@ def find_all(words: Sequence[str], runs_dir: Path, complain: Complain = _say_not
     out: dict[Path, Run] = {}
     for word in words:
         path = Path(word)
-        is_folder = _is_folder(path) and not os.path.lexists(path / "provenance.json")
+        is_folder = bool(word.strip()) and _is_folder(path) and not os.path.lexists(path / "provenance.json")
         inside = in_directory(path, complain) if is_folder else []
         try:
             found = inside or [find(word, runs_dir)]

@@ -12,6 +12,7 @@ step)`; a name with dots goes in backticks. Imports no torch.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -66,19 +67,22 @@ def within(
 ) -> Finding:
     """Whether `value`, reduced over each run's steps (`late` is the median over the last quarter of them),
     lies in `between`: for `each` run, or its `mean` or `median` over the runs of every part; or whether the
-    `share` of each part's runs where it is not 0 does."""
+    `share` of each part's runs where it is not 0 does. What is measured is the statistic of the first part
+    where it does not, else the mean over the parts."""
     by_runs = by_run(frame, value, of, reduce)
     numbers = by_runs != 0 if statistic == "share" else by_runs
     if statistic == "each":
-        inside = by_runs.map(lambda v: _inside(v, between))
+        inside, measured = by_runs.map(lambda v: _inside(v, between)), float(numbers.mean())
     else:
         of_part = numbers.groupby(frame.groupby("run")["part"].first())
         statistics = of_part.agg(
             lambda v: v.median(skipna=False) if statistic == "median" else v.mean(skipna=False)
         )
         inside = statistics.map(lambda v: _inside(float(v), between))
+        # of several parts that which decides: the first that is outside
+        measured = float(statistics[~inside].iloc[0] if not inside.all() else statistics.mean())
     asked = _question(_subject(value, of, reduce, statistic), between, predicted)
-    found = _finding(bool(len(by_runs)) and bool(inside.all()), float(numbers.mean()), by_runs, asked)
+    found = _finding(bool(len(by_runs)) and bool(inside.all()), measured, by_runs, asked)
     if statistic != "mean" or len(of_part) > 1 or not found.evidence or found.spread is None:
         return found
     return replace(found, half_width=_student(found.runs - 1) * found.spread / found.runs**0.5)
@@ -178,21 +182,23 @@ def ratio(
     quotient = float(above.mean() / below.mean())
     error = _ratio_error(frame, above, below)
     # of independent means the degrees of freedom are at least those of the smaller sample
-    freedom = min(len(series) for series in (above, below) if len(series) > 1) - 1 if error is not None else 0
+    freedom = min(len(above), len(below)) - 1
     half_width = None if error is None else _student(freedom) * error
     return Finding(_inside(quotient, between), quotient, error, len(above), asked, half_width=half_width)
 
 
 def _ratio_error(frame: pd.DataFrame, above: pd.Series, below: pd.Series) -> float | None:
-    """The standard error of mean(above) / mean(below), or None of single runs."""
+    """The standard error of mean(above) / mean(below), or None where one of the two is of a single run."""
     seeds = frame.groupby("run")["seed"].first().to_dict() if "seed" in frame else {}
     a, b = (series.rename(seeds).sort_index() for series in (above, below))
     n = len(a)
     if n > 1 and a.index.is_unique and a.index.equals(b.index):
         without_one_seed = (a.sum() - a) / (b.sum() - b)
         return float(((n - 1) / n * ((without_one_seed - without_one_seed.mean()) ** 2).sum()) ** 0.5)
-    relative = [s.std() / s.mean() / len(s) ** 0.5 for s in (above, below) if len(s) > 1]
-    return abs(float(above.mean() / below.mean())) * math.hypot(*relative) if relative else None
+    if min(len(above), len(below)) < 2:  # of a single run nobody knows how far another would be
+        return None
+    relative = [s.std() / s.mean() / len(s) ** 0.5 for s in (above, below)]
+    return abs(float(above.mean() / below.mean())) * math.hypot(*relative)
 
 
 def rank_correlation(
@@ -208,7 +214,7 @@ def rank_correlation(
 ) -> Finding:
     """Whether Kendall's tau-b of `x` and `y` over the runs of `of`, both reduced over each run's steps, lies
     in `between`; its spread is one standard deviation over the seeds, the runs of each seed ranked by
-    themselves.
+    themselves, and its interval is by leaving out one seed at a time (the jackknife).
 
     With `over`, which names all settings that vary beside the seed, it is the granulated coefficient of Jiang
     et al. 2020, arXiv:1912.02178: for each of these settings the mean tau of the groups of runs that differ
@@ -228,15 +234,17 @@ def rank_correlation(
     # as text, so that a run whose method has no such setting has the value nan, equal to itself
     settings = frame.groupby("run")[keys].first().map(str).loc[pairs.index]
     tau = _granulated_tau(pairs, settings, over)
-    tau_by_seed = [
-        _granulated_tau(pairs[settings["seed"] == seed], settings, over) for seed in settings["seed"].unique()
-    ]
+    of_seeds = [settings["seed"] == seed for seed in settings["seed"].unique()]
+    by_seed = np.array([_granulated_tau(pairs[mine], settings, over) for mine in of_seeds])
+    without = np.array([_granulated_tau(pairs[~mine], settings, over) for mine in of_seeds])
     if not math.isfinite(tau):
         return Finding.nothing(asked, len(pairs))
-    if (several := len(tau_by_seed)) < 2:
-        return Finding(_inside(tau, between), tau, None, len(pairs), asked)
-    spread = float(np.std(tau_by_seed, ddof=1))
-    half_width = _student(several - 1) * spread / several**0.5
+    n, known = len(of_seeds), by_seed[np.isfinite(by_seed)]
+    spread = float(np.std(known, ddof=1)) if len(known) > 1 else None
+    half_width = None
+    if n > 1 and np.isfinite(without).all():
+        error = float(((n - 1) / n * ((without - without.mean()) ** 2).sum()) ** 0.5)
+        half_width = _student(n - 1) * error
     return Finding(_inside(tau, between), tau, spread, len(pairs), asked, half_width=half_width)
 
 
@@ -260,18 +268,27 @@ def _granulated_tau(pairs: pd.DataFrame, settings: pd.DataFrame, over: list[str]
 
 
 def _tau(pairs: pd.DataFrame) -> float:
-    """Kendall's tau-b of x and y; 0 where one of the two is constant and orders nothing."""
+    """Kendall's tau-b of x and y; 0 where one of the two is constant and orders nothing, NaN of a single
+    run."""
     from scipy.stats import kendalltau
 
+    if len(pairs) < 2:
+        return math.nan
+    if pairs["x"].nunique() < 2 or pairs["y"].nunique() < 2:
+        return 0.0
     tau = float(kendalltau(pairs["x"], pairs["y"]).statistic)
     return tau if math.isfinite(tau) else 0.0
 
 
 def by_run(frame: pd.DataFrame, value: str, of: str, reduce: Reduce) -> pd.Series:
     """One number for each run of the parts `of`: the expression `value`, reduced over the run's steps; NaN
-    where it has no finite number. Refuses an `of` that matches no part, and an expression that is no
-    number."""
-    rows = frame[frame["part"].str.fullmatch(of)] if of else frame
+    where it has no finite number, and where it diverged, unless `value` asks for `diverged` itself. Refuses
+    an `of` that matches no part or is no regular expression, and an expression that is no number."""
+    try:
+        pattern = re.compile(of)
+    except re.error as problem:
+        raise Refusal(f"of={of}: no regular expression ({problem}); give names of parts, as a|b") from None
+    rows = frame[frame["part"].map(lambda name: pattern.fullmatch(name) is not None)] if of else frame
     if rows.empty:
         raise Refusal(
             f"of={of}: no such part of this claim; possible: {', '.join(sorted(frame['part'].unique()))}"
@@ -279,8 +296,11 @@ def by_run(frame: pd.DataFrame, value: str, of: str, reduce: Reduce) -> pd.Serie
     values = evaluated(rows, value, f"value={value}")
     try:
         rows = rows.assign(value=values.astype(float) if isinstance(values, pd.Series) else float(values))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise Refusal(f"value={value}: its values are no numbers") from None
+    if "diverged" in rows and "diverged" not in value:  # its last numbers are those before it did
+        ended = rows["diverged"].groupby(rows["run"]).transform("any")
+        rows = rows.assign(value=rows["value"].mask(ended.astype(bool)))
     if reduce == "late":
         last_steps = rows.groupby("run")["step"].transform("max")
         rows, reduce = rows[rows["step"] >= 0.75 * last_steps], "median"
@@ -298,14 +318,7 @@ def evaluated(frame: pd.DataFrame, expression: str, where: str) -> Any:
     named = [name for name in frame.columns if str(name) in expression]
     try:
         return frame[named].eval(expression, engine="python")
-    except (
-        pd.errors.UndefinedVariableError,
-        AttributeError,
-        KeyError,
-        SyntaxError,
-        TypeError,
-        ValueError,
-    ) as e:
+    except Exception as e:  # pandas raises exceptions of many kinds for what it cannot compute
         raise Refusal(f"{where}: {e}; possible columns: {', '.join(map(str, frame.columns))}") from None
 
 

@@ -127,9 +127,17 @@ def _said(file: Path) -> dict[str, Any]:
     for group in ("premise", "check", "control"):
         if not all(isinstance(entry, dict) and "kind" in entry for entry in said.get(group, [])):
             raise Refusal(f"{file}: {group}: a list of mappings with a kind, as in - {{kind: within, ...}}")
+    if not said["check"]:
+        raise Refusal(f"{file}: check: none; give what must hold, as in - {{kind: within, ...}}")
     for key, possible in (("expect", EXPECTED), ("tier", list(TIERS))):
         if said.get(key, possible[0]) not in possible:
             raise Refusal(f"{file}: {key}: {said[key]}: " + suggest(str(said[key]), possible))
+    must_fail = any("instead" in entry for entry in said["check"])
+    if must_fail != (said.get("expect", EXPECTED[0]) == "does_not_hold"):
+        raise Refusal(
+            f"{file}: a claim with expect: does_not_hold has a check with instead: [low, high], by which it "
+            f"fails, and no other claim has"
+        )
     return said
 
 
@@ -149,6 +157,8 @@ def _rehearse(claim: Claim) -> None:
     """Refuses checks and tables that cannot be built, before anything is run for them."""
     for one in (*claim.premise, *claim.check, *claim.control):
         built(one, claim.id)
+    if claim.plot is not None:
+        part(typed(claim.plot, f"claim {claim.id}: plot", []), [], "plot")
     for name, table in claim.tables.items():
         if not isinstance(table, dict) or "_target_" not in table:
             raise Refusal(f"claim {claim.id}: tables: {name}: a mapping with the _target_ of a function")
@@ -248,7 +258,10 @@ def judge(claim: Claim, paths: Paths, inside: Path, seconds: float) -> Verdict:
             files.no_link(folder) / "verdict.json", (json.dumps(text, indent=1) + "\n").encode(), durable=True
         )
     if claim.plot is not None:
-        figure = part(typed(claim.plot, f"claim {claim.id}: plot", []), [], "plot")(frame)
+        try:
+            figure = part(typed(claim.plot, f"claim {claim.id}: plot", []), [], "plot")(frame)
+        except Refusal as problem:
+            raise Refusal(f"{claim.id}: {verdict.verdict}, and no figure: plot: {problem}") from None
         with writing(folder):
             replace(files.no_link(folder) / "figure.png", drawn(figure, "png"))
     return verdict

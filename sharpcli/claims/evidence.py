@@ -27,7 +27,7 @@ from sharpcli.config.sweep import sweep
 from sharpcli.config.targets import identity, resolve
 from sharpcli.config.words import compose, suggest
 from sharpcli.errors import Interrupted, Refusal, signals
-from sharpcli.frames import frame_of
+from sharpcli.frames import frame_of, unknown
 from sharpcli.jsonl import replace, writing
 from sharpcli.jsonl.files import read
 from sharpcli.provenance import commit
@@ -90,8 +90,11 @@ class Trial:
         if not self.shift:
             return job
         seeds = [int(override.removeprefix("seed=")) for override in job if override.startswith("seed=")]
+        replicas = [o.removeprefix("replicas=") for o in job if o.startswith("replicas=")]
         others = [override for override in job if not override.startswith("seed=")]
-        return [*others, f"seed={seeds[-1] + self.shift}"] if seeds else others
+        # replicas have the seeds from the run's own on
+        lanes = int(replicas[-1]) if replicas and replicas[-1].isdigit() else 1
+        return [*others, f"seed={(seeds[-1] if seeds else 0) + self.shift * lanes}"]
 
 
 # by the type of a field, what the yaml must hold for it, and as words
@@ -127,6 +130,12 @@ def written(file: Path, kind: type[Trial]) -> dict[str, Any]:
     for some in [said.get("base", []), *said.get("runs", {}).values(), *said.get("before", {}).values()]:
         if not isinstance(some, list) or not all(isinstance(word, str) for word in some):
             raise Refusal(f"{file}: base, runs, before: {some!r:.60}; lists of overrides, as in [seed=1]")
+    if not said.get("runs") and not said.get("tables"):
+        raise Refusal(f"{file}: no runs and no tables; give what is run, as in runs: {{gd: [method=gd]}}")
+    texts = [("columns", value) for value in said.get("columns", {}).values()]
+    texts += [("first", value) for value in said.get("first", [])]
+    if wrong := [(key, value) for key, value in texts if not isinstance(value, str)]:
+        raise Refusal(f"{file}: {wrong[0][0]}: {wrong[0][1]!r:.60}; give a text")
     return said
 
 
@@ -245,6 +254,8 @@ def with_columns(trial: Trial, frame: pd.DataFrame, instead: Mapping[str, str] |
     columns of the trial. Refuses expressions that cannot be computed."""
     frame = frame.copy()
     for name in trial.first:
+        if name not in frame:
+            raise Refusal(f"{trial.id}: first: {unknown(frame, name)}")
         frame[f"{name}_first"] = frame.groupby("run")[name].transform("first")
     for columns in (trial.columns, {**trial.columns, **instead} if instead else {}):
         for name, value in columns.items():
@@ -253,17 +264,21 @@ def with_columns(trial: Trial, frame: pd.DataFrame, instead: Mapping[str, str] |
 
 
 def gather(paths: Paths) -> pd.DataFrame:
-    """A row for each step of a run (or row of a table), with its part's name as `part`. Refuses a run that
-    was changed or whose rows are damaged."""
+    """A row for each step of a run (or row of a table), with its part's name as `part`: as the run logged
+    them, without what was measured later by other settings. Refuses a run that was changed or whose rows are
+    damaged."""
     import pandas as pd
 
-    frames = []
+    frames, seen = [], set[str]()
     for name, path in paths:
         if path.endswith(".jsonl"):
             table = pd.DataFrame(_rows_of_table(Path(path)))
             frames.append(table.assign(run=[f"{name}-{i}" for i in range(len(table))], step=0, part=name))
         else:
-            frames.append(frame_of([Run(Path(path))]).assign(part=name))
+            rows = frame_of([Run(Path(path))], logged_only=True).assign(part=name)
+            # a run that two parts have counts in each
+            frames.append(rows.assign(run=rows["run"] + f" as {name}") if path in seen else rows)
+        seen.add(path)
     frame = pd.concat(frames, ignore_index=True)
     frame["diverged"] = frame["diverged"].eq(True) if "diverged" in frame else False
     for name in [

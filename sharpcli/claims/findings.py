@@ -61,8 +61,11 @@ def built(check: Mapping[str, Any], name: str) -> Callable[[pd.DataFrame], Findi
     )
     for key in ("between", "instead"):
         bounds = check.get(key, [None, None])
-        if len(bounds) != 2 or not all(isinstance(bound, int | float | None) for bound in bounds):
+        is_pair = isinstance(bounds, list) and len(bounds) == 2
+        if not is_pair or not all(isinstance(bound, int | float | None) for bound in bounds):
             raise Refusal(f"claim {name}: check.{key}={bounds}: two numbers, or null for no bound")
+        if None not in bounds and not bounds[0] <= bounds[1]:
+            raise Refusal(f"claim {name}: check.{key}={bounds}: no number is between these; the lower first")
     return made
 
 

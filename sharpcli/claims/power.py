@@ -62,6 +62,8 @@ def broken_of(claim: Claim) -> dict[str, Broken]:
     parts, checks = {*claim.runs, *claim.tables}, range(1, len(claim.check) + 1)
     for constant, entry in claim.broken.items():
         where = f"claim {claim.id}: broken: {constant}"
+        if not isinstance(entry, Mapping):
+            raise Refusal(f"{where}: {entry!r:.60}; give a mapping, as in {{bounds: {{1: 2}}}}")
         unknown = sorted(set(entry) - {"bounds", "columns", "parts"})
         if unknown or not entry:
             raise Refusal(f"{where}: {', '.join(unknown) or 'nothing'}; possible: bounds, columns, parts")
@@ -69,7 +71,17 @@ def broken_of(claim: Claim) -> dict[str, Broken]:
             raise Refusal(f"{where}: {entry}: give mappings, as in bounds: {{1: 2}}")
         out[constant] = Broken(**entry)
         if missing := [number for number in out[constant].bounds if number not in checks]:
-            raise Refusal(f"{where}: bounds: {missing[0]}: the claim has checks 1 to {len(claim.check)}")
+            raise Refusal(
+                f"{where}: bounds: {missing[0]!r}: the claim has checks 1 to {len(claim.check)}, numbers "
+                f"without quotation marks"
+            )
+        factors, columns = out[constant].bounds.values(), out[constant].columns.values()
+        if wrong := [
+            value for value in factors if isinstance(value, bool) or not isinstance(value, int | float)
+        ]:
+            raise Refusal(f"{where}: bounds: {wrong[0]!r:.60}; give the factor of a check's bounds, a number")
+        if no_texts := [value for value in columns if not isinstance(value, str)]:
+            raise Refusal(f"{where}: columns: {no_texts[0]!r:.60}; give an expression in the columns, a text")
         named = [part for pair in out[constant].parts.items() for part in pair]
         if absent := [part for part in named if part not in parts]:
             raise Refusal(f"{where}: parts: {absent[0]}: the claim has {', '.join(sorted(parts))}")
@@ -94,7 +106,8 @@ def turned(
         changed = {
             key: _scaled(value, factor) for key, value in check.items() if key in ("between", "instead")
         }
-        if not finding({**check, **changed}, wrong, trial.id)["as_expected"]:
+        after = finding({**check, **changed}, wrong, trial.id)
+        if after["evidence"] and not after["as_expected"]:  # no number turns nothing
             out.append(before)
     return out
 

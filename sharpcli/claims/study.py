@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from sharpcli.claims.checks import Reduce, by_run
 from sharpcli.claims.evidence import Trial, about, drawn, finish, rows, written
@@ -17,6 +17,7 @@ from sharpcli.config.check import typed
 from sharpcli.config.folders import options, yaml_files
 from sharpcli.config.words import suggest
 from sharpcli.errors import Refusal
+from sharpcli.frames import unknown
 from sharpcli.jsonl import replace, writing
 from sharpcli.jsonl.files import no_link
 
@@ -43,7 +44,18 @@ def read(name: str) -> Study:
     """The study of this name. Refuses an unknown name, and what `written` does."""
     if name not in options("study"):
         raise Refusal(f"{name}: no such study; " + suggest(name, options("study")))
-    return Study(id=name, **written(yaml_files("study")[name], Study))
+    study = Study(id=name, **written(yaml_files("study")[name], Study))
+    if not study.by or not all(isinstance(key, str) for key in study.by):
+        raise Refusal(f"study {name}: by: {study.by}; give the settings that make a row, as in [lr]")
+    possible = get_args(Reduce)
+    for title, shown in study.show.items():
+        is_said = isinstance(shown, dict) and isinstance(shown.get("value"), str)
+        if not is_said or {*shown} - {"value", "reduce"} or shown.get("reduce", "last") not in possible:
+            raise Refusal(
+                f"study {name}: show: {title}: {shown!r:.60}; give a value, an expression in the columns, "
+                f"and reduce, one of {', '.join(possible)}"
+            )
+    return study
 
 
 def run(study: Study, runs_dir: Path, jobs: int, tell: Callable[[str], Any]) -> list[str]:
@@ -87,6 +99,8 @@ def table(study: Study, frame: pd.DataFrame) -> list[str]:
     `-` where no run has a number."""
     import pandas as pd
 
+    if missing := [key for key in study.by if key not in frame]:
+        raise Refusal(f"study {study.id}: by: {unknown(frame, str(missing[0]))}")
     settings = frame.groupby("run", sort=False)[study.by].first()
     columns = {
         title: by_run(frame, shown["value"], "", _reduce(shown)) for title, shown in study.show.items()

@@ -128,6 +128,14 @@ def check_options(options: Options, points: int) -> None:
             f"--vectors {options.vectors}: holds the vectors of a single point, and these are {points}; name "
             f"a run, --step, and no --by"
         )
+    if options.vectors is not None:
+        if options.vectors.suffix != ".safetensors":
+            raise Refusal(f"--vectors {options.vectors}: give a name that ends in .safetensors")
+        is_new = not options.vectors.exists()
+        with writing(options.vectors), open(options.vectors, "ab"):
+            pass
+        if is_new:  # it was only tried
+            options.vectors.unlink()
     if options.out is not None:
         with writing(options.out), open(options.out, "ab"):
             pass

@@ -63,7 +63,7 @@ def adaptive_sharpness(
     """
     if (
         not (rho > 0 and tol > 0 and rtol > 0)
-        or min(restarts, steps, batch or 1) < 1
+        or min(restarts, steps, 1 if batch is None else batch) < 1
         or samples < 2
         or max_products < 8
     ):

@@ -36,7 +36,7 @@ def batch_sharpness(at: Point, *, batch_size: Any, rtol: float, max_batches: int
     """
     full_batch = batch_size == "full"
     if (
-        not (full_batch or (isinstance(batch_size, int) and batch_size >= 1))
+        not (full_batch or (type(batch_size) is int and batch_size >= 1))
         or not rtol > 0
         or max_batches < FEWEST
     ):
