@@ -589,7 +589,8 @@ def show(
     names, overrides = _split(words or [])
     if len(names) > 1:
         raise Refusal(f"sharp show takes a run, or a group and an option; got {', '.join([word, *names])}")
-    print(text_of(str(expanded(word)), names[0] if names else None, _only_runs_dir(overrides)))
+    path = str(expanded(word)) if word.strip() else word  # Path("") is the working directory
+    print(text_of(path, names[0] if names else None, _only_runs_dir(overrides)))
 
 
 def _condition(words: list[str]) -> tuple[list[str], str | None]:
