@@ -25,13 +25,16 @@ def asked(**changed):
     return {"kind": "within", "value": "y", "between": [0.9, 1.1]} | changed
 
 
-@pytest.mark.parametrize("reduce", ["last", "first", "max", "min", "mean", "median", "late"])
+@pytest.mark.parametrize("reduce", ["last", "max", "min", "mean", "median", "late"])
 def test_a_run_that_diverged_has_no_number_but_of_whether_it_did(reduce):
     frame = of_runs([1.0, 1.0], diverged=[False, True])
     lost = finding(asked(reduce=reduce), frame, "c")
     assert not lost["holds"] and not lost["evidence"]
     share = finding(asked(value="diverged", statistic="share", between=[0.5, 0.5]), frame, "c")
     assert share["holds"] and share["evidence"]
+    assert finding(asked(reduce="first"), frame, "c")["holds"]  # the start is that of any run
+    assert not finding(asked(value="y.fillna(0)", between=[1, 1]), frame, "c")["holds"]
+    assert finding(asked(value="y.fillna(1)", reduce=reduce), frame, "c")["evidence"]
 
 
 def test_what_is_measured_is_the_statistic():

@@ -21,6 +21,7 @@ import pandas as pd
 
 from sharpcli.errors import Refusal
 
+KNOWN_OF_ALL = ("run", "step", "part", "diverged")  # columns of a run that diverged too
 LEAST_POINTS = 4  # through which a straight line's standard errors come from its residuals
 Reduce = Literal["last", "first", "max", "min", "median", "mean", "late"]
 
@@ -282,8 +283,9 @@ def _tau(pairs: pd.DataFrame) -> float:
 
 def by_run(frame: pd.DataFrame, value: str, of: str, reduce: Reduce) -> pd.Series:
     """One number for each run of the parts `of`: the expression `value`, reduced over the run's steps; NaN
-    where it has no finite number, and where it diverged, unless `value` asks for `diverged` itself. Refuses
-    an `of` that matches no part or is no regular expression, and an expression that is no number."""
+    where it has no finite number. Of a run that diverged every column but `diverged` is NaN, which `value`
+    may ask for (`x.fillna(0)`); its first step alone is as it was. Refuses an `of` that matches no part or is
+    no regular expression, and an expression that is no number."""
     try:
         pattern = re.compile(of)
     except re.error as problem:
@@ -293,14 +295,15 @@ def by_run(frame: pd.DataFrame, value: str, of: str, reduce: Reduce) -> pd.Serie
         raise Refusal(
             f"of={of}: no such part of this claim; possible: {', '.join(sorted(frame['part'].unique()))}"
         )
+    if "diverged" in rows and reduce != "first":  # its last numbers are those before it did
+        ended = rows["diverged"].groupby(rows["run"]).transform("any").astype(bool)
+        named = [name for name in rows.columns if str(name) in value and name not in KNOWN_OF_ALL]
+        rows = rows.assign(**{name: rows[name].mask(ended) for name in named}) if ended.any() else rows
     values = evaluated(rows, value, f"value={value}")
     try:
         rows = rows.assign(value=values.astype(float) if isinstance(values, pd.Series) else float(values))
     except (TypeError, ValueError, OverflowError):
         raise Refusal(f"value={value}: its values are no numbers") from None
-    if "diverged" in rows and "diverged" not in value:  # its last numbers are those before it did
-        ended = rows["diverged"].groupby(rows["run"]).transform("any")
-        rows = rows.assign(value=rows["value"].mask(ended.astype(bool)))
     if reduce == "late":
         last_steps = rows.groupby("run")["step"].transform("max")
         rows, reduce = rows[rows["step"] >= 0.75 * last_steps], "median"
