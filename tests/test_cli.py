@@ -250,6 +250,8 @@ REFUSALS = [
         "optimizer=sam with optimizer.m=8 needs the training loss itself",
     ),
     (["train", "optimizer=sam", "optimizer@optimizer.base=averaging"], "averaging is inside of another rule"),
+    (["train", "objective=[label_noise,label_noise]"], "label_noise twice; name each objective once"),
+    (["train", "measure=[scores, trace,scores]"], "scores twice"),
     (["train", "model.widths=[8]", "=3"], "=3: no name of a setting"),
     (["train", "data=arrays"], "data.file is missing"),
     (["train", "model._target_=os.system"], "code outside sharpcli"),

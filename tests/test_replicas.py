@@ -116,6 +116,7 @@ def test_interrupted_replicas_resume_to_the_same_rows(process, folder):
         ("replicas=many", "replicas=many: give a number of seeds"),
         ("replicas={lr:0.1}", "replicas.lr=0.1: give a number of seeds from 1, or a mapping"),
         ("replicas={lr:[0.1,0.1]}", "replicas.lr=[0.1, 0.1]"),
+        ("replicas={schedule:[linear,cosine]}", "a sweep makes a run of each: -m schedule=A,B"),
         ("replicas={rho:[0.1,0.2]}", "replicas.rho: no setting of this run that replicas may differ in"),
         ("replicas={problem.d:[10,20]}", "parameters, not 20"),
         ("replicas={lr:[0.1,-1]}", "lr=-1"),

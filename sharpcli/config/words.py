@@ -113,6 +113,12 @@ def refuse_at_once(overrides: Sequence[str]) -> None:
         refuse_renamed(key, override, value)
         if value.strip() == "???":  # Hydra's mark of a missing value, which would leave the default as it is
             raise Refusal(f"{override}: no value; give one, or leave {key}= out")
+        if key in ("measure", "objective") and (listed := re.fullmatch(r"\[([^\[\]]*)\]", value.strip())):
+            names = [name.strip() for name in listed[1].split(",")]
+            if twice := [
+                name for name in names if name and names.count(name) > 1
+            ]:  # of which Hydra takes one
+                raise Refusal(f"{override}: {twice[0]} twice; name each {key} once")
     store_own_parts(overrides)
 
 

@@ -78,6 +78,11 @@ def _with(checked: Checked, settings: Label) -> Checked:
                 f"replicas.{key}: no setting of this run that replicas may differ in; try lr, seed, "
                 f"optimizer.rho"
             )
+        if OmegaConf.is_dict(values) and OmegaConf.is_dict(values[name]):
+            raise Refusal(
+                f"replicas.{key}: a part, and replicas differ in values of settings, as lr or optimizer.rho; a "
+                f"sweep makes a run of each: -m {key}=A,B"
+            )
         with refusing([f"replicas.{key}={value}"]):
             OmegaConf.update(config, key, literal(value))
     try:
