@@ -80,8 +80,8 @@ def _with(checked: Checked, settings: Label) -> Checked:
             )
         if OmegaConf.is_dict(values) and OmegaConf.is_dict(values[name]):
             raise Refusal(
-                f"replicas.{key}: a part, and replicas differ in values of settings, as lr or optimizer.rho; a "
-                f"sweep makes a run of each: -m {key}=A,B"
+                f"replicas.{key}: a part, and replicas differ in values of settings, as lr or optimizer.rho; "
+                f"a sweep makes a run of each: -m {key}=A,B"
             )
         with refusing([f"replicas.{key}={value}"]):
             OmegaConf.update(config, key, literal(value))
