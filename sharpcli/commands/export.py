@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
+import itertools
 import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from sharpcli.commands.processes import in_processes
 from sharpcli.commands.report import complain
@@ -107,15 +109,42 @@ def _written(task: _Task) -> tuple[Piece, list[str]]:
 
 
 def _write_csv(frame: pd.DataFrame, file: Path) -> None:
-    """As `to_csv` writes it, byte for byte, in half of the time."""
+    """As `to_csv` writes it, byte for byte, in a fraction of the time: the first columns are a run's
+    settings, the same in all of its rows, and become text once."""
     cells = [
         column.astype(object).where(column.notna(), None).tolist() if column.hasnans else column.tolist()
         for _, column in frame.items()
     ]
+    starts = frame["run"].ne(frame["run"].shift())
+    shared = list(frame)[: list(frame).index("scores")]  # the columns of a run come before those of its rows
+    same = next((i for i, name in enumerate(shared) if not _is_of_runs(frame[name], starts)), len(shared))
     with file.open("w", encoding="utf-8", newline="") as opened:
-        writer = csv.writer(opened, lineterminator="\n")
+        lines = _Lines(opened)
+        writer = csv.writer(lines, lineterminator="\n")
         writer.writerow(frame)
-        writer.writerows(zip(*cells, strict=True))
+        for start, stop in itertools.pairwise([*starts.to_numpy().nonzero()[0].tolist(), len(frame)]):
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerow([cells[i][start] for i in range(same)])
+            lines.first = text.getvalue()[:-1] + "," if same else ""
+            writer.writerows(zip(*(column[start:stop] for column in cells[same:]), strict=True))
+
+
+def _is_of_runs(column: pd.Series[Any], starts: pd.Series[bool]) -> bool:
+    """Whether a column has one value in all rows of a run; `starts` says which rows are the first of one."""
+    before = column.shift()
+    return bool((starts | column.eq(before) | (column.isna() & before.isna())).all())
+
+
+class _Lines:
+    """A text file in whose lines something comes `first`. A writer of the module csv writes a line at a
+    time."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._write, self.first = file.write, ""
+
+    def write(self, line: str) -> None:
+        """Writes a line."""
+        self._write(self.first + line)
 
 
 def _refuse_without_pyarrow() -> None:

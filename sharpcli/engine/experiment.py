@@ -313,7 +313,9 @@ def _rehearse(experiment: Experiment) -> None:
                 f"objective.{name}: gives a {type(shown).__name__}; give the surface with its change"
             )
     untouchable: Any = _Untouchable()
-    if experiment.init is not None:  # what a rule asks of the gradient of the rule that it is around
+    if experiment.init is not None and hasattr(
+        experiment.optimizer, "step"
+    ):  # what a rule asks of the gradient of the rule that it is around
         with contextlib.suppress(_Reached):
             experiment.optimizer.step(w, started(experiment.optimizer, w), untouchable, experiment.lr)
     problem = _without_functions(experiment.problem)

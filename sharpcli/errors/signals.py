@@ -35,6 +35,7 @@ class Ended(KeyboardInterrupt):
 
 class _State:
     received: int | None = None  # the first signal since `raised` began
+    last: int = signal.SIGINT  # the same, also after its end
     shields = 0
     passed_on = False  # whether a signal came that somebody else handles
 
@@ -44,7 +45,8 @@ _state = _State()
 
 def number_of(interrupt: BaseException) -> int:
     """The number of the signal that an interrupt, or a refusal that says so, came from."""
-    return int(getattr(interrupt, "signum", signal.SIGINT))
+    # a library that catches every interrupt may raise one of its own in the place of ours
+    return int(getattr(interrupt, "signum", _state.last))
 
 
 def how(signum: int) -> str:
@@ -56,18 +58,25 @@ def how(signum: int) -> str:
 def raised() -> Iterator[None]:
     """Within it a signal raises `Ended` in the main thread. One that somebody else handles, as a cluster's
     launcher does, is left to them, and `passed_on` tells of it."""
-    before, _state.received = _state.received, None
+    before, _state.received, _state.last = _state.received, None, signal.SIGINT
+    printed = sys.unraisablehook
+
+    def unraisable(lost: Any) -> None:
+        if not isinstance(lost.exc_value, Ended):  # which `look` raises
+            printed(lost)
+
     try:
+        sys.unraisablehook = unraisable
         with _handled(_raise, _pass_on):
             yield
             look()
     finally:
-        _state.received = before
+        _state.received, sys.unraisablehook = before, printed
 
 
 def look() -> None:
     """Raises `Ended` where a signal has come. To be called now and then, as at the end of `raised`: an
-    exception that a handler raises while Python runs a destructor is printed and lost."""
+    exception that a handler raises while Python runs a destructor is lost."""
     if _state.received is not None:
         raise Ended(_state.received)
 
@@ -140,7 +149,7 @@ def end_workers(seconds: float = SECONDS_FOR_WORKERS) -> None:
 
 def _raise(signum: int, frame: FrameType | None) -> None:
     if _state.received is None:
-        _state.received = signum
+        _state.received = _state.last = signum
     if not _state.shields:
         raise Ended(signum)
 
