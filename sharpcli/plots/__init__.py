@@ -62,6 +62,7 @@ AXIS_LABELS = {  # of columns and of expressions in them; others are labelled by
     "projected_recovery_error": "recovery error, projected",
     "fall_over_flow": r"fall of $\mathrm{Tr}\,H$ over that of the flow",
     "edge_share": r"$\lambda_1$ over the edge of stability",
+    "batch_share": r"batch sharpness over $2/\mathrm{lr}$",
     "over_least": r"$\mathrm{Tr}\,H$ over its least",
     "flat": r"$\mathrm{Tr}\,H$ over that at the smallest lr",
     "share_of_run": "share of the run",
