@@ -168,9 +168,15 @@ def test_wrong_words_of_an_export_are_one_line(sharp, folder, runs):
     assert "nearest" in sharp("export", "runs", "where", "lrr > 9", "-o", "x.csv").refusal
 
 
-def test_a_csv_is_written_as_pandas_writes_it(tmp_path):
+@pytest.mark.parametrize("in_between", [False, True])
+def test_a_csv_is_written_as_pandas_writes_it(tmp_path, in_between):
     frame = pd.DataFrame(
         {
+            "model.widths": ["[1, 2]", "[1, 2]", None, None, None],
+            "lr": [0.1, 0.2 if in_between else 0.1, float("nan"), float("nan"), float("nan")],
+            "note": ['a "b",\nc', 'a "b",\nc', "", "", ""],
+            "run": ["a", "a", "b", "b", "b"],
+            "scores": ["x y", "x y", "", "", ""],
             "text": ['a "b"', "c,d", "e\nf", "", None],
             "number": [1.5, float("nan"), float("inf"), 1e-7, -0.0],
             "whole": [1, 2, 3, 4, 5],

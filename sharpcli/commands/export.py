@@ -111,22 +111,29 @@ def _written(task: _Task) -> tuple[Piece, list[str]]:
 def _write_csv(frame: pd.DataFrame, file: Path) -> None:
     """As `to_csv` writes it, byte for byte, in a fraction of the time: the first columns are a run's
     settings, the same in all of its rows, and become text once."""
-    cells = [
-        column.astype(object).where(column.notna(), None).tolist() if column.hasnans else column.tolist()
-        for _, column in frame.items()
-    ]
     starts = frame["run"].ne(frame["run"].shift())
-    shared = list(frame)[: list(frame).index("scores")]  # the columns of a run come before those of its rows
+    shared = list(frame)[: list(frame).index("scores")]  # the columns of runs come before those of their rows
     same = next((i for i, name in enumerate(shared) if not _is_of_runs(frame[name], starts)), len(shared))
+    first_rows = [*starts.to_numpy().nonzero()[0].tolist(), len(frame)]
+    of_runs = zip(*_cells(frame.iloc[first_rows[:-1], :same]), strict=True) if same else ()
+    cells = _cells(frame.iloc[:, same:])
     with file.open("w", encoding="utf-8", newline="") as opened:
         lines = _Lines(opened)
         writer = csv.writer(lines, lineterminator="\n")
         writer.writerow(frame)
-        for start, stop in itertools.pairwise([*starts.to_numpy().nonzero()[0].tolist(), len(frame)]):
+        for (start, stop), values in itertools.zip_longest(itertools.pairwise(first_rows), of_runs):
             text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerow([cells[i][start] for i in range(same)])
-            lines.first = text.getvalue()[:-1] + "," if same else ""
-            writer.writerows(zip(*(column[start:stop] for column in cells[same:]), strict=True))
+            csv.writer(text, lineterminator="").writerow([*(values or ()), "."])
+            lines.first = text.getvalue()[:-1]  # up to the comma after the last of them
+            writer.writerows(zip(*(column[start:stop] for column in cells), strict=True))
+
+
+def _cells(frame: pd.DataFrame) -> list[list[Any]]:
+    """The columns as lists, None for what is missing."""
+    return [
+        column.astype(object).where(column.notna(), None).tolist() if column.hasnans else column.tolist()
+        for _, column in frame.items()
+    ]
 
 
 def _is_of_runs(column: pd.Series[Any], starts: pd.Series[bool]) -> bool:
