@@ -313,9 +313,8 @@ def _rehearse(experiment: Experiment) -> None:
                 f"objective.{name}: gives a {type(shown).__name__}; give the surface with its change"
             )
     untouchable: Any = _Untouchable()
-    if experiment.init is not None and hasattr(
-        experiment.optimizer, "step"
-    ):  # what a rule asks of the gradient of the rule that it is around
+    # what a rule asks of the gradient that the rule around it gives
+    if experiment.init is not None and hasattr(experiment.optimizer, "step"):
         with contextlib.suppress(_Reached):
             experiment.optimizer.step(w, started(experiment.optimizer, w), untouchable, experiment.lr)
     problem = _without_functions(experiment.problem)

@@ -297,10 +297,8 @@ def restore(saved: Mapping[str, Any], experiment: Experiment) -> tuple[Tensor, W
 def _may_become(at_start: Tensor, later: Tensor) -> bool:
     """Whether a part of an optimizer's state may have this shape later: the one that it starts with, whose
     dimensions of length 0 grow, as a list of eigenvectors does."""
-    return at_start.ndim == later.ndim and all(
-        b in (a, later.shape[i]) if a == 0 else a == b
-        for i, (a, b) in enumerate(zip(at_start.shape, later.shape, strict=True))
-    )
+    pairs = zip(at_start.shape, later.shape, strict=False)
+    return at_start.ndim == later.ndim and all(a in (0, b) for a, b in pairs)
 
 
 def part_of(experiment: Experiment, w: Tensor, chosen: Iterable[str]) -> Experiment:

@@ -48,8 +48,6 @@ MOST_STEPS = 24  # directions beyond the k first ones, after which block Lanczos
 # A direction of the remembered vectors of which less (its square) than this lies outside of the basis is left
 # out.
 INSIDE = 1e-4
-
-
 TURNS = ("refined", "predicted", "smooth")  # fields of `Remembered` on how vectors turn
 
 
@@ -85,8 +83,8 @@ class Remembered:
 
     @classmethod
     def of(cls, saved: Mapping[str, Tensor]) -> Remembered:
-        """What `saved` has made tensors of; what version 0.2 saved has no turns. Raises ValueError for other
-        tensors than these, or of other shapes."""
+        """What `saved` has made tensors of; what earlier versions saved has no turns. Raises ValueError for
+        other tensors than these, or of other shapes."""
         names = [field.name for field in fields(cls)]
         if {*saved} == {*names} - {*TURNS}:
             first = saved["vectors"][:1]
