@@ -1,6 +1,8 @@
 """What is no evidence counts for nothing, and numbers that a check states are those that it judges by."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -179,3 +181,19 @@ def test_vectors_that_cannot_be_written_are_refused_before_anything_is_measured(
     (run,) = (folder / "runs").glob("*")
     said = sharp("measure", str(run), "measure=[sharpness]", "--step", "2", "--vectors", path)
     assert said.code == 2 and not (run / "measured.jsonl").exists() and said.err.count("\n") <= 2, said.err
+
+
+def test_vectors_on_a_full_disk_are_one_line_and_what_was_measured_stays(sharp, folder):
+    words = ("data.train_examples=60", "model.widths=[40]", "steps=2", "measure_every=2", "threads=1")
+    assert sharp("train", *words).code == 0
+    (run,) = (folder / "runs").glob("*")
+    limit = 8000  # bytes of a file, of which the vectors alone have more
+    code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
+    code += "import sys; from sharpcli.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "measure", str(run), "measure=[sharpness]", "--step", "2"]
+    done = subprocess.run(
+        [*command, "--vectors", "v.safetensors"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "v.safetensors: cannot write" in done.stderr.splitlines()[-1]
+    assert "lambda_1" in (run / "measured.jsonl").read_text() and not (folder / "v.safetensors").exists()

@@ -553,6 +553,22 @@ def test_memory_that_runs_out_is_one_line_that_names_the_chunk_to_try(sharp, fol
     assert "out of memory at 40 examples at once" in said and "try chunk=10" in said
 
 
+def by_two_processes(folder, *words):
+    """What `torchrun` with two processes of sharp ends with, which is 0."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*torchrun, "-m", "sharpcli", *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def test_two_processes_measure_and_train_as_one_does(sharp, folder):
     words = [
         *TINY[1:],
@@ -565,21 +581,8 @@ def test_two_processes_measure_and_train_as_one_does(sharp, folder):
     ]
     words += ["measure=[scores,sharpness,gauss_newton,trace,gradient_noise]", "problem.dtype=float64"]
     assert sharp("train", *words).code == 0
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    two = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "sharpcli",
-    ]
     for more in (["train", *words, "runs_dir=two"], ["measure", "two", "--step", "6"]):
-        done = subprocess.run(
-            [*two, *more], env=env, cwd=folder, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert done.returncode == 0, done.stderr
+        done = by_two_processes(folder, *more)
     (run,) = (folder / "two").glob("*/provenance.json")
     alone, both = rows_of(only_run(folder) / "metrics.jsonl"), rows_of(run.parent / "metrics.jsonl")
     assert [row["step"] for row in both] == [0, 3, 6] and json.loads(run.read_text())["processes"] == 2
@@ -609,25 +612,7 @@ def test_a_process_without_an_example_of_a_batch_takes_part(sharp, folder, words
     ]
     words += ["threads=1", "problem.dtype=float64"]
     assert sharp("train", *words).code == 0
-    two = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "sharpcli",
-    ]
-    done = subprocess.run(
-        [*two, "train", *words, "runs_dir=two"],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    by_two_processes(folder, "train", *words, "runs_dir=two")
     (both,) = (folder / "two").glob("*/metrics.jsonl")
     for a, b in zip(rows_of(only_run(folder) / "metrics.jsonl"), rows_of(both), strict=True):
         assert b["train_loss"] == pytest.approx(a["train_loss"], rel=1e-10)

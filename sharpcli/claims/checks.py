@@ -21,7 +21,7 @@ import pandas as pd
 
 from sharpcli.errors import Refusal
 
-KNOWN_OF_ALL = ("run", "step", "part", "diverged")  # columns of a run that diverged too
+KEPT_WHERE_DIVERGED = ("run", "step", "part", "diverged")  # columns that a run which diverged keeps
 LEAST_POINTS = 4  # through which a straight line's standard errors come from its residuals
 Reduce = Literal["last", "first", "max", "min", "median", "mean", "late"]
 
@@ -283,9 +283,9 @@ def _tau(pairs: pd.DataFrame) -> float:
 
 def by_run(frame: pd.DataFrame, value: str, of: str, reduce: Reduce) -> pd.Series:
     """One number for each run of the parts `of`: the expression `value`, reduced over the run's steps; NaN
-    where it has no finite number. Of a run that diverged every column but `diverged` is NaN, which `value`
-    may ask for (`x.fillna(0)`); its first step alone is as it was. Refuses an `of` that matches no part or is
-    no regular expression, and an expression that is no number."""
+    where it has no finite number. In a run that diverged every column but `diverged` is NaN, except with the
+    reduction `first`; `value` may put a number in its place, as `x.fillna(0)` does. Refuses an `of` that
+    matches no part or is no regular expression, and an expression that is no number."""
     try:
         pattern = re.compile(of)
     except re.error as problem:
@@ -297,7 +297,7 @@ def by_run(frame: pd.DataFrame, value: str, of: str, reduce: Reduce) -> pd.Serie
         )
     if "diverged" in rows and reduce != "first":  # its last numbers are those before it did
         ended = rows["diverged"].groupby(rows["run"]).transform("any").astype(bool)
-        named = [name for name in rows.columns if str(name) in value and name not in KNOWN_OF_ALL]
+        named = [name for name in rows.columns if str(name) in value and name not in KEPT_WHERE_DIVERGED]
         rows = rows.assign(**{name: rows[name].mask(ended) for name in named}) if ended.any() else rows
     values = evaluated(rows, value, f"value={value}")
     try:

@@ -21,7 +21,7 @@ from sharpcli.config.quoting import quoted
 from sharpcli.config.settings import LOCAL
 from sharpcli.config.words import compose, refuse_renamed, refusing, with_overrides
 from sharpcli.errors import Interrupted, Refusal, signals
-from sharpcli.jsonl import Row, append, plain, writing
+from sharpcli.jsonl import Row, append, plain, replace, writing
 from sharpcli.run import Run, find_all
 
 if TYPE_CHECKING:
@@ -325,14 +325,14 @@ def measure_part(
 
 def write_vectors(vectors: dict[str, Tensor], file: Path) -> None:
     """Writes directions to a file of safetensors. Refuses where there are none."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     if not vectors:
         raise Refusal(
             f"--vectors {file}: nothing that was measured has vectors; measure sharpness or gauss_newton"
         )
-    with writing(file):
-        save_file({name: t.detach().cpu().contiguous().clone() for name, t in vectors.items()}, file)
+    with writing(file):  # the library's own writing raises its own errors
+        replace(file, save({name: t.detach().cpu().contiguous().clone() for name, t in vectors.items()}))
 
 
 def print_rows(name: str, rows: Sequence[Row], options: Options) -> None:
