@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 from conftest import TINY
@@ -194,6 +195,8 @@ def test_watch_lists_the_runs_under_way(sharp, process, folder):
                 break
             time.sleep(0.1)
         assert "lr0.01" in said.out and "lr0.2" not in said.out and "1 under way" in said.out
+        name = next(path.name for path in Path("runs").iterdir() if "lr0.01" in path.name)
+        assert name in said.out, "a name is not folded where nobody set a width"
     finally:
         child.terminate()
         child.communicate(timeout=60)

@@ -18,6 +18,7 @@ from sharpcli.errors import Refusal, printable, signals
 from sharpcli.run import Run, in_directory
 
 LATELY = 60  # seconds since a row was written
+UNFOLDED = 10_000  # columns, wider than any table
 COLUMNS = ("run", "step", "loss", "lambda_1", "over its edge", "time left")
 
 
@@ -29,6 +30,8 @@ def watch(folder: Path, seconds: float, once: bool) -> None:
     if not seconds > 0:
         raise Refusal(f"--every {seconds}: above 0")
     console = Console()
+    if not console.is_terminal:  # a file and a pipe have no width: a name must stay whole to be found in them
+        console = Console(width=UNFOLDED)
     if once or not console.is_terminal:
         console.print(table(folder))
         return
