@@ -12,6 +12,7 @@ from sharpcli.landscape import half_precision
 from sharpcli.landscape.half_precision import HalfPrecision
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.objectives.gradient_penalty import gradient_penalty
+from sharpcli.rng import generator
 from sharpcli.run import Run
 
 IMAGES = ("data=arrays", "data.file=images.npz", "model=resnet", "model.depth=8", "model.width=4")
@@ -206,3 +207,26 @@ def test_every_rule_takes_it_and_a_run_that_was_cut_is_carried_on_bit_for_bit(sh
 def test_wrong_words_are_one_line(sharp, words, said):
     tiny = () if "problem=uv" in words else TINY
     assert said in sharp("train", *tiny, "steps=2", *words.split()).refusal
+
+
+@pytest.mark.parametrize(
+    "norm, size, is_last", [("batch", 8, True), ("none", 8, True), ("group", 8, False), ("batch", 16, False)]
+)
+@pytest.mark.parametrize("moved", [False, True])
+def test_batches_have_their_channels_last_where_the_network_is_faster_so(
+    experiment, images, norm, size, is_last, moved
+):
+    objective = ("objective=crop_flip", "objective.crop_flip.pad=2") if moved else ()
+    e = experiment(*IMAGES, f"model.norm={norm}", f"batch_size={size}", *objective)
+    x, y = e.minibatches(0, e.minibatches.order(0))
+    surface = e.training_surface.on([(x, y)])
+    for name, change in e.objectives.items():
+        surface = change(surface, e.problem.w0, generator(0, name, 0))
+    seen = surface.batches[0][0]
+    assert seen.is_contiguous(memory_format=torch.channels_last) is is_last
+    assert seen.is_contiguous() is not is_last
+    plain = surface.on([(seen.contiguous(), y)])
+    w = e.problem.w0
+    assert torch.allclose(surface.grad(w), plain.grad(w), rtol=1e-4, atol=1e-6)
+    measured = e.surface_at(w).batches[0][0]
+    assert measured.is_contiguous(), "what is measured is laid out as ever: its last digits stay"

@@ -137,7 +137,7 @@ def build(
         problem = _problem(checked, {"processes": processes, "weights": weights})
     n = len(problem.examples[1])
     size = n if config["batch_size"] == "full" else min(config["batch_size"], n)
-    batches = Minibatches(problem.examples, size, seed, config["replacement"])
+    batches = Minibatches(problem.examples, size, seed, config["replacement"], _layout(problem, config))
     steps = in_steps(config["steps"], batches.per_epoch)
     _check_smallest(problem, batches, steps, config)
     experiment = Experiment(
@@ -196,6 +196,12 @@ def _inside(rule: Any) -> str:
     inside = [value for value in getattr(rule, "__dict__", {}).values() if hasattr(value, "step")]
     here = [type(inner).__name__.lower() for inner in inside if hasattr(inner, "average")]
     return next(iter([*here, *filter(None, map(_inside, inside))]), "")
+
+
+def _layout(problem: Problem, config: Mapping[str, Any]) -> torch.memory_format:
+    """How the images of batches are laid out. On a graphics card it is half precision that gains by it."""
+    pays = problem.w0.device.type == "cpu" or config.get("precision") is not None
+    return torch.channels_last if problem.channels_last and pays else torch.contiguous_format
 
 
 def _check_smallest(problem: Problem, batches: Minibatches, steps: int, config: Mapping[str, Any]) -> None:

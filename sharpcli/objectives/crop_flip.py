@@ -31,8 +31,10 @@ def crop_flip(surface: LossSurface, w: Tensor, rng: Generator, *, pad: int) -> L
         columns = torch.arange(width).expand(n, -1)
         columns = first_column + torch.where(flipped, width - 1 - columns, columns)
         images = torch.arange(n)[:, None, None].to(x.device)
+        is_channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         padded = F.pad(x, (pad, pad, pad, pad)).permute(0, 2, 3, 1)
         cropped = padded[images, rows[:, :, None].to(x.device), columns[:, None, :].to(x.device)]
-        return cropped.permute(0, 3, 1, 2).contiguous()
+        moved = cropped.permute(0, 3, 1, 2)
+        return moved if is_channels_last else moved.contiguous()
 
     return surface.on([(augmented(x), y) for x, y in surface.batches])

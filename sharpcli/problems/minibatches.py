@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sharpcli.landscape.batches import Batch
+from sharpcli.landscape.batches import Batch, mapped
 from sharpcli.rng import generator
 
 
@@ -22,13 +22,15 @@ class Minibatches:
     """The examples of each step: all of them, or `batch_size` of an order drawn anew each epoch from (seed,
     epoch), or `batch_size` drawn at each step from (seed, step) with replacement.
 
-    Without replacement the last batch of an epoch is what is left and may be smaller.
+    Without replacement the last batch of an epoch is what is left and may be smaller. `layout` is how the
+    images of a batch that is not all examples are laid out in memory.
     """
 
     examples: Batch
     batch_size: int
     seed: int
     replacement: bool = False
+    layout: torch.memory_format = torch.contiguous_format
 
     @property
     def per_epoch(self) -> int:
@@ -58,9 +60,12 @@ class Minibatches:
         """The batch of a step, given its epoch's order (of no use with replacement)."""
         x, y = self.examples
         if self.replacement:
-            drawn = generator(self.seed, "order", step).choices(self.batch_size, len(y))
-            picked = torch.from_numpy(drawn).to(y.device)
+            choices = generator(self.seed, "order", step).choices(self.batch_size, len(y))
+            picked = torch.from_numpy(choices).to(y.device)
         else:
             i = step % self.per_epoch * self.batch_size
             picked = order[i : i + self.batch_size]
-        return x[picked], y[picked]
+        drawn = x[picked]
+        if not self.whole and self.layout is not torch.contiguous_format:
+            drawn = mapped(lambda images: images.contiguous(memory_format=self.layout), drawn)
+        return drawn, y[picked]

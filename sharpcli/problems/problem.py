@@ -64,9 +64,10 @@ class Problem:
     tensors that w is the concatenation of, `frozen` names the model's parameters that are held and no part of
     w, `held` are their values and the model's buffers; `last_matrix` names the last weight matrix of the
     whole model, in w or not; `tests` are the test examples that scores use, where there are any.
-    `fewest` is the least number of examples that a batch may have (2 under batch norm). `error(surface, w)`
-    is the share of a surface's examples that are classified wrongly, where there are classes; `norms(w)` what
-    a model's own structure defines.
+    `fewest` is the least number of examples that a batch may have (2 under batch norm), and
+    `channels_last` whether its images are faster to train on with their channels side by side.
+    `error(surface, w)` is the share of a surface's examples that are classified wrongly, where there are
+    classes; `norms(w)` what a model's own structure defines.
 
     What is known in closed form a problem supplies itself: `flows`, `least_norm(w, positive)`, named numbers
     about the solutions of least norm, and the `recovery` of what its data were made of. `compiled` is the
@@ -85,6 +86,7 @@ class Problem:
     last_matrix: str = ""
     tests: Batch | None = None
     fewest: int = 1
+    channels_last: bool = False
     error: Callable[[LossSurface, Tensor], float] | None = None
     norms: Callable[[Tensor], dict[str, float]] = lambda w: {}
     flows: ClosedFlows | None = None
@@ -134,6 +136,7 @@ class Problem:
             layout=tuple((name, shape) for name, shape in self.layout if name in chosen),
             tests=self.tests,
             fewest=self.fewest,
+            channels_last=self.channels_last,
             error=self.error,
             recovery=None if known is None else Recovery(known.truth, lambda u: known.of(embed(u))),
         )
