@@ -9,7 +9,7 @@ channels instead: on an H100 12 such calls took 77 % of a Hessian product of a R
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -60,14 +60,16 @@ def _convolution(
     return y if bias is None else y + bias.view(-1, *[1] * dims)
 
 
-def _backward(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry, which: int) -> Tensor:
-    """The gradient of conv(x, w).g in x for `which` = 0, in w for `which` = 1."""
+def _backward(
+    g: Tensor, x: Tensor, w: Tensor, geometry: Geometry, needed: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of conv(x, w).g in x and in w, each where it is `needed`, else None."""
     stride, padding, dilation, groups = geometry
-    mask = [which == 0, which == 1, False]
-    zeros = [0] * len(stride)
-    return torch.ops.aten.convolution_backward(
+    mask, zeros = [*needed, False], [0] * len(stride)
+    dx, dw, _ = torch.ops.aten.convolution_backward(
         g, x, w, None, stride, padding, dilation, False, zeros, groups, mask
-    )[which]
+    )
+    return dx, dw
 
 
 class _Output(torch.autograd.Function):
@@ -89,6 +91,8 @@ class _Output(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         x, w = ctx.saved_tensors
+        if not torch.is_grad_enabled():  # nobody differentiates these: both in one call, which is faster
+            return *_backward(g, x, w, ctx.geometry, ctx.needs_input_grad[:2]), None
         dx = _Input.apply(g, w, x, ctx.geometry) if ctx.needs_input_grad[0] else None
         dw = _Weight.apply(g, x, w, ctx.geometry) if ctx.needs_input_grad[1] else None
         return dx, dw, None
@@ -109,7 +113,7 @@ class _Input(torch.autograd.Function):
 
     @staticmethod
     def forward(g: Tensor, w: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
-        return _backward(g, x, w, geometry, 0)
+        return _backward(g, x, w, geometry, (True, False))[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -140,7 +144,7 @@ class _Weight(torch.autograd.Function):
 
     @staticmethod
     def forward(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
-        return _backward(g, x, w, geometry, 1)
+        return _backward(g, x, w, geometry, (False, True))[1]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
