@@ -56,6 +56,7 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/tracking.py
 	$(BIN)/python benchmarks/products.py
 	$(BIN)/python benchmarks/steps.py
+	$(BIN)/python benchmarks/images.py
 	$(BIN)/python benchmarks/commands.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/toys.py
 	$(BIN)/python benchmarks/reproduce.py

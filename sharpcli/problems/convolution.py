@@ -60,10 +60,8 @@ def _convolution(
     return y if bias is None else y + bias.view(-1, *[1] * dims)
 
 
-def _backward(
-    g: Tensor, x: Tensor, w: Tensor, geometry: Geometry, needed: Sequence[bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of conv(x, w).g in x and in w, each where it is `needed`, else None."""
+def _backward(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry, needed: Sequence[bool]) -> Any:
+    """The gradients of conv(x, w).g in x and in w: of each a tensor where it is `needed`, else None."""
     stride, padding, dilation, groups = geometry
     mask, zeros = [*needed, False], [0] * len(stride)
     dx, dw, _ = torch.ops.aten.convolution_backward(
