@@ -1,7 +1,7 @@
 """Images a second of `sharp train` against the same network trained in the ordinary way: a DataLoader with
 torchvision's transforms, float32, contiguous tensors, torch.optim.SGD. Blocks of steps are timed in turn.
 
-`python benchmarks/images.py`; needs CIFAR-10. The ordinary way has 0 or 2 worker processes, whichever is best.
+`python benchmarks/images.py`; needs CIFAR-10. The ordinary way has 0 or 2 worker processes: the faster.
 """
 
 from __future__ import annotations
