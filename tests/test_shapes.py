@@ -324,6 +324,7 @@ def share_curvature():
     from sharpcli.errors import Refusal
     from sharpcli.landscape.curvature import Curvature
     from sharpcli.landscape.surface import LossSurface
+    from sharpcli.linalg.split import Split
     from sharpcli.losses.half_squared import half_squared
     from sharpcli.rng import generator
 
@@ -337,6 +338,12 @@ def share_curvature():
     assert (
         Curvature(surface(), normal(22), **SETTINGS).eigenpairs("hessian", 2, 1e-6, 22, cold.vectors).products
     )
+    for graph_budget in (0, 2**31):
+        parted = Curvature(surface(graph_budget=graph_budget), normal(22), **SETTINGS)
+        parted.split = Split(22, 0, 1, lambda t: t.clone())  # of a single part
+        assert parted.eigenpairs("hessian", 2, 1e-6, 22, cold.vectors).converged
+        assert parted.eigenpairs("hessian", 1, 1e-7, 22, cold.remembered.saved()).products
+        assert parted.room
     near = Curvature(surface(), normal(22), **SETTINGS)
     assert near.known_grad is None
     assert near.eigenpairs("hessian", 2, 1e-6, 22, cold.remembered.saved()).converged

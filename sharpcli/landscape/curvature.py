@@ -4,6 +4,7 @@ random start vector, and the eigenpairs computed so far."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from itertools import count
@@ -20,6 +21,7 @@ from sharpcli.linalg.krylov import KEPT_VECTORS, Krylov, Matvec
 from sharpcli.linalg.lanczos import Ritz, Tell, extremes, from_remembered
 from sharpcli.linalg.nearby import Remembered
 from sharpcli.linalg.quadrature import Quadrature, Rule, extend, rule, stack
+from sharpcli.linalg.split import Split
 from sharpcli.linalg.trace import Method, Trace, estimate
 from sharpcli.rng import generator
 
@@ -41,6 +43,9 @@ class Curvature:
     one. Its result may therefore be more accurate than requested, never less. The start vectors are functions
     of (`seed`, `step`, number). A Krylov basis is limited to `basis_bytes`. `tell(products, error)` is called
     during long solves.
+
+    Of several processes each holds a part of the coordinates of every basis vector (`split`), and
+    `basis_bytes` of them: so that the basis may be as many times as large.
     """
 
     def __init__(
@@ -55,6 +60,8 @@ class Curvature:
     ) -> None:
         self.surface, self.w, self.tell, self.before = surface, w, tell, before
         self.key, self.basis_bytes = (seed, step), basis_bytes
+        share = surface.processes
+        self.split = None if share.size == 1 else Split(len(w), share.rank, share.size, share.sum)
         self._krylov: dict[tuple[Operator, int], Krylov] = {}
         self._rules: dict[tuple[Operator, int], tuple[int, Rule]] = {}  # steps taken, and the rule
         self._ritz: dict[tuple[Operator, bool], tuple[Ritz, float]] = {}  # eigenpairs, and their tolerance
@@ -75,11 +82,33 @@ class Curvature:
     def room(self) -> int:
         """The number of basis vectors that `basis_bytes` allows, and no fewer than twice those a restart
         keeps."""
-        return max(2 * KEPT_VECTORS, self.basis_bytes // self.w.nbytes)
+        most = len(self.w) if self.split is None else self.split.most  # each process must get the same number
+        return max(2 * KEPT_VECTORS, self.basis_bytes // (most * self.w.element_size()))
 
     def matvec(self, operator: Operator) -> Matvec:
         """The function V -> A V for the Hessian or the Gauss-Newton matrix A at w."""
         return self.linearization.hvp if operator == "hessian" else self.linearization.ggn
+
+    def _own(self, rows: Float[Tensor, "*m D"]) -> Float[Tensor, "*m d"]:
+        """The coordinates that this process holds in solves: all of them in a single process."""
+        return rows if self.split is None else self.split.own(rows)
+
+    def _matvec(self, operator: Operator) -> Matvec:
+        """The function V -> A V for the coordinates that this process holds."""
+        of_whole, split = self.matvec(operator), self.split
+        if split is None:
+            return of_whole
+
+        def of_parts(V: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
+            # a kept graph multiplies vectors in turn anyway: then no two of them need be whole at once
+            rows = V.split(1) if self.linearization.kept else (V,)
+            return torch.cat([split.own(of_whole(split.whole(row))) for row in rows])
+
+        return of_parts
+
+    def _solving(self) -> AbstractContextManager[None]:
+        """Within it solvers are given the coordinates that this process holds."""
+        return nullcontext() if self.split is None else self.split.active()
 
     def start(self, number: int) -> Float[Tensor, "1 D"]:
         """The random start vector of this number, of independent N(0, 1), the same for every measure."""
@@ -92,7 +121,7 @@ class Curvature:
         Only the run of number 0 is stored: the others would each hold a basis."""
         run = self._krylov.get((operator, number))
         if run is None:
-            run = Krylov(self.matvec(operator), self.start(number), self.room)
+            run = Krylov(self._matvec(operator), self._own(self.start(number)), self.room)
             if number == 0:
                 self._krylov[operator, number] = run
         return run
@@ -102,8 +131,9 @@ class Curvature:
     ) -> Trace:
         """The trace of the matrix, by random probes, until its standard error is `rtol` of it; with no more
         vectors in memory than a Krylov basis may have."""
-        matvec, room = self.matvec(operator), self.room
-        return estimate(method, matvec, self.w, rng, rtol, max_products, self.tell, room)
+        matvec, room, like = self._matvec(operator), self.room, self._own(self.w)
+        with self._solving():
+            return estimate(method, matvec, like, rng, rtol, max_products, self.tell, room)
 
     def eigenpairs(
         self,
@@ -122,32 +152,50 @@ class Curvature:
             return stored
         numbers = count(1)
 
-        def fresh() -> Float[Tensor, " D"]:
-            return self.start(next(numbers))[0]
+        def fresh() -> Float[Tensor, " d"]:
+            return self._own(self.start(next(numbers))[0])
 
         before = _remembered(warm, self.w)
         if isinstance(warm, Tensor):
             check_vectors(warm, self.w)
         rows = before.vectors if before is not None else warm if isinstance(warm, Tensor) else None
-        if before is not None and not least and len(before.values) > k and len(self.w) >= SMALL:
-            ritz = from_remembered(
-                self.matvec(operator), before, k, tol, max_products, self.room, WARM_SLACK, fresh, self.tell
-            )
-        else:
-            if rows is None or not len(rows):
-                earlier = self._krylov.get((operator, 0))
-                products_before = 0 if earlier is None else earlier.products
-                krylov, slack = self.krylov(operator), 1.0
-            else:
-                products_before = 0
-                krylov, slack = Krylov(self.matvec(operator), rows[:max_products], self.room), WARM_SLACK
-            remaining = max(0, max_products - (krylov.products - products_before))
-            ritz = extremes(krylov, k, tol, remaining, least=least, slack=slack, fresh=fresh, tell=self.tell)
-            ritz = replace(ritz, products=krylov.products - products_before)
-            if before is not None:
-                ritz = replace(ritz, remembered=ritz.remembered.after(before))
+        if self.split is not None:
+            before = None if before is None else before.each(self.split.own)
+            rows = None if rows is None else self.split.own(rows)
+        with self._solving():
+            ritz = self._solved(operator, k, tol, max_products, before, rows, least, fresh)
+        if self.split is not None:
+            ritz = replace(ritz, remembered=ritz.remembered.each(self.split.whole))
         self._ritz[operator, least] = ritz, tol
         return ritz
+
+    def _solved(
+        self,
+        operator: Operator,
+        k: int,
+        tol: float,
+        max_products: int,
+        before: Remembered | None,
+        rows: Float[Tensor, "p d"] | None,
+        least: bool,
+        fresh: Callable[[], Float[Tensor, " d"]],
+    ) -> Ritz:
+        """The eigenpairs of a solve from the pairs `before`, the start vectors `rows`, or at random."""
+        if before is not None and not least and len(before.values) > k and len(self.w) >= SMALL:
+            return from_remembered(
+                self._matvec(operator), before, k, tol, max_products, self.room, WARM_SLACK, fresh, self.tell
+            )
+        if rows is None or not len(rows):
+            earlier = self._krylov.get((operator, 0))
+            products_before = 0 if earlier is None else earlier.products
+            krylov, slack = self.krylov(operator), 1.0
+        else:
+            products_before = 0
+            krylov, slack = Krylov(self._matvec(operator), rows[:max_products], self.room), WARM_SLACK
+        remaining = max(0, max_products - (krylov.products - products_before))
+        ritz = extremes(krylov, k, tol, remaining, least=least, slack=slack, fresh=fresh, tell=self.tell)
+        ritz = replace(ritz, products=krylov.products - products_before)
+        return ritz if before is None else replace(ritz, remembered=ritz.remembered.after(before))
 
     def _stored_eigenpairs(self, operator: Operator, k: int, tol: float, least: bool) -> Ritz | None:
         """The first k of the eigenpairs of an earlier call that included them to `tol`, at no products; None
@@ -175,6 +223,10 @@ class Curvature:
     def quadrature(self, operator: Operator, probes: int, steps: int) -> tuple[Quadrature, int]:
         """Lanczos quadrature of at least `steps` steps from each of the first `probes` random start vectors,
         and the number of products that this call spent."""
+        with self._solving():
+            return self._rules_of(operator, probes, steps)
+
+    def _rules_of(self, operator: Operator, probes: int, steps: int) -> tuple[Quadrature, int]:
         rules, spent = [], 0
         for number in range(probes):
             stored = self._rules.get((operator, number))
@@ -185,7 +237,8 @@ class Curvature:
             products_before = 0 if earlier is None else earlier.products
             krylov = self.krylov(operator, number)
             if krylov.restarted or krylov.capacity < min(steps, len(self.w)):
-                krylov, products_before = Krylov(self.matvec(operator), self.start(number), steps), 0
+                start = self._own(self.start(number))
+                krylov, products_before = Krylov(self._matvec(operator), start, steps), 0
             extend(krylov, steps)
             rules.append(rule(krylov))
             self._rules[operator, number] = steps, rules[-1]
@@ -210,10 +263,10 @@ def _remembered(warm: Warm | None, w: Tensor) -> Remembered | None:
         raise changed_checkpoint("vectors that are not orthonormal")
     if not all(bool(t.isfinite().all()) for t in (before.values, before.residuals, before.ages)):
         raise changed_checkpoint("numbers that are not finite")
-    rows = {name: getattr(before, name).to(w) for name in ("vectors", "refined", "predicted")}
-    for name in ("refined", "predicted"):
-        check_vectors(rows[name], w)
-    return replace(before, **rows) if len(before.values) else None
+    before = before.each(lambda rows: rows.to(w))
+    for rows in (before.refined, before.predicted):
+        check_vectors(rows, w)
+    return before if len(before.values) else None
 
 
 def check_vectors(vectors: Any, w: Tensor) -> None:

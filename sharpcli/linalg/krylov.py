@@ -15,6 +15,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import pad
 
+from sharpcli.linalg.split import added, dimension
+
 Matvec = Callable[[Float[Tensor, "m D"]], Float[Tensor, "m D"]]  # the rows v_i to the rows A v_i
 KEPT_VECTORS = 8
 FIRST_ROWS = 32  # rows of a basis that are allocated at first
@@ -26,6 +28,43 @@ REORTHOGONALIZE_BELOW = 0.7
 MAX_PASSES = 6
 # A vector is dependent on the basis when its remainder is below this many machine epsilons of its norm.
 DEPENDENT_EPS = 10
+
+
+class Stack:
+    """Rows [m, D], at most `most`, to which others are appended in place: to concatenate them would hold all
+    of them twice. Memory is allocated for `first` rows, and then for twice as many; on a processor the system
+    gives it as it is written."""
+
+    def __init__(self, like: Float[Tensor, "*m D"], first: int, most: int | float = math.inf) -> None:
+        self.most = most
+        self._rows, self._used = like.new_empty(int(min(first, most)), like.shape[-1]), 0
+
+    @property
+    def rows(self) -> Float[Tensor, "m D"]:
+        """The rows, a view."""
+        return self._rows[: self._used]
+
+    @property
+    def allocated(self) -> int:
+        """The number of rows that memory is allocated for."""
+        return len(self._rows)
+
+    def append(self, X: Float[Tensor, "b D"]) -> None:
+        """Appends the rows of X."""
+        while self._used + len(X) > len(self._rows):
+            more = int(min(2 * len(self._rows), self.most))
+            held, self._rows = self.rows, self._rows.new_empty(more, self._rows.shape[1])
+            self._rows[: len(held)] = held
+        self._rows[self._used : self._used + len(X)] = X
+        self._used += len(X)
+
+    def replace(self, X: Float[Tensor, "q D"]) -> None:
+        """Puts the rows of X, no more than there are, in the place of all."""
+        self._used = 0
+        self.append(X)
+
+    def __len__(self) -> int:
+        return self._used
 
 
 class Krylov:
@@ -46,21 +85,31 @@ class Krylov:
     def __init__(self, matvec: Matvec, start: Float[Tensor, "b D"], capacity: int) -> None:
         """Orthonormalizes the rows of `start` into the first basis, for one product each."""
         self.matvec, self.products = matvec, 0
-        self.capacity, self.size, self.width = min(capacity, start.shape[-1]), 0, 0
+        self.capacity, self.width = min(capacity, dimension(start)), 0
         # V, T and C are allocated for a few rows and enlarged as the basis grows: the capacity of a small
         # network is tens of thousands, and T is its square. Most solves need no more than these; enlarging
         # holds the old rows and the new.
-        self._V = start.new_empty(min(self.capacity, FIRST_ROWS), start.shape[-1])
+        self._V = Stack(start, FIRST_ROWS, self.capacity)
         self._G = start.new_empty(0, start.shape[-1])
-        self.T = torch.zeros(len(self._V), len(self._V), dtype=torch.float64)
-        self.C = torch.zeros(len(self._V), 0, dtype=torch.float64)
+        self.T = torch.zeros(self._V.allocated, self._V.allocated, dtype=torch.float64)
+        self.C = torch.zeros(self._V.allocated, 0, dtype=torch.float64)
         self.restarted, self.asymmetry, self.is_single = False, 0.0, len(start) == 1
         self.add(start)
 
     @property
+    def size(self) -> int:
+        """m, the number of basis vectors."""
+        return len(self._V)
+
+    @property
+    def dimension(self) -> int:
+        """D, the number of coordinates of the operator's vectors."""
+        return dimension(self.V)
+
+    @property
     def V(self) -> Float[Tensor, "m D"]:
         """The basis V [m, D]."""
-        return self._V[: self.size]
+        return self._V.rows
 
     @property
     def G(self) -> Float[Tensor, "p D"]:
@@ -154,8 +203,7 @@ class Krylov:
         """Replaces the basis by the q Ritz vectors Y V with values theta. The decomposition stays exact, and
         with it the residuals of these vectors."""
         C = self.residuals(Y)
-        self._V[: len(Y)] = Y.to(self._V) @ self.V
-        self.size = len(Y)
+        self._V.replace(Y.to(self.V) @ self.V)
         self.T.zero_()
         self.C.zero_()
         self.T[: self.size, : self.size] = torch.diag(theta)
@@ -164,19 +212,17 @@ class Krylov:
 
     def _append(self, x: Tensor) -> None:
         """Appends the unit vector x [D] to V, doubling the allocated rows if they are all in use."""
-        if self.size == len(self._V):
-            extra = min(self.capacity, 2 * len(self._V)) - len(self._V)
-            self._V = torch.cat([self._V, self._V.new_empty(extra, self._V.shape[1])])
+        self._V.append(x[None])
+        extra = self._V.allocated - len(self.T)
+        if extra:
             self.T, self.C = pad(self.T, (0, extra, 0, extra)), pad(self.C, (0, 0, 0, extra))
-        self._V[self.size] = x
-        self.size += 1
 
     def _multiply(self, first: int) -> None:
         """Multiplies the basis vectors from index `first` on by A. The components of the products in V go to
         T (the rows above `first` hold theirs already, by symmetry), the remainders to G and C."""
         if self.size == first:
             return
-        images = self.matvec(self._V[first : self.size])
+        images = self.matvec(self.V[first : self.size])
         self.products += self.size - first
         for j, x in enumerate(images, first):
             length = finite(norm(x))
@@ -232,12 +278,13 @@ def dots(A: Float[Tensor, "m D"], B: Float[Tensor, "p D"]) -> Float64[Tensor, "m
     if chunked:
         a, b = (X[:, :chunked].unflatten(1, (-1, SUM_LENGTH)).transpose(0, 1) for X in (A, B))
         products = products + torch.bmm(a, b.transpose(1, 2)).double().sum(0)
-    return products.to("cpu")
+    return added(products).to("cpu")
 
 
 def norm(x: Float[Tensor, "*shape"]) -> float:
     """The Euclidean norm |x|, summed in float64."""
-    return float(x.double().norm())
+    numbers = x.double().flatten()
+    return float(added(numbers.dot(numbers))) ** 0.5
 
 
 def finite(x: float) -> float:

@@ -124,7 +124,7 @@ def extremes(
         previous_theta = assessment.theta
         if done or spent >= max_products:
             break
-        if krylov.size == krylov.capacity < krylov.V.shape[1]:
+        if krylov.size == krylov.capacity < krylov.dimension:
             kept = _survivors(assessment.theta, max(assessment.wanted + 1, krylov.size // 2), least)
             krylov.restart(assessment.Y[kept], assessment.theta[kept])
         elif (
@@ -234,7 +234,7 @@ def missed(krylov: Krylov, theta: Float64[Tensor, " m"]) -> float:
     at least 0.0039 in 19 of 20 cases, so that prod_j (lambda_1 - theta_j) <= b sqrt(D / 0.0039). Returns 0
     where the run began otherwise, is invariant, or was restarted.
     """
-    m, D = krylov.V.shape
+    m, D = krylov.size, krylov.dimension
     if m == D or krylov.restarted or not krylov.is_single or krylov.width != 1:
         return 0.0
     steps = torch.cat([krylov.T[:m, :m].diagonal(1), krylov.C[m - 1]]).abs()
@@ -261,7 +261,7 @@ class _Invariant:
 def _is_invariant(assessment: _Assessment, krylov: Krylov) -> bool:
     """Whether A takes nothing out of the basis, which is not the whole space: no growth by A reaches more of
     it."""
-    m, D = krylov.V.shape
+    m, D = krylov.size, krylov.dimension
     coupling = float(krylov.C[:m].norm()) if krylov.width else 0.0
     return m < D and coupling <= 50 * assessment.floor
 
@@ -282,7 +282,7 @@ def _is_done(
     on from a random direction, and the solve ends when the largest Ritz pair of that direction has converged
     and has changed none of the k values.
     """
-    m, D = krylov.V.shape
+    m, D = krylov.size, krylov.dimension
     if assessment.unfinished:
         return False
     if not invariant.size or m == D:

@@ -98,6 +98,11 @@ class Remembered:
             raise ValueError("tensors of shapes that do not fit one another")
         return cls(**{name: t if t.ndim == 2 else t.double().cpu() for name, t in saved.items()})
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> Remembered:
+        """The same with every set of vectors changed by this function of rows."""
+        names = ("vectors", "refined", "predicted")
+        return replace(self, **{name: change(getattr(self, name)) for name in names})
+
     def start(self, k: int) -> Float[Tensor, "k D"]:
         """The k vectors that the next solve multiplies first: predicted where predictions are good."""
         rows = self.vectors[:k].clone()

@@ -25,8 +25,9 @@ from jaxtyping import Float, Float64
 from torch import Generator, Tensor
 
 from sharpcli.linalg.accuracy import eps, stderr_by_variances, trace_rounding
-from sharpcli.linalg.krylov import DEPENDENT_EPS, Matvec, dots, finite, orthonormal
+from sharpcli.linalg.krylov import DEPENDENT_EPS, Matvec, Stack, dots, finite, orthonormal
 from sharpcli.linalg.lanczos import Tell
+from sharpcli.linalg.split import added, dimension, own
 
 Method = Literal["hutchinson", "hutchpp", "xtrace"]
 
@@ -65,7 +66,7 @@ def estimate(
 ) -> Trace:
     """The trace by the named method; the exact trace if `max_products` allows the D products it takes. No
     more than `room` vectors [D] are kept: Hutch++ then goes on with probes alone, XTrace ends."""
-    if len(like) <= max_products:
+    if dimension(like) <= max_products:
         exactly = exact(matvec, like)
         return replace(exactly, converged=exactly.stderr <= rtol * abs(exactly.value))
     return {"hutchinson": hutchinson, "hutchpp": hutchpp, "xtrace": xtrace}[method](
@@ -75,20 +76,27 @@ def estimate(
 
 def signs(rows: int, like: Float[Tensor, " D"], rng: Generator) -> Float[Tensor, "rows D"]:
     """Independent entries +1 or -1, each with probability 1/2."""
-    drawn = torch.randint(0, 2, (rows, len(like)), generator=rng, dtype=like.dtype)  # as integers draw
-    return drawn.to(like.device).mul_(2).sub_(1)
+    drawn = torch.randint(0, 2, (rows, dimension(like)), generator=rng, dtype=like.dtype)  # as integers draw
+    return own(drawn).to(like.device).mul_(2).sub_(1)
 
 
 def exact(matvec: Matvec, like: Float[Tensor, " D"]) -> Trace:
     """The sum of the diagonal entries e_i.Ae_i, by D products; its error is rounding alone."""
     total = squared_norm = 0.0
-    for rows in torch.arange(len(like), device=like.device).split(BLOCK_SIZE):
-        E = torch.zeros(len(rows), len(like), dtype=like.dtype, device=like.device)
+    D = dimension(like)
+    for rows in torch.arange(D, device=like.device).split(BLOCK_SIZE):
+        E = torch.zeros(len(rows), D, dtype=like.dtype, device=like.device)
         E[torch.arange(len(rows)), rows] = 1
+        E = own(E)
         AE = matvec(E)
-        total += finite(float((E * AE).double().sum()))
-        squared_norm += float(AE.double().square().sum())
-    return Trace(total, trace_rounding(squared_norm**0.5, like), len(like), True)
+        total += finite(_sum(E * AE))
+        squared_norm += _sum(AE.double().square())
+    return Trace(total, trace_rounding(squared_norm**0.5, like), D, True)
+
+
+def _sum(products: Float[Tensor, "*m D"]) -> float:
+    """The sum of the entries, in float64."""
+    return float(added(products.double().sum()))
 
 
 def hutchinson(
@@ -121,10 +129,10 @@ def hutchpp(
     squared norms of the products A s with signs s; r grows by blocks while the probes this saves are more
     than the products it takes, and at most half of `max_products` goes to Q.
     """
-    Q, AQ = Stack(like), Stack(like)
+    Q, AQ = Stack(like, FIRST_ROWS), Stack(like, FIRST_ROWS)
     squared_norms: list[float] = []
     spent, previous_probes = 0, float("inf")
-    most = min(len(like), room / 2)  # rows of Q; as many of AQ are kept
+    most = min(dimension(like), room / 2)  # rows of Q; as many of AQ are kept
     while spent + 2 * BLOCK_SIZE <= max_products // 2 and len(Q) + BLOCK_SIZE <= most:
         Y = matvec(signs(BLOCK_SIZE, like, rng))
         squared_norms += [finite(x) for x in dots(Y, Y).diagonal().tolist()]
@@ -170,10 +178,10 @@ def xtrace(
     samples share their vectors, so that the mean over m of them varies `XTRACE_DEPENDENCE` times as much as
     over independent samples.
     """
-    D, spent = len(like), 0
-    Q, AQ, W, AW = (Stack(like) for _ in range(4))
+    D, spent = dimension(like), 0
+    Q, AQ, W, AW = (Stack(like, FIRST_ROWS) for _ in range(4))
     while True:  # m grows by BLOCK_SIZE until D / 2 at the latest
-        new = torch.randn(BLOCK_SIZE, D, generator=rng, dtype=torch.float64).to(like)
+        new = own(torch.randn(BLOCK_SIZE, D, generator=rng, dtype=torch.float64)).to(like)
         W.append(new)
         AW.append(matvec(new))
         squared_norm = finite(float(dots(AW.rows, AW.rows).diagonal().mean()))  # estimates |A|_F^2
@@ -193,8 +201,8 @@ def xtrace(
             dots(Q.rows, W.rows),
             dots(AQ.rows, W.rows),
             dots(AQ.rows, AQ.rows),
-            (W.rows * AW.rows).double().sum(1).cpu(),
-            W.rows.double().square().sum(1).cpu(),
+            added((W.rows * AW.rows).double().sum(1)).cpu(),
+            added(W.rows.double().square().sum(1)).cpu(),
             D,
         )
         value = finite(float(samples.mean()))
@@ -205,31 +213,6 @@ def xtrace(
         # Beyond D / 2 vectors, of two products each, the exact trace is cheaper.
         if converged or spent + 2 * BLOCK_SIZE > max_products or m + BLOCK_SIZE > min(D // 2, room / 4):
             return Trace(value, stderr, spent, converged)
-
-
-class Stack:
-    """Rows [m, D] to which others are appended in place: to concatenate them would hold all of them twice.
-    Memory is allocated for `FIRST_ROWS`, and then for twice as many; on a processor the system gives it as it
-    is written."""
-
-    def __init__(self, like: Float[Tensor, " D"]) -> None:
-        self._rows, self._used = like.new_empty(FIRST_ROWS, len(like)), 0
-
-    @property
-    def rows(self) -> Float[Tensor, "m D"]:
-        """The rows, a view."""
-        return self._rows[: self._used]
-
-    def append(self, X: Float[Tensor, "b D"]) -> None:
-        """Appends the rows of X."""
-        while self._used + len(X) > len(self._rows):
-            held, self._rows = self.rows, self._rows.new_empty(2 * len(self._rows), self._rows.shape[1])
-            self._rows[: len(held)] = held
-        self._rows[self._used : self._used + len(X)] = X
-        self._used += len(X)
-
-    def __len__(self) -> int:
-        return self._used
 
 
 def _extend_basis(Q: Stack, Y: Tensor) -> None:
@@ -297,13 +280,13 @@ class SignSamples:
         """Takes in the rows z of Z and Az of AZ."""
         for z, Az in zip(Z, AZ, strict=True):
             d = z * Az
-            self.samples.append(finite(float(d.double().sum())))
+            self.samples.append(finite(_sum(d)))
             m = len(self.samples)
-            self.squared_norm += (float(d.double().square().sum()) - self.squared_norm) / m
+            self.squared_norm += (_sum(d.double().square()) - self.squared_norm) / m
             step = d - self.mean_entries
             self.mean_entries += step / m
             if m > 1:
-                self.variances.append(2 * (m - 1) / m * float(step.double().square().sum()))
+                self.variances.append(2 * (m - 1) / m * _sum(step.double().square()))
 
     @property
     def mean(self) -> float:
