@@ -614,6 +614,27 @@ def test_the_callers_context_changes_no_number(context):
         assert found[column] == plain[column]
 
 
+Named = namedtuple("Named", "image label")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        Named(X, LABELS),
+        [Named(X[:5], LABELS[:5]), Named(X[5:], LABELS[5:])],
+        DataLoader([Named(x, y) for x, y in zip(X, LABELS, strict=True)], batch_size=4),
+    ],
+    ids=["the data", "batches", "of a loader"],
+)
+def test_a_loss_may_read_the_names_of_a_pair(data):
+    def loss(model, batch):
+        return CE(model(batch.image), batch.label)
+
+    found = sharp.measure(mlp(), loss, data)
+    plain = sharp.measure(mlp(), CE, (X, LABELS))
+    assert found["lambda_1"] == pytest.approx(plain["lambda_1"], rel=1e-5)
+
+
 class Masked(nn.Module):
     def __init__(self):
         super().__init__()

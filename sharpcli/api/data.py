@@ -40,7 +40,7 @@ def read(data: Any, chunk: int, most: int | None) -> tuple[tuple[Batch, ...], in
         if most is not None and examples + len(batch[1]) > most:
             if not can_be_cut(batch) and examples:
                 break
-            batch = head(batch, most - examples)
+            batch = named_like(batch, *head(batch, most - examples))
         _check_numbers(batch, number)
         batches.append(batch)
         examples += len(batch[1])
@@ -73,7 +73,7 @@ def _given(data: Any, chunk: int) -> Iterator[Any]:
             return
         for i in range(0, len(whole[1]), chunk):
             x, y = (rows[i : i + chunk] for rows in whole)
-            yield (tree_of(x), tree_of(y)) if _is_pair(data) else tree_of(x)
+            yield named_like(data, tree_of(x), tree_of(y)) if _is_pair(data) else tree_of(x)
     elif isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         yield from DataLoader(data, batch_size=chunk)
     else:
@@ -109,13 +109,18 @@ def _is_pair(data: Any) -> bool:
     return is_two and (isinstance(data[1], Tensor) or isinstance(data[0], Tensor))
 
 
+def named_like(pair: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    """(x, y), with the names of `pair` where that is a namedtuple."""
+    return pair._make((x, y)) if hasattr(pair, "_make") else (x, y)
+
+
 def _batch(given: Any, number: int) -> Batch:
     """A batch as (inputs, targets)."""
     if isinstance(given, Mapping) and not isinstance(given, dict):
         given = dict(given)
     if isinstance(given, tuple | list) and len(given) == 2:
         y = _rows(given[1], number)
-        return _rows(given[0], number, len(y)), y
+        return named_like(given, _rows(given[0], number, len(y)), y)
     rows = _rows(given, number)
     return rows, rows
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
-from sharpcli.api.data import read
+from sharpcli.api.data import named_like, read
 from sharpcli.errors import Refusal
 from sharpcli.landscape.batches import Batch, Examples, can_be_cut, head, mapped, tree_of
 from sharpcli.landscape.compiled_products import CompiledProducts
@@ -172,7 +172,7 @@ def _indivisible(batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
     def uncut(rows: Any) -> Any:
         return replace(rows, whole=True) if isinstance(rows, Examples) else rows
 
-    return tuple((uncut(x), uncut(y)) for x, y in batches)
+    return tuple(named_like(batch, *map(uncut, batch)) for batch in batches)
 
 
 def _runs(predict: Callable[[Tensor, Any], Any], w: Tensor, x: Any) -> bool:
@@ -375,7 +375,7 @@ def _form(loss: Loss, batch: Batch) -> str:
 def _undivided(batch: Batch) -> Batch:
     """A batch as it came, for a loss that takes it whole."""
     x, y = batch
-    rows = x if x is y else Examples((tree_of(x), tree_of(y)), len(y))
+    rows = x if x is y else Examples(named_like(batch, tree_of(x), tree_of(y)), len(y))
     return rows, rows
 
 
