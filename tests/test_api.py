@@ -614,6 +614,20 @@ def test_the_callers_context_changes_no_number(context):
         assert found[column] == plain[column]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_outputs_that_interpolate_the_targets_have_a_mean_loss_and_a_hessian(dtype):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(10, 30), nn.Tanh(), nn.Linear(30, 2)).to(dtype)
+    x = torch.randn(6, 10, dtype=dtype)
+    y = module(x).detach()
+    found = sharp.measure(module, half_squared, (x, y))
+    H = truth(module, lambda call: half_squared(call(x.double()), y.double()))
+    assert found["lambda_1"] == pytest.approx(float(torch.linalg.eigvalsh(H)[-1]), rel=1e-3)
+    coupled = half_squared  # and a coupling is still seen there
+    with pytest.raises(sharp.Refused, match="no mean over the examples"):
+        sharp.measure(module, lambda f, t: coupled(f, t) + (f - t).mean().square(), (x, y))
+
+
 Named = namedtuple("Named", "image label")
 
 

@@ -520,6 +520,12 @@ def test_the_other_rules_refuse_what_is_out_of_range(make):
         make()
 
 
+@pytest.mark.parametrize("step, steps, factors", [(0, 1, 0), (2, 5, 0), (3, 5, 1), (6, 10, 0), (7, 10, 1)])
+def test_a_drop_waits_for_its_share_of_the_steps(step, steps, factors):
+    at = [0.7] if steps == 10 else [0.5, 0.75]
+    assert multistep(step, steps, 1.0, at=at, factor=0.1) == pytest.approx(0.1**factors)
+
+
 def test_one_cycle_and_multistep_agree_with_torch():
     param = torch.nn.Parameter(torch.zeros(1))
     rule = torch.optim.SGD([param], lr=2.0)

@@ -102,12 +102,12 @@ def test_eigenpairs_of_parts_are_those_of_whole_vectors(curvature, w):
 
 
 def test_a_restarted_basis_of_parts_finds_the_same(curvature):
-    room = 20  # vectors, of half of their coordinates each
+    room = 20  # vectors
     small = solved(
-        lambda processes: curvature(processes, basis_bytes=room * (D // 2) * 8),
+        lambda processes: curvature(processes, basis_bytes=room * D * 8),
         lambda at: [at.room, *pairs(at, k=1).values.tolist()],
     )
-    assert small[0] == 19 and small[1:] == pytest.approx(pairs(curvature(), k=1).values.tolist())
+    assert small[0] == room and small[1:] == pytest.approx(pairs(curvature(), k=1).values.tolist())
 
 
 def test_the_density_of_parts_is_that_of_whole_vectors(curvature):
@@ -116,6 +116,24 @@ def test_the_density_of_parts_is_that_of_whole_vectors(curvature):
         return [*found.nodes.flatten().tolist(), *found.weights.flatten().tolist(), products]
 
     assert solved(curvature, rules) == pytest.approx(rules(curvature()), rel=1e-6, abs=1e-9)
+
+
+def test_processes_whose_graphs_differ_in_size_multiply_alike(surface, w):
+    def bytes_of(processes):
+        return replace(surface, processes=processes).graph_bytes(w)
+
+    small, large = sorted(in_two_threads(bytes_of))
+    assert small < large
+    between = replace(surface, graph_budget=(small + large) // 2)
+
+    def trace(processes):
+        at = Curvature(replace(between, processes=processes), w, 0, 0, 2**24)
+        return at.trace(
+            "hessian", "hutchinson", generator(0, "trace", 0), 0.05, 16
+        ).value, at.linearization.kept
+
+    (one, kept), (other, also_kept) = in_two_threads(trace)
+    assert one == other and not kept and not also_kept
 
 
 MEMORY = """

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import cached_property
 from itertools import count
 from typing import Any, Literal
 
@@ -44,8 +43,8 @@ class Curvature:
     of (`seed`, `step`, number). A Krylov basis is limited to `basis_bytes`. `tell(products, error)` is called
     during long solves.
 
-    Of several processes each holds a part of the coordinates of every basis vector (`split`), and
-    `basis_bytes` of them: so that the basis may be as many times as large.
+    Of several processes each holds a part of the coordinates of every basis vector (`split`), and its share
+    of `basis_bytes`: results do not depend on how many they are.
     """
 
     def __init__(
@@ -62,28 +61,30 @@ class Curvature:
         self.key, self.basis_bytes = (seed, step), basis_bytes
         share = surface.processes
         self.split = None if share.size == 1 else Split(len(w), share.rank, share.size, share.sum)
+        self._linearization: Linearization | None = None
         self._krylov: dict[tuple[Operator, int], Krylov] = {}
         self._rules: dict[tuple[Operator, int], tuple[int, Rule]] = {}  # steps taken, and the rule
         self._ritz: dict[tuple[Operator, bool], tuple[Ritz, float]] = {}  # eigenpairs, and their tolerance
 
-    @cached_property
+    @property
     def linearization(self) -> Linearization:
-        """The gradient at w and the products with the curvature there."""
-        if self.before is not None:
-            self.before()
-        return self.surface.linearize(self.w)
+        """The gradient at w and the products with the curvature there, made once."""
+        if self._linearization is None:
+            if self.before is not None:
+                self.before()
+            self._linearization = self.surface.linearize(self.w)
+        return self._linearization
 
     @property
     def known_grad(self) -> Float[Tensor, " D"] | None:
         """The gradient at w, where measures have computed it on the way; else None."""
-        return self.linearization.graph_grad if "linearization" in vars(self) else None
+        return None if self._linearization is None else self._linearization.graph_grad
 
     @property
     def room(self) -> int:
         """The number of basis vectors that `basis_bytes` allows, and no fewer than twice those a restart
         keeps."""
-        most = len(self.w) if self.split is None else self.split.most  # each process must get the same number
-        return max(2 * KEPT_VECTORS, self.basis_bytes // (most * self.w.element_size()))
+        return max(2 * KEPT_VECTORS, self.basis_bytes // self.w.nbytes)
 
     def matvec(self, operator: Operator) -> Matvec:
         """The function V -> A V for the Hessian or the Gauss-Newton matrix A at w."""

@@ -52,6 +52,12 @@ class Processes:
         if self.size > 1:
             dist.barrier()
 
+    def all(self, is_true: bool, like: Tensor) -> bool:
+        """Whether it is true in every process; `like` is a tensor of the device of the processes."""
+        if self.size == 1:
+            return is_true
+        return float(self.sum(torch.tensor(0.0 if is_true else 1.0, device=like.device))) == 0
+
     def sum(self, part: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
         """The sum of `part` over all processes, bitwise the same in each. `part` itself is not changed."""
         if self.size == 1:

@@ -64,7 +64,8 @@ class Linearization:
 
     def __init__(self, surface: Loss, w: Float[Tensor, " D"]) -> None:
         graph_bytes = surface.graph_bytes(w)
-        self.kept = graph_bytes <= surface.graph_budget
+        # decided together: by it processes sum vectors one by one, or many at once
+        self.kept = surface.processes.all(graph_bytes <= surface.graph_budget, w)
         self._surface = surface
         self._pieces = surface.in_pieces(w, graph_bytes)
         self._w = w.detach().requires_grad_()

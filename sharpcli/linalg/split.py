@@ -32,11 +32,6 @@ class Split:
         """The coordinates that this process holds."""
         return slice(self.D * self.rank // self.size, self.D * (self.rank + 1) // self.size)
 
-    @property
-    def most(self) -> int:
-        """The number of coordinates of the largest part."""
-        return -(-self.D // self.size)
-
     def own(self, rows: Float[Tensor, "*m D"]) -> Float[Tensor, "*m d"]:
         """The part of whole vectors that this process holds, a copy."""
         return rows[..., self.part].clone()

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -402,8 +403,19 @@ def check_parts(surface: LossSurface, w: Tensor) -> bool:
                 parts = [surface.loss(part.tree, of) for part, of in ((f[:cut], y[:cut]), (f[cut:], y[cut:]))]
             else:
                 parts = [surface.loss(surface.predict(w, part), of) for part, of in rows]
-        _compare(whole, (float(parts[0]), float(parts[1])), (weights[1], weights[2]), len(y), w.dtype)
+        pair, share = (float(parts[0]), float(parts[1])), (weights[1], weights[2])
+        _compare(whole, pair, share, len(y), w.dtype, partial(_size, surface.loss, outputs, y))
     return is_finite
+
+
+def _size(loss: Loss, f: Any, y: Rows) -> float:
+    """The loss at noisy outputs: beside it a loss at the outputs f of an interpolator is rounding alone."""
+    try:
+        with torch.no_grad():
+            size = abs(float(loss(mapped(_noisy, f), y)))
+    except (RuntimeError, ValueError):  # outside of the loss's domain
+        return 0.0
+    return size if math.isfinite(size) else 0.0
 
 
 def _real(tree: Any) -> list[Tensor]:
@@ -435,16 +447,25 @@ def _check_mean(loss: Loss, f: Any, y: Rows, weigh: Weigh) -> None:
         first, second = float(loss(rows[:cut].tree, y[:cut])), float(loss(rows[cut:].tree, y[cut:]))
     weights = weigh((rows[:cut], y[:cut])), weigh((rows[cut:], y[cut:]))
     if min(weights) > 0:
-        _compare(whole, (first, second), weights, n, _real(f)[0].dtype)
+        _compare(whole, (first, second), weights, n, _real(f)[0].dtype, partial(_size, loss, f, y))
 
 
 def _compare(
-    whole: float, parts: tuple[float, float], weights: tuple[float, float], n: int, dtype: torch.dtype
+    whole: float,
+    parts: tuple[float, float],
+    weights: tuple[float, float],
+    n: int,
+    dtype: torch.dtype,
+    size: Callable[[], float],
 ) -> None:
-    """Refuses a `whole` that is not the weighted mean of its two parts."""
+    """Refuses a `whole` that is not the weighted mean of its two parts, up to the rounding of a loss of this
+    `size`, which is asked for where they differ."""
     first, second = parts
     mean = (weights[0] * first + weights[1] * second) / sum(weights)
     allowed = 1e3 * torch.finfo(dtype).eps * max(abs(whole), abs(first), abs(second))
+    if not abs(whole - mean) > allowed:
+        return
+    allowed = max(allowed, 1e3 * torch.finfo(dtype).eps * size())
     if not abs(whole - mean) > allowed:
         return
     what = "sums over them" if abs(whole - first - second) <= allowed else "couples or weights them"

@@ -1,5 +1,7 @@
 """A learning rate that drops at stated times: step decay, as He et al. 2016, arXiv:1512.03385, train."""
 
+import math
+
 from sharpcli.errors import Refusal
 
 
@@ -14,4 +16,5 @@ def multistep(step: int, steps: int, lr: float, *, at: list[float], factor: floa
             f"schedule.at={at} schedule.factor={factor}: shares of the steps in their order, between 0 and "
             f"1, and a factor between 0 and 1"
         )
-    return lr * factor ** sum(step >= round(share * steps) for share in at)
+    # a drop at step 0.7 * 10 = 7.000000000000001 is at step 7
+    return lr * factor ** sum(step >= math.ceil(share * steps - 1e-9) for share in at)
