@@ -463,9 +463,15 @@ def rm(
     print("\n".join(remove(names, _only_runs_dir(overrides), purge, agreed)))
 
 
-@app.command()
+MULTIRUN = ("-m", "--multirun")  # of sharp train
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
 def rerun(
     words: Annotated[list[str], typer.Argument(metavar="RUN [KEY=VALUE]...", autocompletion=complete_runs)],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list the jobs, with their states.")
+    ] = False,
     config_dir: ConfigDir = None,
 ) -> None:
     """Give the command again that made a run, with other settings where some are named; runs_dir= for another
@@ -475,19 +481,21 @@ def rerun(
     Example: sharp rerun latest runs_dir=again
     Example: sharp rerun best:test_accuracy seed=1,2,3 -m
     """
+    from sharpcli.commands import train as training
     from sharpcli.commands.keep import command_of
     from sharpcli.commands.report import note as say
-    from sharpcli.commands.train import main as run
 
-    names, own = _split([word for word in words if word != "-m"])
-    flags = ["-m"] if "-m" in words else []
+    flags = [word for word in words if word.startswith("-")]
+    if unknown := [word for word in flags if word not in MULTIRUN]:
+        raise Refusal(f"sharp rerun: no such option: {unknown[0]}; possible: -m, --dry-run, --config-dir")
+    names, own = _split([word for word in words if word not in flags])
     if len(names) != 1:
         raise Refusal(f"sharp rerun takes one run; got {', '.join(names) or 'none'}; sharp ls lists the runs")
     former = command_of(names[0], folder_of_runs([]))
     changed = {word.partition("=")[0] for word in own}
     command = [*(word for word in former if word.partition("=")[0] not in changed), *own, *flags]
     say(f"sharp train {shlex.join(command)}")
-    run(command)
+    (training.dry_run if dry_run else training.main)(command)
 
 
 @app.command()

@@ -45,8 +45,9 @@ def frame_of(
 ) -> pd.DataFrame:
     """One row a run and step: the logged and measured columns, and the run's settings by their dotted names;
     in the column `scores` the names of the scores that the problem reports. `attrs` holds the names of the
-    `settings`, and `notes` of what was left out. With `of_layers` also the rows of single layers or
-    parameters, whose names are in the column `params`; `logged_only` leaves out what was measured later.
+    `settings`, `notes` of what was left out, and the names of the runs that are `unfinished`. With
+    `of_layers` also the rows of single layers or parameters, whose names are in the column `params`;
+    `logged_only` leaves out what was measured later.
 
     Refuses a run that cannot be read, whose rows are damaged or whose config was changed. With `complain`
     such a run is left out instead, and `complain` is told why.
@@ -70,7 +71,8 @@ def frame_of(
         measured = pd.DataFrame([row for of in of_runs for row in of.rows])
     frame = pd.DataFrame() if measured.empty else _joined(of_runs, measured)
     settings = dict.fromkeys(name for of in of_runs for name in of.settings)
-    frame.attrs = {"settings": Names(settings), "notes": notes}
+    unfinished = Names(of.run.name for of in of_runs if not of.run.is_open and of.run.status == "unfinished")
+    frame.attrs = {"settings": Names(settings), "notes": notes, "unfinished": unfinished}
     return frame
 
 

@@ -264,7 +264,7 @@ class Run:
             measure = name.removesuffix("_examples")
             note(
                 f"{self.path}: {measure} was measured on several numbers of examples, shown is that on "
-                f"{counts[name]}; sharp measure {self.name} measure=[{measure}] measures all alike"
+                f"{counts[name]}, at the most steps"
             )
         return [joined[at] for at in sorted(joined)]
 
@@ -734,8 +734,9 @@ def find(word: str, runs_dir: Path) -> Run:
     if len(hits) == 1:
         return Run(Path(runs_dir) / hits[0])
     if hits:
+        more = ", ..." if len(hits) > 4 else ""
         raise Refusal(
-            f"{word}: {len(hits)} runs in {runs_dir} begin so ({', '.join(sorted(hits)[:4])}, ...); give "
+            f"{word}: {len(hits)} runs in {runs_dir} begin so ({', '.join(sorted(hits)[:4])}{more}); give "
             f"more of the name"
         )
     if os.path.lexists(word):
@@ -745,6 +746,24 @@ def find(word: str, runs_dir: Path) -> Run:
     raise Refusal(f"{word}: no such run in {runs_dir}; {meant}sharp ls lists the runs")
 
 
+def last_of(rows: Sequence[Row]) -> Row | None:
+    """The last of a run's rows; of replicas the mean over them at the last step, of each number that all of
+    them have, without their own numbers and seeds. None of no rows."""
+    if not rows or "replica" not in rows[-1]:
+        return rows[-1] if rows else None
+    ends = [row for row in rows if row["step"] == rows[-1]["step"]]
+    out: Row = {"step": rows[-1]["step"]}
+    for key in rows[-1]:
+        values = [row.get(key) for row in ends]
+        if key not in ("step", "replica", "seed") and all(_is_number(value) for value in values):
+            out[key] = sum(values) / len(values)  # type: ignore[arg-type]
+    return out
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _first(word: str, runs: Sequence[Run]) -> Run:
     """The run that `latest` or `best:COLUMN` names. Refuses where there is none."""
     if not runs:
@@ -752,8 +771,12 @@ def _first(word: str, runs: Sequence[Run]) -> Run:
     if word == "latest":
         return max(runs, key=lambda run: (run.path / "metrics.jsonl").stat().st_mtime_ns)
     column = word.partition(":")[2]
-    rows = [(run, (run.last() or {}).get(column)) for run in runs]
-    scored = [(run, value) for run, value in rows if isinstance(value, int | float)]
+    if not column:
+        raise Refusal(f"{word} is without a column; give it, as in best:test_accuracy")
+    ends = ((run, last_of(run.rows()) if run.replicas > 1 else run.last()) for run in runs)
+    scored: list[tuple[Run, Any]] = [
+        (run, end[column]) for run, end in ends if end is not None and _is_number(end.get(column))
+    ]
     if not scored:
         known = sorted({key for run in runs for key in run.provenance.get("scores", {})})
         raise Refusal(f"{word}: no run has {column} in its last row; scores: {', '.join(known) or 'none'}")

@@ -7,16 +7,18 @@ import shutil
 import signal
 import time
 from multiprocessing import get_context
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from conftest import TINY
 
 from sharpcli.commands import export, index
+from sharpcli.commands.page import content
 from sharpcli.commands.processes import in_processes
 from sharpcli.errors import Refusal
 from sharpcli.frames import frame_of
-from sharpcli.run import in_directory
+from sharpcli.run import Run, in_directory
 
 SHORT = (*TINY, "steps=4", "measure_every=2", "threads=1")
 
@@ -157,7 +159,11 @@ def test_all_rows_in_one_table(sharp, folder, runs, ending, monkeypatch):
     alike = pd.read_csv("alike.csv") if ending == "csv" else pd.read_parquet("alike.parquet")
     assert len(alike) == 9 and list(alike["step"]) == [0, 2, 4] * 3
     chosen = sharp("export", "runs", "where", "lr > 0.15", "-o", f"some.{ending}")
-    assert "rows of 4 runs" in chosen.out and chosen.code == 0
+    assert "6 rows of 2 runs" in chosen.out and chosen.code == 0
+    assert sharp("train", *SHORT, "method=sgd", "batch_size=7").code == 0  # in the others it is "full"
+    assert sharp("export", "runs", "-o", f"mixed.{ending}").code == 0
+    mixed = pd.read_csv("mixed.csv", dtype=object) if ending == "csv" else pd.read_parquet("mixed.parquet")
+    assert {"full", "7"} <= set(mixed["batch_size"].dropna())
 
 
 def test_wrong_words_of_an_export_are_one_line(sharp, folder, runs):
@@ -334,3 +340,43 @@ def test_the_list_shows_what_differs(sharp, runs):
     assert sharp("train", *SHORT, "method=sam", "lr=0.1").code == 0
     head = sharp("ls").out.splitlines()[0].split()
     assert head[3:5] == ["method", "lr"] and "optimizer.rho" in head
+    for batch in (7, 9):  # alike in all that a run is known by
+        assert sharp("train", *SHORT, "method=sgd", f"batch_size={batch}", "lr=0.1").code == 0
+    assert "batch_size" in sharp("ls").out.splitlines()[0].split()
+    path = str(next(Path("runs").iterdir()))
+    assert "a run, where sharp ls takes a folder" in sharp("ls", path).refusal
+
+
+def test_a_run_is_made_again_as_a_sweep(sharp, runs):
+    said = sharp("rerun", runs[0], "seed=1,2", "-m")
+    assert said.code == 0 and said.out.count(": complete") == 2, said.err
+    assert "2 jobs: 2 complete" in sharp("rerun", runs[0], "seed=1,2", "-m", "--dry-run").err
+    assert "possible: -m" in sharp("rerun", runs[0], "--twice").refusal
+
+
+def test_of_replicas_the_mean_is_the_score_that_is_best_and_reported(sharp, folder):
+    words = (
+        *TINY,
+        "steps=4",
+        "measure_every=4",
+        "threads=1",
+        "measure=[scores]",
+        "method=sgd",
+        "batch_size=10",
+    )
+    assert sharp("train", *words, "replicas=3").code == 0
+    (run,) = in_directory(folder / "runs")
+    ends = [row["train_loss"] for row in run.rows() if row["step"] == 4]
+    mean, last = sum(ends) / 3, ends[-1]
+    row = content(in_directory(folder / "runs")).table[0]
+    assert row["last"]["train_loss"] == pytest.approx(mean) and "mean of 3 replicas" in row["status"]
+    better = (mean + last) / 2  # of another run, between the mean and the last replica
+    other = Run.create(
+        folder / "runs" / "other",
+        {"seed": 0, "problem": {"_target_": "x"}},
+        {"steps": 4, "scores": {"train_loss": "lower"}},
+    )
+    other.log({"step": 4, "train_loss": better})
+    best = sharp("show", "best:train_loss").out
+    assert ("other" in best) == (better < mean)
+    assert "give it, as in best:test_accuracy" in sharp("show", "best:").refusal

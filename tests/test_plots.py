@@ -30,6 +30,7 @@ from sharpcli.plots.layers import layers
 from sharpcli.plots.learned import learned
 from sharpcli.plots.looks import LOOKS
 from sharpcli.plots.loss import loss
+from sharpcli.plots.recovery import recovery
 from sharpcli.plots.scatter import interval, scatter
 from sharpcli.plots.sharpness import sharpness
 from sharpcli.plots.table import table
@@ -303,13 +304,43 @@ def test_a_table_is_of_final_means_and_standard_deviations():
         table(swept(SWEEP), columns=["yy"], by=None)
 
 
+def test_unfinished_runs_count_beside_no_run_that_has_ended():
+    frame = made([(f"r{i}", {"lr": 0.1, "seed": i}, [2.0, float(i)]) for i in range(1, 6)])
+    frame.attrs["unfinished"] = ("r5",)
+    drawn = table(frame, columns=["y"], by=["lr"])
+    assert (
+        drawn["y"].tolist() == [2.5] and drawn["unfinished"].tolist() == [1] and drawn["runs"].tolist() == [5]
+    )
+    frame["other"] = frame["y"] * 2
+    (ax,) = scatter(frame, x="y", y="other", by=[], log=False, resamples=20).axes
+    assert "4 runs; left out: 1 unfinished" in ax.get_title()
+    frame.attrs["unfinished"] = tuple(f"r{i}" for i in range(1, 6))  # a sweep that is under way
+    assert table(frame, columns=["y"], by=["lr"])["y"].tolist() == [3.0]
+
+
+def test_few_points_have_no_interval_and_the_legend_no_place_among_them():
+    frame = made([(f"r{i}", {"lr": 0.1 * i}, [2.0, float(i)]) for i in range(1, 5)])
+    frame["other"] = frame["y"] * 2
+    (ax,) = scatter(frame, x="y", y="other", by=["lr"], log=False, resamples=20).axes
+    assert "[" not in ax.get_title()
+    box = ax.get_legend().get_bbox_to_anchor().transformed(ax.transAxes.inverted())
+    assert box.x0 >= 1
+
+
+def test_a_legend_names_no_run_without_a_curve():
+    frame = made([(f"r{i}", {"lr": 0.1 * i}, [2.0, float(i)]) for i in range(1, 4)])
+    frame["recovery_error"] = frame["y"].where(frame["run"] != "r2")
+    ax = recovery(frame, x="step").axes[0]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["lr 0.1", "lr 0.3"]
+
+
 def test_a_scatter_says_how_many_diverged_runs_it_leaves_out():
     runs = [(f"r{i}", {"lr": 0.1 * i}, [2.0, float(i)]) for i in range(1, 5)]
     frame = made([*runs, ("gone", {"lr": 9.0}, [2.0, 1e9])])
     frame["diverged"] = (frame["run"] == "gone") & (frame["step"] == 1)
     frame["other"] = frame["y"] * 2
     (ax,) = scatter(frame, x="y", y="other", by=[], log=False, resamples=20).axes
-    assert "4 runs, 1 diverged, left out" in ax.get_title()
+    assert "4 runs; left out: 1 diverged" in ax.get_title()
 
 
 def test_a_run_that_diverges_does_not_press_the_others_to_the_axis():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sharpcli.api.refused import python
 from sharpcli.commands.report import complain
-from sharpcli.config.paths import expanded
+from sharpcli.config.paths import expanded, is_file
 from sharpcli.errors import Refusal
 from sharpcli.frames import frame_of, meeting
 from sharpcli.run import in_directory
@@ -31,5 +31,7 @@ def runs(folder: str | Path = "runs", where: str | None = None) -> pd.DataFrame:
     path = expanded(folder)
     if not path.is_dir():
         raise Refusal(f"{folder}: no such directory; name the folder that holds the runs")
+    if is_file(path / "config.yaml"):
+        raise Refusal(f"{folder}: a run; name the folder that holds it, {path.parent}")
     frame = frame_of(in_directory(path, complain), complain)
     return frame if where is None or frame.empty else meeting(frame, where)

@@ -18,6 +18,7 @@ from sharpcli.commands.report import complain
 from sharpcli.errors import Interrupted, Refusal, signals
 from sharpcli.frames import frame_of, meeting
 from sharpcli.jsonl import writing
+from sharpcli.plots import is_missing
 from sharpcli.run import Run, find_all, run_at
 from sharpcli.trackers import NAMES, tracker
 
@@ -54,7 +55,7 @@ def to_file(names: Sequence[str], where: str | None, out: Path | None, runs_dir:
         raise Interrupted(f"{signals.how(signum)}; {out} is as it was before", signum) from None
     finally:
         half.unlink(missing_ok=True)
-    return f"{out}: {sum(piece.rows for piece in pieces)} rows of {len(runs)} runs"
+    return f"{out}: {sum(piece.rows for piece in pieces)} rows of {sum(piece.runs for piece in pieces)} runs"
 
 
 class Piece(NamedTuple):
@@ -62,6 +63,7 @@ class Piece(NamedTuple):
 
     file: Path
     rows: int
+    runs: int
     columns: list[str]
 
 
@@ -95,7 +97,8 @@ def _written(task: _Task) -> tuple[Piece, list[str]]:
         frame = meeting(frame, task.where, needs_rows=False)
     for name in frame:
         if frame[name].dtype == object:
-            frame[name] = [json.dumps(v) if isinstance(v, list) else v for v in frame[name]]
+            values = [json.dumps(v) if isinstance(v, list) else v for v in frame[name]]
+            frame[name] = _of_one_kind(values) if task.file.suffix == ".parquet" else values
     if not frame.empty:
         if task.file.suffix == ".parquet":
             import pyarrow
@@ -105,7 +108,16 @@ def _written(task: _Task) -> tuple[Piece, list[str]]:
             pyarrow.parquet.write_table(table, task.file, compression="lz4")
         else:
             _write_csv(frame, task.file)
-    return Piece(task.file, len(frame), list(map(str, frame))), said
+    named = {str(name).partition("#")[0] for name in frame["run"].unique()} if len(frame) else set()
+    return Piece(task.file, len(frame), len(named), list(map(str, frame))), said
+
+
+def _of_one_kind(values: list[Any]) -> list[Any]:
+    """The values as text where some are text and others are not, such as a `batch_size` of `full`; what is
+    missing is None."""
+    known = [None if is_missing(v) else v for v in values]
+    kinds = {isinstance(v, str) for v in known if v is not None}
+    return [None if v is None else str(v) for v in known] if len(kinds) > 1 else values
 
 
 def _write_csv(frame: pd.DataFrame, file: Path) -> None:
@@ -187,6 +199,15 @@ def _join_parquet(pieces: Sequence[Piece], file: Path) -> None:
     import pyarrow.parquet
 
     schemas = [pyarrow.parquet.read_schema(piece.file) for piece in pieces]
+    kinds: dict[str, set[bool]] = {}
+    for field in (
+        field for of_piece in schemas for field in of_piece if not pyarrow.types.is_null(field.type)
+    ):
+        kinds.setdefault(field.name, set()).add(_is_text(field.type))
+    mixed = [
+        name for name, are_words in kinds.items() if len(are_words) > 1
+    ]  # numbers in one piece, words in another
+    schemas = [_with_words(of_piece, mixed) for of_piece in schemas]
     schema = pyarrow.unify_schemas(schemas, promote_options="permissive")
     words = [field.name for field in schema if field.type in (pyarrow.string(), pyarrow.large_string())]
     # few and often repeated: joined as numbers of a list in two thirds of the time
@@ -197,11 +218,28 @@ def _join_parquet(pieces: Sequence[Piece], file: Path) -> None:
     with pyarrow.parquet.ParquetWriter(file, schema, compression="zstd", store_schema=False) as writer:
         for piece in pieces:
             table = pyarrow.parquet.read_table(piece.file, read_dictionary=words)
+            table = table.cast(_with_words(table.schema, mixed)) if mixed else table
             missing = [field for field in schema if field.name not in table.schema.names]
             for field in missing:
                 table = table.append_column(field, pyarrow.nulls(len(table), field.type))
             writer.write_table(table.select(schema.names).cast(schema))
             piece.file.unlink()
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow
+
+    return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
+
+
+def _with_words(schema: Any, names: Sequence[str]) -> Any:
+    """The schema with the columns of these names as text."""
+    import pyarrow
+
+    for at, field in enumerate(schema):
+        if field.name in names and not pyarrow.types.is_dictionary(field.type):
+            schema = schema.set(at, pyarrow.field(field.name, pyarrow.string()))
+    return schema
 
 
 def export(names: Sequence[str], kind: str, folder: Path | None, runs_dir: Path) -> list[str]:

@@ -17,12 +17,11 @@ from typing import Any
 
 from sharpcli import __version__
 from sharpcli.commands.processes import in_processes
-from sharpcli.commands.report import last_of
 from sharpcli.errors import Refusal
 from sharpcli.frames import settings_of
 from sharpcli.jsonl import replace
 from sharpcli.jsonl.files import read
-from sharpcli.run import FILES, LABELS, Run, run_at
+from sharpcli.run import FILES, LABELS, Run, last_of, run_at
 
 FILE = ".index.json"
 MOST = 2**30  # bytes of an index that is read

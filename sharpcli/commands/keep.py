@@ -64,7 +64,7 @@ def rm(names: Sequence[str], runs_dir: Path, purge: bool, agreed: Callable[[str]
             return ["nothing was deleted"]
         with writing(trash):
             shutil.rmtree(trash)
-        return [f"{trash}: {len(inside)} runs deleted"]
+        return [f"{trash}: {len(inside)} run{'s' if len(inside) > 1 else ''} deleted"]
     runs = find_all(names, runs_dir)
     which = ", ".join(printable(run.name) for run in runs[:5]) + (", ..." if len(runs) > 5 else "")
     what = "delete for good" if purge else f"move to {TRASH}"

@@ -9,11 +9,13 @@ from typing import Any
 
 from sharpcli.commands.index import records
 from sharpcli.commands.report import aligned, complain, number
+from sharpcli.config.paths import is_file
 from sharpcli.errors import Refusal, printable
 
 FIRST, LAST = ("run", "status", "step"), ("train_loss", "test_accuracy", "lambda_1")
 KNOWN_BY = ("method", "problem", "model", "data", "lr", "seed", "tags")  # settings that come first
-MOST_SETTINGS = 6  # that differ, in the list
+MOST_SETTINGS = 6  # that differ, in the list; and as many more as are needed to tell its runs apart, up to
+MOST_TELLING = 4
 OPTIONS = ("sort", "columns", "runs_dir")
 
 
@@ -28,6 +30,8 @@ def ls(folder: Path, where: str | None, overrides: Sequence[str], as_json: bool)
         )
     columns = given.get("columns", "").strip("[]").replace(" ", "").split(",") if "columns" in given else []
     rows = records(folder, complain)
+    if not rows and is_file(folder / "config.yaml"):
+        raise Refusal(f"{folder}: a run, where sharp ls takes a folder of them; sharp show {folder} shows it")
     if not rows:
         return [] if as_json else [f"{folder}: no runs yet; sharp train makes one"]
     if where or given.get("sort") or columns:
@@ -41,18 +45,33 @@ def ls(folder: Path, where: str | None, overrides: Sequence[str], as_json: bool)
 
 
 def _differing(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The settings in which runs differ, those first that a reader knows a run by; a few at most."""
+    """The settings in which runs differ: those that a reader knows a run by, then those that tell more runs
+    apart, and others while there is room."""
     names: dict[str, None] = {}
     for known in {id(row["settings"]): row["settings"] for row in rows}.values():
         names |= dict.fromkeys(known)
     first = [key for key in KNOWN_BY if key in names]
     others = [key for key in names if key not in KNOWN_BY and not key.endswith("_target_")]
-    out: list[str] = []
-    for key in [*first, *others]:
+
+    def differ(key: str) -> bool:
         value = rows[0].get(key)
-        if len(out) < MOST_SETTINGS and any(row.get(key) != value for row in rows):
-            out.append(key)
-    return out
+        return any(row.get(key) != value for row in rows)
+
+    out, others = [key for key in first if differ(key)], [key for key in others if differ(key)]
+    groups, telling = len({_values(row, out) for row in rows}), list[str]()
+    for key in others:
+        if groups == len(rows) or len(telling) == MOST_TELLING:
+            break
+        more = len({_values(row, [*out, *telling, key]) for row in rows})
+        if groups < more:
+            telling, groups = [*telling, key], more
+    rest = [key for key in others if key not in telling]
+    return [*out, *telling, *rest[: max(0, MOST_SETTINGS - len(out) - len(telling))]]
+
+
+def _values(row: dict[str, Any], keys: Sequence[str]) -> str:
+    """The settings of a row as text, by which rows are told apart."""
+    return repr([row.get(key) for key in keys])
 
 
 def _option(override: str) -> tuple[str, str]:

@@ -95,7 +95,7 @@ def content(runs: Sequence[Run], where: str | None = None, static: bool = True) 
     return Content(
         head,
         table,
-        list(dict.fromkeys(problems)),
+        [p for p in dict.fromkeys(problems) if f"{p}; left out" not in problems],
         differ,
         [] if frame.empty else _series(frame, columns),
         columns,
@@ -141,11 +141,13 @@ def data(shown: Content) -> dict[str, Any]:
 
 
 def _ends(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """What the last row of each run has, by the run's name; of replicas that of the last."""
+    """What the last row of each run has, by the run's name; none of replicas, of which `record` has the
+    mean."""
     rows = frame.drop_duplicates("run", keep="last").to_dict("records")
     return {
-        str(row["run"]).partition("#")[0]: {str(k): v for k, v in row.items() if not is_missing(v)}
+        str(row["run"]): {str(k): v for k, v in row.items() if not is_missing(v)}
         for row in rows
+        if "#" not in str(row["run"])
     }
 
 
@@ -171,11 +173,18 @@ def _row(run: Run, last: Mapping[str, Any], complain: Callable[[str], Any]) -> d
         made.append(", ".join(f"{name} {version}" for name, version in packages.items()))
     return {
         "name": run.name,
-        "status": known["status"] if run.last() else "empty",
+        "status": _status(run, known["status"]),
         "step": f"{known['step']}/{known['steps'] or '?'}",
         "last": {**known, **last},
         "made": [printable(line) for line in made],
     }
+
+
+def _status(run: Run, known: str) -> str:
+    """The status of a run as a reader is told it."""
+    if known not in ("changed", "damaged") and run.last() is None:
+        return "empty"
+    return f"{known}, mean of {run.replicas} replicas" if run.replicas > 1 else known
 
 
 def _columns(frame: pd.DataFrame) -> list[str]:

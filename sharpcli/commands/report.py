@@ -43,20 +43,6 @@ def note(message: str) -> None:
         print(printable(message), file=sys.stderr, flush=True)
 
 
-def last_of(rows: Sequence[Row]) -> Row | None:
-    """The last of a run's rows; of replicas the mean over them at the last step, of each number that all of
-    them have, without their own numbers and seeds. None of no rows."""
-    if not rows or "replica" not in rows[-1]:
-        return rows[-1] if rows else None
-    ends = [row for row in rows if row["step"] == rows[-1]["step"]]
-    out: Row = {"step": rows[-1]["step"]}
-    for key in rows[-1]:
-        values = [row.get(key) for row in ends]
-        if key not in ("step", "replica", "seed") and all(is_number(value) for value in values):
-            out[key] = sum(values) / len(values)  # type: ignore[arg-type]
-    return out
-
-
 def settled(run: Run) -> list[str]:
     """The last scores of a run, and `lambda_1 settled at ...` beside the edge of stability that its optimizer
     states: the median over the last quarter of the steps."""

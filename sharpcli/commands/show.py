@@ -15,11 +15,11 @@ from typing import Any
 import yaml
 
 from sharpcli import CONF
-from sharpcli.commands.report import aligned, complain, is_number, last_of
+from sharpcli.commands.report import aligned, complain, is_number
 from sharpcli.config.folders import yaml_files
 from sharpcli.config.plain_yaml import dumped
 from sharpcli.errors import Refusal, printable
-from sharpcli.run import Run, find, labels
+from sharpcli.run import Run, find, labels, last_of
 
 PACKAGE = Path(__file__).parents[1]
 SETTING = re.compile(r"^(?P<indent> *)(?P<key>[\w.@/-]+):(?: +(?P<value>.*?))?(?:\s+# (?P<comment>.*))?$")

@@ -190,15 +190,21 @@ def seeds_of(frame: pd.DataFrame, by: Sequence[str], how: str) -> list[pd.DataFr
 
 def finals(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """A row for each run: its settings, and of each of the `columns` (or expressions in them) the value at
-    the run's last step that has one. A run that diverged has no value of what was measured before."""
+    the run's last step that has one. A run that diverged has no value of what was measured before, and of
+    those that are unfinished none counts beside runs that have ended; the columns `diverged` and `unfinished`
+    say which they are."""
+    begun = set(frame.attrs.get("unfinished", ()))
+    names = [str(run).partition("#")[0] for run in frame["run"].unique()]
+    left_out = begun if any(name not in begun for name in names) else set()
     values = {name: column(frame, name) for name in columns}
     rows = []
     for _, of_run in frame.groupby("run", sort=False):
         ended = "diverged" in frame and bool(of_run["diverged"].eq(True).any())
-        last = of_run.iloc[-1].to_dict() | {"diverged": ended}
+        unfinished = str(of_run["run"].iloc[0]).partition("#")[0] in left_out
+        last = of_run.iloc[-1].to_dict() | {"diverged": ended, "unfinished": unfinished}
         for name, series in values.items():
             known = series.loc[of_run.index].dropna()
-            last[name] = float("nan") if ended or known.empty else known.iloc[-1]
+            last[name] = float("nan") if ended or unfinished or known.empty else known.iloc[-1]
         rows.append(last)
     out = pd.DataFrame(rows)
     out.attrs = frame.attrs

@@ -46,7 +46,7 @@ def grid(frame: pd.DataFrame, *, x: str, y: str, value: str, log: bool) -> Figur
 
 
 def _without(group: pd.DataFrame) -> str:
-    return "diverged" if group["diverged"].any() else "not measured"
+    return next((word for word in ("diverged", "unfinished") if group[word].any()), "not measured")
 
 
 def _word(value: object) -> str:

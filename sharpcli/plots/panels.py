@@ -21,12 +21,16 @@ def panels(
     """Each group of columns over `x`, an axes for each with its name, and a band of two of a column's errors
     to either side where the runs state one. The colour is the run's and the line the column's; of a single
     run the colour is the column's. Groups that no run has are left out."""
-    rows = frame.assign(_x=column(frame, x))
     kept = [
         ([name for name in group if name in frame and frame[name].notna().any()], said)
         for group, said in zip(groups, names, strict=True)
     ]
     kept = [(group, said) for group, said in kept if group]
+    has = frame[[name for group, _ in kept for name in group]].notna().any(axis=1)
+    drawn = frame["run"].isin(frame["run"][has].unique())  # a legend must name no run that has no curve
+    frame, attrs = frame[drawn], frame.attrs
+    frame.attrs = attrs
+    rows = frame.assign(_x=column(frame, x))
     fig, axes = figure(len(kept))
     several = frame["run"].nunique() > 1
     if not several:

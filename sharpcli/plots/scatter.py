@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 
 from sharpcli.errors import Refusal
-from sharpcli.plots import column, figure, finals, label, legend, log_axis, settings, style, title
+from sharpcli.plots import column, figure, finals, label, log_axis, settings, style, title
 
 FEWEST = 3  # runs that a rank correlation needs
+FEWEST_OF_INTERVAL = 8  # runs below which draws of a bootstrap are mostly of the same few pairs
 
 
 def scatter(frame: pd.DataFrame, *, x: str, y: str, by: list[str], log: bool, resamples: int) -> Figure:
@@ -19,13 +20,17 @@ def scatter(frame: pd.DataFrame, *, x: str, y: str, by: list[str], log: bool, re
     settings `by` give the colours; `log` makes the x axis logarithmic.
 
     The title states Kendall's tau-b over all runs, between -1 and 1, with a 95 % interval by the bootstrap
-    over runs (`resamples` draws); and the lines below it tau within each hyperparameter: over the runs that
-    differ in it, in what it decides (a method its rule, or its batch size) and in the seed, alone, averaged
-    over the groups that hold all others fixed (Jiang et al. 2020, arXiv:1912.02178, their psi). A measure
-    that only tells the values of one hyperparameter apart has a large tau overall and none within the others.
+    over runs (`resamples` draws), of eight runs or more; and the lines below it tau within each
+    hyperparameter: over the runs that differ in it, in what it decides (a method its rule, or its batch size)
+    and in the seed, alone, averaged over the groups that hold all others fixed (Jiang et al. 2020,
+    arXiv:1912.02178, their psi). A measure that only tells the values of one hyperparameter apart has a large
+    tau overall and none within the others.
     Refuses fewer than three runs."""
     ends = finals(frame, [x, y])
-    left_out = int(ends["diverged"].sum())
+    counts = {word: int(ends[word].sum()) for word in ("diverged", "unfinished")}
+    counts["without both"] = int(
+        (ends[[x, y]].isna().any(axis=1) & ~ends["diverged"] & ~ends["unfinished"]).sum()
+    )
     ends = ends.dropna(subset=[x, y])
     for key in by:
         column(ends, key)
@@ -43,13 +48,15 @@ def scatter(frame: pd.DataFrame, *, x: str, y: str, by: list[str], log: bool, re
     if log and (ends[x] > 0).all():
         log_axis(ax, "x")
     low, high = interval(ends[x].to_numpy(float), ends[y].to_numpy(float), resamples)
-    said = [f"Kendall's $\\tau$ = {tau(ends[x], ends[y]):.2f} [{low:.2f}, {high:.2f}], {len(ends)} runs"]
-    said[0] += f", {left_out} diverged, left out" if left_out else ""
+    within_95 = f" [{low:.2f}, {high:.2f}]" if len(ends) >= FEWEST_OF_INTERVAL else ""
+    said = [f"Kendall's $\\tau$ = {tau(ends[x], ends[y]):.2f}{within_95}, {len(ends)} runs"]
+    left_out = [f"{n} {word}" for word, n in counts.items() if n]
+    said[0] += f"; left out: {', '.join(left_out)}" if left_out else ""
     within = [f"{key} {value:.2f}" for key, value in within_each(ends, x, y).items()]
     said += [f"within: {', '.join(within)}"] if within else []
     ax.set_title("\n".join(said), fontsize="small")
-    if by:
-        legend(ax)
+    if by:  # beside the axes: within them its markers would pass for runs
+        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize="small")
     return fig
 
 

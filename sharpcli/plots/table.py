@@ -14,8 +14,8 @@ def table(frame: pd.DataFrame, *, columns: list[str] | None, by: list[str] | Non
     """A row for each group of runs that agree in the settings `by` (all that tell the runs apart, by
     default), and for each of the `columns` (expressions too; the scores and the sharpness, by default) the
     mean of its final values over the runs in `NAME` and their standard deviation, with n - 1, in `NAME_sd`,
-    which a single run does not have. `runs` is the number of runs, `diverged` that of those whose numbers are
-    left out since they diverged.
+    which a single run does not have. `runs` is the number of runs, `diverged` and `unfinished` that of those
+    whose numbers are left out since they diverged, or go on beside others that have ended.
 
     Only seeds are averaged: refuses groups that differ in anything else, and columns that no run has."""
     if columns is None:
@@ -29,8 +29,9 @@ def table(frame: pd.DataFrame, *, columns: list[str] | None, by: list[str] | Non
     rows = []
     for group in seeds_of(ends, keys, ""):
         row = {key: group[key].iloc[0] for key in keys} | {"runs": len(group)}
-        if ends["diverged"].any():
-            row["diverged"] = int(group["diverged"].sum())
+        for word in ("diverged", "unfinished"):
+            if ends[word].any():
+                row[word] = int(group[word].sum())
         for name in columns:
             row |= {name: group[name].mean(), f"{name}_sd": group[name].std(ddof=1)}
         rows.append(row)
