@@ -344,7 +344,7 @@ def test_the_list_shows_what_differs(sharp, runs):
         assert sharp("train", *SHORT, "method=sgd", f"batch_size={batch}", "lr=0.1").code == 0
     assert "batch_size" in sharp("ls").out.splitlines()[0].split()
     path = str(next(Path("runs").iterdir()))
-    assert "a run, where sharp ls takes a folder" in sharp("ls", path).refusal
+    assert "is a run, and sharp ls takes a folder of runs" in sharp("ls", path).refusal
 
 
 def test_a_run_is_made_again_as_a_sweep(sharp, runs):

@@ -32,6 +32,6 @@ def runs(folder: str | Path = "runs", where: str | None = None) -> pd.DataFrame:
     if not path.is_dir():
         raise Refusal(f"{folder}: no such directory; name the folder that holds the runs")
     if is_file(path / "config.yaml"):
-        raise Refusal(f"{folder}: a run; name the folder that holds it, {path.parent}")
+        raise Refusal(f"{folder}: is a run; name the folder that holds it, {path.parent}")
     frame = frame_of(in_directory(path, complain), complain)
     return frame if where is None or frame.empty else meeting(frame, where)

@@ -204,9 +204,8 @@ def _join_parquet(pieces: Sequence[Piece], file: Path) -> None:
         field for of_piece in schemas for field in of_piece if not pyarrow.types.is_null(field.type)
     ):
         kinds.setdefault(field.name, set()).add(_is_text(field.type))
-    mixed = [
-        name for name, are_words in kinds.items() if len(are_words) > 1
-    ]  # numbers in one piece, words in another
+    # numbers in one piece, words in another
+    mixed = [name for name, are_words in kinds.items() if len(are_words) > 1]
     schemas = [_with_words(of_piece, mixed) for of_piece in schemas]
     schema = pyarrow.unify_schemas(schemas, promote_options="permissive")
     words = [field.name for field in schema if field.type in (pyarrow.string(), pyarrow.large_string())]

@@ -14,8 +14,8 @@ from sharpcli.errors import Refusal, printable
 
 FIRST, LAST = ("run", "status", "step"), ("train_loss", "test_accuracy", "lambda_1")
 KNOWN_BY = ("method", "problem", "model", "data", "lr", "seed", "tags")  # settings that come first
-MOST_SETTINGS = 6  # that differ, in the list; and as many more as are needed to tell its runs apart, up to
-MOST_TELLING = 4
+MOST_SETTINGS = 6  # that differ, in the list
+MOST_TELLING = 4  # of them, and beyond their number, that are shown since they tell runs apart
 OPTIONS = ("sort", "columns", "runs_dir")
 
 
@@ -31,7 +31,9 @@ def ls(folder: Path, where: str | None, overrides: Sequence[str], as_json: bool)
     columns = given.get("columns", "").strip("[]").replace(" ", "").split(",") if "columns" in given else []
     rows = records(folder, complain)
     if not rows and is_file(folder / "config.yaml"):
-        raise Refusal(f"{folder}: a run, where sharp ls takes a folder of them; sharp show {folder} shows it")
+        raise Refusal(
+            f"{folder}: is a run, and sharp ls takes a folder of runs; sharp show {folder} shows it"
+        )
     if not rows:
         return [] if as_json else [f"{folder}: no runs yet; sharp train makes one"]
     if where or given.get("sort") or columns:
