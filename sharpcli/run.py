@@ -23,6 +23,7 @@ from sharpcli.jsonl import (
     append,
     cannot_write,
     is_count,
+    is_number,
     last_row,
     read_rows,
     replace,
@@ -755,13 +756,9 @@ def last_of(rows: Sequence[Row]) -> Row | None:
     out: Row = {"step": rows[-1]["step"]}
     for key in rows[-1]:
         values = [row.get(key) for row in ends]
-        if key not in ("step", "replica", "seed") and all(_is_number(value) for value in values):
+        if key not in ("step", "replica", "seed") and all(is_number(value) for value in values):
             out[key] = sum(values) / len(values)  # type: ignore[arg-type]
     return out
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _first(word: str, runs: Sequence[Run]) -> Run:
@@ -775,7 +772,7 @@ def _first(word: str, runs: Sequence[Run]) -> Run:
         raise Refusal(f"{word} is without a column; give it, as in best:test_accuracy")
     ends = ((run, last_of(run.rows()) if run.replicas > 1 else run.last()) for run in runs)
     scored: list[tuple[Run, Any]] = [
-        (run, end[column]) for run, end in ends if end is not None and _is_number(end.get(column))
+        (run, end[column]) for run, end in ends if end is not None and is_number(end.get(column))
     ]
     if not scored:
         known = sorted({key for run in runs for key in run.provenance.get("scores", {})})

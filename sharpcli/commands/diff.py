@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sharpcli.commands.report import ABOUT_A_VALUE, OF_LOOP, aligned, complain, is_number, number
+from sharpcli.commands.report import ABOUT_A_VALUE, OF_LOOP, aligned, complain, number
 from sharpcli.config.identity import dotted
 from sharpcli.errors import Refusal, printable
-from sharpcli.jsonl import Row
+from sharpcli.jsonl import Row, is_number
 from sharpcli.run import Run, find, last_of
 
 

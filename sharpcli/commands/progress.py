@@ -19,8 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from sharpcli.commands.report import is_number, note
-from sharpcli.jsonl import Row
+from sharpcli.commands.report import note
+from sharpcli.jsonl import Row, is_number
 
 SECONDS_BETWEEN_LINES = 10.0  # of a long measure, in a log file
 LINES_OF_RUN = 20  # about so many plain lines are printed in a whole run

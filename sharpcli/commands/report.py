@@ -10,7 +10,7 @@ from statistics import mean, median, pstdev
 from typing import Any
 
 from sharpcli.errors import Refusal, printable
-from sharpcli.jsonl import Row
+from sharpcli.jsonl import Row, is_number
 from sharpcli.run import Run, score_names
 
 # the endings of columns that say something of another column: its error, its cost
@@ -94,11 +94,6 @@ def edges(row: Row) -> str:
         if is_number(edge := row.get(key)):
             out += f", {'2/lr' if key == 'edge' and is_two_over_lr(row) else name} = {edge:.4g}"
     return out
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value of a row is a number."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_two_over_lr(row: Row) -> bool:

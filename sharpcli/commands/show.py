@@ -15,10 +15,11 @@ from typing import Any
 import yaml
 
 from sharpcli import CONF
-from sharpcli.commands.report import aligned, complain, is_number
+from sharpcli.commands.report import aligned, complain
 from sharpcli.config.folders import yaml_files
 from sharpcli.config.plain_yaml import dumped
 from sharpcli.errors import Refusal, printable
+from sharpcli.jsonl import is_number
 from sharpcli.run import Run, find, labels, last_of
 
 PACKAGE = Path(__file__).parents[1]

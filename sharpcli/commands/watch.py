@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -15,6 +14,7 @@ from rich.table import Table
 from sharpcli.commands.progress import describe_time
 from sharpcli.commands.report import number
 from sharpcli.errors import Refusal, printable, signals
+from sharpcli.jsonl import is_number
 from sharpcli.run import Run, in_directory
 
 LATELY = 60  # seconds since a row was written
@@ -61,9 +61,9 @@ def cells(run: Run) -> list[str]:
     row = run.last() or {"step": 0}
     steps = None if run.is_open else run.steps
     sharp, edge = row.get("lambda_1"), row.get("edge")
-    over = f"{sharp / edge:.2f}" if _is_number(sharp) and _is_number(edge) and edge else "-"
+    over = f"{sharp / edge:.2f}" if is_number(sharp) and is_number(edge) and edge else "-"
     left = "-"
-    if steps and row["step"] and _is_number(row.get("seconds")):
+    if steps and row["step"] and is_number(row.get("seconds")):
         left = describe_time(row["seconds"] / row["step"] * (steps - row["step"]))
     step = f"{row['step']}/{steps or '?'}"
     return [printable(run.name), step, number(row.get("train_loss")), number(sharp), over, left]
@@ -92,7 +92,3 @@ def _locked() -> set[int] | None:
         return {int(line.split()[5].rpartition(":")[2]) for line in lines if "->" not in line}
     except (OSError, ValueError, IndexError):
         return None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -18,6 +18,7 @@ __all__ = [
     "Row",
     "append",
     "cannot_write",
+    "is_number",
     "last_row",
     "plain",
     "read_rows",
@@ -30,6 +31,11 @@ Row = dict[str, Any]
 TAIL = 8192  # bytes at the end of a file that are searched for the last row; more where that row is longer
 LONGEST = 2**26  # bytes of a line: a longer line ends the reading, as in a sparse file of zeros
 BITS = 1023  # of a whole number: a larger number is no float
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a row is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def plain(value: Any) -> Any:
