@@ -239,6 +239,23 @@ def halved(surface, w):
             in_half.curvature_grad(w, w[None])
 
 
+def compiled_steps(surface, w):
+    """The surface with compiled steps, whose second derivatives are those of the surface."""
+    import torch
+
+    from sharpcli.landscape.compiled_steps import CompiledSteps, pays
+
+    assert pays("true", w.device, 1)
+    compile, torch.compile = torch.compile, lambda function, **_: function  # compiling takes seconds
+    steps = CompiledSteps.of(surface, "true")
+    assert torch.equal(steps.grad(w), surface.grad(w))
+    torch.compile = compile
+    assert steps.exact.grad(w).shape == (22,) and steps.linearize(w).hvp(w).shape == (22,)
+    at = w.detach().requires_grad_()
+    assert steps.gradient_graph(at).shape == (22,) and steps.curvature_grad(w, w[None]).shape == (22,)
+    assert torch.equal(steps.through(lambda u: 2 * u).exact.grad(w), surface.through(lambda u: 2 * u).grad(w))
+
+
 def surfaces():
     """A surface, its linearization kept and rebuilt, its derivatives, and their compiled and distributed
     forms."""
@@ -264,6 +281,7 @@ def surfaces():
             for product in (at.hvp, at.ggn, at.second_moment, partial(whole.hvp, w)):
                 assert product(V).shape == (3, 22) and product(V[0]).shape == (22,)
     halved(surface(dtype=torch.float32), normal(22, dtype=torch.float32))
+    compiled_steps(surface(dtype=torch.float32), normal(22, dtype=torch.float32))
     plain = surface()
     w, V = normal(22), normal(3, 22, seed=3)
     part = plain.through(lambda u: torch.cat([u, w[5:]]))

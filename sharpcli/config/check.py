@@ -227,6 +227,7 @@ PARSE: dict[str, Callable[[Any, str], Any]] = {
     "batch_size": _batch_size,
     "device": _device,
     "compile_products": _when_to_compile,
+    "compile_step": _when_to_compile,
     "precision": _half,
     "replicas": _replicas,
     "trust": _packages,

@@ -134,6 +134,8 @@ class Plain:
     device: str = setting("auto", local=True, also=called("gpu", value="cuda"))
     # Hessian products by torch.compile: auto (where it pays), true, false
     compile_products: str = setting("auto", local=True)
+    # training steps by torch.compile: auto (long runs on CUDA), true, false
+    compile_step: str = setting("false", local=True, also=called("torch_compile", "compile_model"))
     # null is PyTorch's own choice
     threads: int | None = setting(
         None,

@@ -24,6 +24,8 @@ from sharpcli.data.convert import as_dataset
 from sharpcli.due import Times, in_steps, times
 from sharpcli.engine.memory import enough_memory, enough_to_build, keep_freed_memory
 from sharpcli.errors import Refusal
+from sharpcli.landscape import compiled_steps
+from sharpcli.landscape.compiled_products import When
 from sharpcli.landscape.distributed import ALONE, Processes
 from sharpcli.landscape.half_precision import HalfPrecision
 from sharpcli.landscape.surface import LossSurface
@@ -45,8 +47,8 @@ class Experiment:
     """What a config means. `due` says at which steps each measure is due; `compile_toys`, that toys may run
     compiled; `population`, of how many examples the `measure_examples` are a part; `init` [D] is where
     training begins, None for a file of weights; `stop_loss`, the training loss at which it ends; `precision`,
-    the half precision of training steps. `tried` names what this process has tried once, and need not try
-    again."""
+    the half precision of training steps; `compile_step`, when they are compiled. `tried` names what this
+    process has tried once, and need not try again."""
 
     seed: int
     lr: float
@@ -67,12 +69,23 @@ class Experiment:
     population: int | None = None
     stop_loss: float | None = None
     precision: str | None = None
+    compile_step: When = "false"
     tried: set[str] = field(default_factory=set, compare=False)
 
     @functools.cached_property
     def training_surface(self) -> LossSurface:
         """The surface that training steps descend on: all examples, in the precision of steps."""
         surface = self.problem.surface
+        if compiled_steps.pays(self.compile_step, self.problem.w0.device, self.steps):
+            surface = compiled_steps.CompiledSteps.of(surface, self.compile_step)
+        return self._in_half(surface)
+
+    @property
+    def uncompiled_surface(self) -> LossSurface:
+        """The `training_surface` without compiled steps."""
+        return self._in_half(self.problem.surface)
+
+    def _in_half(self, surface: LossSurface) -> LossSurface:
         return surface if self.precision is None else HalfPrecision.of(surface, self.precision)
 
     def surface_at(self, w: Tensor) -> LossSurface:
@@ -165,6 +178,7 @@ def build(
         population=n if config.get("measure_examples") else None,
         stop_loss=config.get("stop_loss"),
         precision=config.get("precision"),
+        compile_step=local["compile_step"],
     )
     if experiment.precision is not None and problem.w0.dtype != torch.float32:
         raise Refusal(
@@ -313,7 +327,7 @@ def _rehearse(experiment: Experiment) -> None:
     x, y = experiment.problem.examples
     sizes = {n if n <= MOST_REHEARSED else 2 for n in experiment.minibatches.sizes(experiment.steps)}
     for (name, objective), n in itertools.product(experiment.objectives.items(), sorted(sizes)):
-        shown = objective(experiment.training_surface.on([(x[:n], y[:n])]), w, rng)
+        shown = objective(experiment.uncompiled_surface.on([(x[:n], y[:n])]), w, rng)
         if not isinstance(shown, LossSurface):
             raise Refusal(
                 f"objective.{name}: gives a {type(shown).__name__}; give the surface with its change"

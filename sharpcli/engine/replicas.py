@@ -34,6 +34,11 @@ def labels(config: dict[str, Any]) -> list[Label]:
 def experiments(checked: Checked) -> list[tuple[Label, Experiment]]:
     """Each replica's objects. Refuses what a single run would refuse, settings that the run does not have,
     and replicas of different sizes or times of measurement."""
+    if checked.local["compile_step"] == "true":
+        raise Refusal(
+            f"compile_step=true: replicas={checked.config['replicas']} would compile each replica by itself; "
+            f"leave compile_step out"
+        )
     out: list[tuple[Label, Experiment]] = []
     checked_once: dict[
         str, Checked

@@ -46,7 +46,7 @@ class HalfPrecision(LossSurface):
             return mapped(lambda t: t.to(w.dtype) if t.is_floating_point() else t, outputs)
 
         of_surface |= {"predict": predict, "known": None, "compiled": None}
-        return cls(**of_surface, half=half, predict_exactly=inner)
+        return cls(**of_surface, half=half, predict_exactly=surface.exact.predict)
 
     @property
     def exact(self) -> LossSurface:

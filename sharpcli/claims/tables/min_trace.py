@@ -20,8 +20,8 @@ def min_trace(*, d: int, n: int, k: int, seeds: list[int], starts: int) -> list[
     starts, of which the best interpolator counts.
 
     With |w_1|_1 the least l1 norm, by a linear program, `l1_excess` is |w|_1 / |w_1|_1 - 1, and
-    `l1_excess_of_l2` the same of Z^+ y; `trace_over_four_l1` is the least trace over 4 |w_1|_1. They are norms
-    and no distances, since inputs of +-1 can leave several w of the least norm.
+    `l1_excess_of_l2` the same of Z^+ y; `trace_over_four_l1` is the least trace over 4 |w_1|_1. They are
+    norms and no distances, since inputs of +-1 can leave several w of the least norm.
     """
     rows = []
     for seed in seeds:
