@@ -231,8 +231,8 @@ def flat(
         parts = held(w.dtype) | dict(zip(names, pieces, strict=True))
         parts = {alias: t for name, t in parts.items() for alias in aliases.get(name, (name,))}
         args, kwargs = given(x)
-        # PyTorch's fast kernels of attention cannot be differentiated twice; its convolutions can, but slowly.
-        # A compiled step is differentiated once.
+        # PyTorch's fast kernels of attention cannot be differentiated twice; its convolutions can, but slowly
+        # (a compiled step never is)
         ours = convolves and not torch.compiler.is_compiling()
         with (
             sdpa_kernel(SDPBackend.MATH),
