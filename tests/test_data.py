@@ -50,7 +50,7 @@ def both(dtype, values):
 )
 def test_inputs_keep_every_number_of_the_file(tmp_path, dtype, becomes):
     values = both(dtype, [0, 1, 100])
-    d = arrays(file=save(tmp_path / "a.npz", **values))
+    d = arrays(wrong=None, file=save(tmp_path / "a.npz", **values))
     assert d.x_train.dtype == becomes
     assert np.array_equal(d.x_train.numpy().astype(dtype), values["x_train"])
 
@@ -60,7 +60,7 @@ def test_inputs_keep_every_number_of_the_file(tmp_path, dtype, becomes):
 )
 def test_inputs_that_would_become_other_numbers_are_refused(tmp_path, dtype, number):
     with pytest.raises(Refusal, match="x_train is .* does not hold exactly"):
-        arrays(file=save(tmp_path / "a.npz", **both(dtype, [number])))
+        arrays(wrong=None, file=save(tmp_path / "a.npz", **both(dtype, [number])))
     with pytest.raises(Refusal, match="Z is int64 with numbers that float64 does not hold"):
         np.savez(tmp_path / "t.npz", Z=np.array([[2**53 + 1]]), y=np.ones(1))
         table(file=tmp_path / "t.npz")
@@ -68,7 +68,7 @@ def test_inputs_that_would_become_other_numbers_are_refused(tmp_path, dtype, num
 
 def test_real_targets_keep_their_precision(tmp_path):
     y = np.array([1 / 3] * 10)
-    d = arrays(file=save(tmp_path / "a.npz", y_train=y, y_test=y[:4]))
+    d = arrays(wrong=None, file=save(tmp_path / "a.npz", y_train=y, y_test=y[:4]))
     assert d.y_train.dtype == torch.float64 and d.y_train[0].item() == 1 / 3 and not d.classes
 
 
@@ -92,21 +92,24 @@ def test_classes_are_counted_in_training_and_said(tmp_path, train, test, given, 
     changes = {"y_train": np.resize(train, 10), "y_test": np.resize(test, 4)}
     changes |= {} if given is None else {"classes": given}
     with pytest.raises(Refusal, match=said):
-        arrays(file=save(tmp_path / "a.npz", **changes))
+        arrays(wrong=None, file=save(tmp_path / "a.npz", **changes))
 
 
 def test_the_number_of_classes_may_be_given_where_some_do_not_occur(tmp_path):
-    d = arrays(file=save(tmp_path / "a.npz", y_test=np.full(4, 7), classes=10))
+    d = arrays(wrong=None, file=save(tmp_path / "a.npz", y_test=np.full(4, 7), classes=10))
     assert d.y_train.shape == (10, 10) and d.y_test[0].argmax() == 7
     for wrong in (np.ones(2), "ten", np.nan):
         with pytest.raises(Refusal, match="classes .*give (a|finite) number"):
-            arrays(file=save(tmp_path / "a.npz", classes=wrong))
+            arrays(wrong=None, file=save(tmp_path / "a.npz", classes=wrong))
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0)])
 def test_inputs_that_are_single_numbers_or_empty_are_refused(tmp_path, shape):
     with pytest.raises(Refusal, match=r"give x \[n, \.\.\.\] with a dimension beside n"):
-        arrays(file=save(tmp_path / "a.npz", x_train=np.zeros((10, *shape)), x_test=np.zeros((4, *shape))))
+        arrays(
+            wrong=None,
+            file=save(tmp_path / "a.npz", x_train=np.zeros((10, *shape)), x_test=np.zeros((4, *shape))),
+        )
 
 
 def header(shape, dtype="<f8", size=0):
@@ -158,7 +161,7 @@ def test_a_bit_that_flipped_in_an_array_is_found_by_its_checksum(tmp_path):
 def test_arrays_larger_than_the_memory_are_refused_before_they_are_made(tmp_path, monkeypatch):
     monkeypatch.setattr("os.sysconf", lambda name: 8)
     with pytest.raises(Refusal, match="GB of memory"):
-        arrays(file=save(tmp_path / "a.npz"))
+        arrays(wrong=None, file=save(tmp_path / "a.npz"))
 
 
 def test_a_run_without_a_later_setting_is_the_run_that_it_was_before_there_was_the_setting():

@@ -223,14 +223,14 @@ def test_mnist_is_read_from_its_own_files(folder):
             (raw / f"{split}-{kind}").write_bytes(idx(array))
             with gzip.open(raw / f"{split}-{kind}.gz", "wb") as packed:
                 packed.write(idx(array))
-    data = mnist(folder, train_examples=20, test_examples=None, standardized="none")
+    data = mnist(folder, wrong=None, train_examples=20, test_examples=None, standardized="none")
     assert data.x_train.shape == (20, 1, 28, 28) and data.y_test.shape == (12, 10)
     assert torch.equal(data.x_train[3, 0], torch.from_numpy(arrays["train"][0][3]).float() / 255)
     assert data.y_train[7].argmax() == 7
-    scaled = mnist(folder, train_examples=None, test_examples=None, standardized="pixel")
+    scaled = mnist(folder, wrong=None, train_examples=None, test_examples=None, standardized="pixel")
     assert scaled.x_train.mean(0).abs().max() < 1e-5
     with pytest.raises(Refusal, match="MNIST has 30 train images"):
-        mnist(folder, train_examples=31, test_examples=None, standardized="none")
+        mnist(folder, wrong=None, train_examples=31, test_examples=None, standardized="none")
 
 
 @pytest.mark.parametrize("name", ["CIFAR100", "FashionMNIST", "SVHN"])

@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import CIFAR, needs_cifar
 
+from sharpcli import CONF
 from sharpcli.data.arrays import arrays
 from sharpcli.data.cifar10 import cifar10
 from sharpcli.data.digits import digits
@@ -94,22 +95,42 @@ def test_wrong_digits_are_test_images_under_the_next_class():
     assert torch.equal(taught.y_train[:20], right.y_train)
 
 
+@pytest.mark.parametrize("wrong", [-1, 5])
+def test_examples_taught_wrongly_are_as_many_as_there_are(wrong, tmp_path):
+    with pytest.raises(Refusal, match=f"data.wrong={wrong}: 0 to 4, the number of test examples"):
+        arrays(file=save(tmp_path / "a.npz"), wrong=wrong)
+
+
+def test_every_data_set_of_classes_can_teach_test_examples_wrongly(tmp_path):
+    data = arrays(file=save(tmp_path / "a.npz"), wrong=2)
+    right = arrays(file=save(tmp_path / "a.npz"), wrong=None)
+    assert torch.equal(data.x_train[-2:], right.x_test[:2]) and torch.equal(data.x_test, right.x_test)
+    classes = right.y_test.shape[1]
+    assert torch.equal(data.y_train[-2:].argmax(1), (right.y_test[:2].argmax(1) + 1) % classes)
+    of_classes = {"arrays", "cifar10", "cifar100", "digits", "fashion_mnist", "image_folder", "mnist", "svhn"}
+    assert {
+        file.stem for file in (CONF / "data").glob("*.yaml") if "\nwrong:" in file.read_text()
+    } == of_classes
+    with pytest.raises(Refusal, match="of one class each"):
+        arrays(file=save(tmp_path / "b.npz", y_train=np.zeros(9), y_test=np.ones(4)), wrong=2)
+
+
 @needs_cifar
 def test_cifar10_is_the_first_images_standardized_over_all_50000():
     from torchvision.datasets import CIFAR10
 
-    d = cifar10(CIFAR, train_examples=200, test_examples=100, standardized="pixel")
+    d = cifar10(CIFAR, wrong=None, train_examples=200, test_examples=100, standardized="pixel")
     raw = CIFAR10(str(CIFAR), train=True, download=False)
     x = raw.data.transpose(0, 3, 1, 2)[:200].astype(np.float64) / 255
     mean = raw.data.mean(0, dtype=np.float64).transpose(2, 0, 1) / 255
     std = raw.data.std(0, dtype=np.float64).transpose(2, 0, 1) / 255
     assert np.allclose(d.x_train.numpy(), (x - mean) / std, atol=1e-4)
     assert d.y_train.argmax(1).tolist() == raw.targets[:200] and d.x_test.shape == (100, 3, 32, 32)
-    channel = cifar10(CIFAR, train_examples=200, test_examples=100, standardized="channel")
+    channel = cifar10(CIFAR, wrong=None, train_examples=200, test_examples=100, standardized="channel")
     mean, std = raw.data.mean((0, 1, 2)) / 255, raw.data.std((0, 1, 2)) / 255
     assert np.allclose(channel.x_train.numpy(), (x - mean[:, None, None]) / std[:, None, None], atol=1e-4)
     with pytest.raises(Refusal):
-        cifar10(CIFAR, train_examples=50_001, test_examples=1, standardized="none")
+        cifar10(CIFAR, wrong=None, train_examples=50_001, test_examples=1, standardized="none")
 
 
 def save(path, **changes):
@@ -126,9 +147,9 @@ def save(path, **changes):
 
 
 def test_arrays_take_classes_and_real_targets(tmp_path):
-    d = arrays(file=save(tmp_path / "a.npz"))
+    d = arrays(wrong=None, file=save(tmp_path / "a.npz"))
     assert d.classes and d.y_train.shape == (9, 3) and d.x_train.dtype == torch.float64  # as in the file
-    d = arrays(file=save(tmp_path / "b.npz", y_train=np.zeros(9), y_test=np.ones(4)))
+    d = arrays(wrong=None, file=save(tmp_path / "b.npz", y_train=np.zeros(9), y_test=np.ones(4)))
     assert not d.classes and d.y_train.shape == (9, 1)
 
 
@@ -148,13 +169,13 @@ def test_arrays_take_classes_and_real_targets(tmp_path):
 )
 def test_arrays_refuse_what_they_cannot_use(tmp_path, changes, words):
     with pytest.raises(Refusal, match=words):
-        arrays(file=save(tmp_path / "a.npz", **changes))
+        arrays(wrong=None, file=save(tmp_path / "a.npz", **changes))
 
 
 def test_arrays_refuse_a_file_that_is_no_archive(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"nothing")
     with pytest.raises(Refusal, match="not a readable"):
-        arrays(file=tmp_path / "a.npz")
+        arrays(wrong=None, file=tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("name", ["uv", "hadamard", "squares", "least_squares", "matrix_sensing", "teacher"])

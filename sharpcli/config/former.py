@@ -35,6 +35,13 @@ DROPPED = ("sha256",)  # of a data part: the content's hash is the identity of a
 
 # settings that a part took on later: null means what it did before, and names no other run
 ADDED = {
+    "sharpcli.data.arrays.arrays": ("wrong",),
+    "sharpcli.data.cifar10.cifar10": ("wrong",),
+    "sharpcli.data.cifar100.cifar100": ("wrong",),
+    "sharpcli.data.fashion_mnist.fashion_mnist": ("wrong",),
+    "sharpcli.data.image_folder.image_folder": ("wrong",),
+    "sharpcli.data.mnist.mnist": ("wrong",),
+    "sharpcli.data.svhn.svhn": ("wrong",),
     "sharpcli.problems.relu.teacher": ("teacher_depth",),
     "sharpcli.models.timm.timm": ("img_size",),
     "sharpcli.optimizers.sam.SAM": (

@@ -3,11 +3,13 @@ set is downloaded into; a part without a download leaves the parameter out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from sharpcli.errors import Refusal
 
 IGNORED = -100  # a target that does not count, as PyTorch writes it
 Standardize = Literal["pixel", "channel", "none"]
@@ -30,6 +32,27 @@ class Dataset:
     y_test: Tensor
     classes: bool
     outputs: int | None = None
+
+
+def with_wrong(data: Dataset, wrong: int | None) -> Dataset:
+    """The data set whose training examples are also the first `wrong` test examples, each with the label of
+    the next class (the first after the last); None: none.
+
+    A network that fits them is at a bad minimum, to start from (Damian, Ma & Lee 2021, arXiv:2106.06530,
+    section 6). Test scores then include these examples. Refuses more than there are test examples, and
+    targets that are no classes.
+    """
+    if not wrong:
+        return data
+    if not data.classes or data.outputs is not None:
+        raise Refusal(
+            f"data.wrong={wrong}: for examples of one class each, and these have none; leave it out"
+        )
+    if not 0 < wrong <= len(data.x_test):
+        raise Refusal(f"data.wrong={wrong}: 0 to {len(data.x_test)}, the number of test examples")
+    x = torch.cat([data.x_train, data.x_test[:wrong]])
+    y = torch.cat([data.y_train, data.y_test[:wrong].roll(1, dims=1)])
+    return replace(data, x_train=x, y_train=y)
 
 
 def standardize(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:

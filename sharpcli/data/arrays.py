@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sharpcli.data import Dataset, one_hot
+from sharpcli.data import Dataset, one_hot, with_wrong
 from sharpcli.data.npz import exact, read
 from sharpcli.errors import Refusal
 
@@ -18,16 +18,16 @@ NAMES = ("x_train", "y_train", "x_test", "y_test")
 MOST_CLASSES = 1_000_000
 
 
-def arrays(*, file: Path) -> Dataset:
+def arrays(*, file: Path, wrong: int | None) -> Dataset:
     """Inputs x [n, ...], used as they are, and targets y: integers [n] are classes counted from 0, floats [n]
     or [n, C] are real-valued. Floats keep their precision (half precision becomes float32), and integer
     inputs stay integers.
 
     The classes are those of y_train: every one from 0 to the largest must occur, and y_test has no other. A
     number `classes` in the file says how many there are, and then some need not occur: for the outputs of a
-    network that was trained on more data. Refuses a file without the four arrays, arrays of anything but
-    finite numbers, unequal lengths or shapes, inputs without a dimension beside n, classes other than these,
-    a single class, and targets of other shapes.
+    network that was trained on more data. `wrong` as in `with_wrong`. Refuses a file without the four arrays,
+    arrays of anything but finite numbers, unequal lengths or shapes, inputs without a dimension beside n,
+    classes other than these, a single class, and targets of other shapes.
     """
     values = read(file, NAMES, number="classes")
     classes = int(values["classes"]) if "classes" in values else None
@@ -43,7 +43,7 @@ def arrays(*, file: Path) -> Dataset:
         raise Refusal(f"{file}: classes is {classes} and y_train real-valued; save classes as integers")
     else:
         y_train, y_test = (_real(file, name, values[name]) for name in ("y_train", "y_test"))
-    return Dataset(x_train, y_train, x_test, y_test, has_classes)
+    return with_wrong(Dataset(x_train, y_train, x_test, y_test, has_classes), wrong)
 
 
 def _check_shapes(file: Path, values: dict[str, NDArray[Any]]) -> None:

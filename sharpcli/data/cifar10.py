@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sharpcli.data import Dataset, Standardize, one_hot, standardize
+from sharpcli.data import Dataset, Standardize, one_hot, standardize, with_wrong
 from sharpcli.errors import Refusal
 
 TRAIN_IMAGES, TEST_IMAGES = 50_000, 10_000
@@ -16,13 +16,21 @@ DOWNLOAD_TIMEOUT = 20  # seconds without an answer after which a download is giv
 IMAGES_AT_ONCE = 5000  # the sums for mean and variance are over integers of 8 bytes, made of so many images
 
 
-def cifar10(folder: Path, *, train_examples: int, test_examples: int, standardized: Standardize) -> Dataset:
+def cifar10(
+    folder: Path,
+    *,
+    train_examples: int,
+    test_examples: int,
+    standardized: Standardize,
+    wrong: int | None,
+) -> Dataset:
     """The first `train_examples` training and the first `test_examples` test images, [n, 3, 32, 32].
 
     `standardized=pixel` subtracts from each of the 3,072 numbers of an image its mean and divides it by its
     standard deviation, both over all 50,000 training images; `channel` does so with one mean and one standard
-    deviation a colour; `none` leaves numbers in [0, 1]. The files are downloaded once into `folder`. Refuses
-    sizes out of range, and files that are missing or damaged where they cannot be downloaded.
+    deviation a colour; `none` leaves numbers in [0, 1]. `wrong` as in `with_wrong`. The files are
+    downloaded once into `folder`. Refuses sizes out of range, and files that are missing or damaged where
+    they cannot be downloaded.
     """
     for name, size, most in (("train", train_examples, TRAIN_IMAGES), ("test", test_examples, TEST_IMAGES)):
         if not 0 < size <= most:
@@ -33,7 +41,8 @@ def cifar10(folder: Path, *, train_examples: int, test_examples: int, standardiz
     y_train = one_hot(labels[:train_examples], 10)
     x, labels = _read(folder, train=False)
     x_test = standardize(_scaled(x[:test_examples]), mean, std)
-    return Dataset(x_train, y_train, x_test, one_hot(labels[:test_examples], 10), classes=True)
+    data = Dataset(x_train, y_train, x_test, one_hot(labels[:test_examples], 10), classes=True)
+    return with_wrong(data, wrong)
 
 
 def _read(folder: Path, train: bool) -> tuple[Tensor, Tensor]:

@@ -2,12 +2,19 @@
 
 from pathlib import Path
 
-from sharpcli.data import Dataset, Standardize
+from sharpcli.data import Dataset, Standardize, with_wrong
 from sharpcli.data.images import torchvision_images
 
 
 def cifar100(
-    folder: Path, *, train_examples: int | None, test_examples: int | None, standardized: Standardize
+    folder: Path,
+    *,
+    train_examples: int | None,
+    test_examples: int | None,
+    standardized: Standardize,
+    wrong: int | None,
 ) -> Dataset:
-    """The first `train_examples` training and `test_examples` test images, as in `torchvision_images`."""
-    return torchvision_images(folder, "CIFAR100", train_examples, test_examples, standardized)
+    """The first `train_examples` training and `test_examples` test images, as in `torchvision_images`;
+    `wrong` as in `with_wrong`."""
+    images = torchvision_images(folder, "CIFAR100", train_examples, test_examples, standardized)
+    return with_wrong(images, wrong)

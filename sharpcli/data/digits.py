@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sharpcli.data import Dataset, one_hot, standardize
+from sharpcli.data import Dataset, one_hot, standardize, with_wrong
 from sharpcli.errors import Refusal
 
 IMAGES = 1797
@@ -19,24 +19,18 @@ def digits(*, train_examples: int, wrong: int) -> Dataset:
     """The first `train_examples` images [n, 1, 8, 8] are the training set, all others the test set; every
     pixel is standardized to mean 0 and variance 1 over these training images.
 
-    The first `wrong` test images are added to the training set with label (y + 1) mod 10. A network that fits
-    them is at a bad minimum, to start from (Damian, Ma & Lee 2021, arXiv:2106.06530, section 6). Test scores
-    then include these images. Refuses a training or test set without images, and more wrong images than test
-    images.
+    `wrong` as in `with_wrong`. Refuses a training or test set without images.
     """
     if not 0 < train_examples < IMAGES:
         raise Refusal(
             f"data.train_examples={train_examples}: digits has {IMAGES} images; take 1 to {IMAGES - 1}"
         )
-    if not 0 <= wrong <= IMAGES - train_examples:
-        raise Refusal(f"data.wrong={wrong}: 0 to {IMAGES - train_examples}, the test images that are left")
     images, labels = _read()
     x = torch.from_numpy(images).float()[:, None]
     y = one_hot(torch.from_numpy(labels), 10)
     n = train_examples
     standardize(x, x[:n].mean(0), x[:n].std(0, correction=0))
-    y_train = torch.cat([y[:n], y[n : n + wrong].roll(1, dims=1)])  # one class later: (y + 1) mod 10
-    return Dataset(x[: n + wrong], y_train, x[n:], y[n:], classes=True)
+    return with_wrong(Dataset(x[:n], y[:n], x[n:], y[n:], classes=True), wrong)
 
 
 def _read() -> tuple[np.ndarray, np.ndarray]:

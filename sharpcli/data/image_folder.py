@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpcli.data import Dataset, Standardize
+from sharpcli.data import Dataset, Standardize, with_wrong
 from sharpcli.data.images import dataset
 from sharpcli.errors import Refusal
 
@@ -16,13 +16,20 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".
 
 
 def image_folder(
-    *, file: Path, size: int, gray: bool, test_share: float, standardized: Standardize
+    *,
+    file: Path,
+    size: int,
+    gray: bool,
+    test_share: float,
+    standardized: Standardize,
+    wrong: int | None,
 ) -> Dataset:
     """Images in a folder, one folder for each class: `<file>/train/<class>/*` and `<file>/test/<class>/*`, or
     `<file>/<class>/*`, of which the last `test_share` of each class are test images.
 
-    Each image is resized, and cropped in the middle, to `size` x `size` pixels. Refuses a folder without
-    classes or images, files that are no images, and shares out of [0, 1).
+    Each image is resized, and cropped in the middle, to `size` x `size` pixels. `wrong` as in
+    `with_wrong`. Refuses a folder without classes or images, files that are no images, and shares out of
+    [0, 1).
     """
     if size < 1 or not 0 <= test_share < 1:
         raise Refusal(
@@ -43,7 +50,8 @@ def image_folder(
         test = {name: files[kept[name] :] for name, files in train.items()}
         train = {name: files[: kept[name]] for name, files in train.items()}
     loaded = [_load(split, classes, size, gray) for split in (train, test)]
-    return dataset(loaded[0], loaded[1], None, None, standardized, len(classes))
+    images = dataset(loaded[0], loaded[1], None, None, standardized, len(classes))
+    return with_wrong(images, wrong)
 
 
 def _files(folder: Path) -> dict[str, list[Path]]:
