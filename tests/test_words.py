@@ -381,6 +381,25 @@ def test_a_batch_larger_than_the_data_and_a_run_of_no_steps_are_remarked(sharp, 
     assert "training examples" not in said.err and "nothing" not in said.err
 
 
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("optimizer=switch optimizer.at=4", "optimizer.at=4: of 4 steps all are GD's"),
+        ("optimizer=switch optimizer.at=0 optimizer@optimizer.after=sam", "of 4 steps all are SAM's"),
+        ("optimizer=averaging optimizer.start=5", "the run has 4 steps, and no weights are averaged"),
+        ("optimizer=sam optimizer.m=21 batch_size=20", "optimizer.m=21: a batch has 20 examples"),
+        ("optimizer=clipping optimizer@optimizer.base=switch optimizer.base.at=9", "of 4 steps all are GD's"),
+        ("optimizer=sam optimizer.m=20 batch_size=20", ""),
+        ("optimizer=switch optimizer.at=3", ""),
+        ("optimizer=averaging optimizer.start=4", ""),
+    ],
+)
+def test_a_setting_of_a_rule_that_changes_nothing_is_remarked(sharp, folder, words, said):
+    of_run = sharp("train", *TINY, "steps=4", "measure=[scores]", *words.split())
+    assert of_run.code == 0 and said in of_run.err
+    assert said or not any(word in of_run.err for word in ("optimizer.at", "optimizer.start", "optimizer.m="))
+
+
 def test_the_ascent_radius_of_a_measure_is_that_of_the_run():
     words = ["method=sam", "optimizer.rho=0.3", "measure=[sam_sharpness,sam_flow]"]
     measured = check(compose(words), words).config["measure"]

@@ -23,6 +23,7 @@ from sharpcli.engine.train import Lane, Position, begin, resume, train, wrong_ro
 from sharpcli.errors import InOtherHands, Interrupted, Refusal, signals
 from sharpcli.jsonl import Row
 from sharpcli.landscape.distributed import Processes, processes
+from sharpcli.optimizers import remarks
 from sharpcli.provenance import provenance
 from sharpcli.run import FINISHED, Run, find, locked
 
@@ -80,6 +81,8 @@ def _note_odd(checked: Checked, experiment: Experiment, console: Console) -> Non
     size, n = checked.config["batch_size"], len(experiment.problem.examples[1])
     if size != "full" and size > n:
         console.note(f"batch_size={size}: more than the {n} training examples; each batch is all of them")
+    for remark in remarks(experiment.optimizer, experiment.steps, experiment.minibatches.batch_size):
+        console.note(remark)
     if not experiment.steps:
         console.note(f"steps={checked.config['steps']}: nothing is trained; the start is measured")
 

@@ -12,6 +12,7 @@ rule that lacks one has nothing to say there.
 | `average(state)` | an average [D] of the weights, measured beside them | none is measured |
 | `full_batch = True` | that it is defined for the loss of all examples alone | any batch |
 | `exact_gradient = True` | that it solves to a tolerance, beyond half precision | any precision |
+| `remark(steps, batch_size)` | a setting that changes nothing in such a run, or None | no remark |
 | `compiled()` | its `Rule`, for toys whose steps are compiled | the general path |
 
 The functions below ask a rule, whoever wrote it.
@@ -147,6 +148,15 @@ def stepped(rule: Optimizer, w: Tensor, state: State, grad: Grad, lr: float) -> 
 def needs_full_batch(rule: Any) -> bool:
     """Whether the rule is defined for the loss of all examples alone."""
     return bool(getattr(rule, "full_batch", False))
+
+
+def remarks(rule: Any, steps: int, batch_size: int) -> list[str]:
+    """What the rule, and those that it is made around, say of settings that change nothing in a run of so
+    many steps and examples a batch."""
+    inside = [value for value in getattr(rule, "__dict__", {}).values() if hasattr(value, "step")]
+    own = rule.remark(steps, batch_size) if callable(getattr(rule, "remark", None)) else None
+    of_inside = [line for inner in inside for line in remarks(inner, steps, batch_size)]
+    return of_inside if own is None else [own, *of_inside]
 
 
 def needs_exact_gradient(rule: Any) -> bool:

@@ -71,6 +71,11 @@ class Averaging:
             average = average + share * (w - average) if averaged > 1 else w
         return w, (torch.tensor([taken, averaged], device=w.device), average.clone(), *after)
 
+    def remark(self, steps: int, batch_size: int) -> str | None:
+        """Where no weights are averaged."""
+        over = f"optimizer.start={self.start}: the run has {steps} steps, and no weights are averaged"
+        return over if self.start > steps else None
+
     def average(self, state: State) -> Tensor:
         """The average a [D]."""
         return state[1]

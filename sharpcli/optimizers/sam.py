@@ -89,6 +89,12 @@ class SAM:
                 "optimizer.adaptive and optimizer.normalized=false"
             )
 
+    def remark(self, steps: int, batch_size: int) -> str | None:
+        """Where the groups of m are the whole batch."""
+        if self.m is None or self.m <= batch_size:
+            return None
+        return f"optimizer.m={self.m}: a batch has {batch_size} examples, and each batch is one group"
+
     def init(self, w: Tensor) -> State:
         mean = () if self.friendly is None else (torch.zeros_like(w),)
         return *started(self.base, w), *mean

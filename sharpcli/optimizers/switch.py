@@ -68,6 +68,13 @@ class Switch:
         before, after = flow_step(self.before, lr), flow_step(self.after, lr)
         return before if before == after else None
 
+    def remark(self, steps: int, batch_size: int) -> str | None:
+        """Where the rule never changes, or changes before the first step."""
+        if 0 < self.at < steps:
+            return None
+        kept = type(self.before if self.at else self.after).__name__
+        return f"optimizer.at={self.at}: of {steps} steps all are {kept}'s"
+
     def _active(self, state: State) -> tuple[Any, State, int, int]:
         """The rule of the next step, its state, and where this lies in the whole state: from, to."""
         taken, parts_of_before = state[0].tolist()
