@@ -71,6 +71,7 @@ def _inside(module: str, roots: Sequence[str]) -> bool:
     return any(module == root or module.startswith(root + ".") for root in roots)
 
 
+@functools.lru_cache  # a run of many replicas asks of each
 def hyperparameters(target: Target) -> tuple[dict[str, Any], list[str], list[str]]:
     """(type hints, needed names, allowed names) of the parameters that yaml sets: the keyword-only ones of a
     function, all of a class. A parameter with a default is not needed; the parts of this package have no
@@ -84,12 +85,14 @@ def hyperparameters(target: Target) -> tuple[dict[str, Any], list[str], list[str
     return _hints(target), needed, [p.name for p in taken]
 
 
+@functools.lru_cache
 def positional(target: Target) -> list[str]:
     """The names of what the lab supplies to a part."""
     parameters = inspect.signature(target).parameters.values()
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
+@functools.lru_cache
 def optional(target: Target) -> list[str]:
     """Those of the supplied parameters that a part can do without: they may be None."""
     hints = _hints(target)
