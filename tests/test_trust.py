@@ -157,7 +157,7 @@ def test_a_run_with_an_interpolation_in_a_path_is_measured_with_that_very_path(s
 
 def test_a_pipe_is_no_file(folder):
     os.mkfifo("pipe")
-    data = {"_target_": "sharpcli.data.arrays.arrays", "file": str(folder / "pipe")}
+    data = {"_target_": "sharpcli.data.arrays.arrays", "file": str(folder / "pipe"), "wrong": None}
     with pytest.raises(Refusal, match="a pipe or a device"):
         check(stored(config(data=data)), [])
 
