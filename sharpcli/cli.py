@@ -274,11 +274,17 @@ def claim_power(
     Example: sharp claim power label_noise_constant sam_radius
     """
     from sharpcli.claims.claim import chosen, powers
-    from sharpcli.claims.verdicts import power_lines
+    from sharpcli.claims.verdicts import power_lines, would_change
 
     names, overrides = _split(words or [])
-    for claim, broken, of_checks in powers(chosen(names, tier), _only_runs_dir(overrides), jobs, _tell):
-        print("\n".join(power_lines(claim, broken, of_checks)), flush=True)
+    agains = []
+    for claim, broken, of_checks, again in powers(
+        chosen(names, tier), _only_runs_dir(overrides), jobs, _tell
+    ):
+        agains.append(again)
+        print("\n".join(power_lines(claim, broken, of_checks, again)), flush=True)
+    if len(agains) > 1:
+        print(would_change(agains))
 
 
 @claims.command("show")

@@ -7,6 +7,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -14,7 +15,7 @@ import yaml
 from conftest import CIFAR, needs_cifar
 
 from sharpcli import CONF
-from sharpcli.claims import checks, evidence, power, verdicts
+from sharpcli.claims import checks, evidence, findings, power, verdicts
 from sharpcli.claims import claim as claims
 from sharpcli.config.check import check as checked_config
 from sharpcli.config.folders import options
@@ -484,15 +485,78 @@ def test_the_power_of_a_check_is_the_factors_that_it_bears():
     assert (ratio.low, ratio.high) == (pytest.approx(quotient / 6), pytest.approx(quotient / 5))
     assert two.turned_by(0.5) and not two.turned_by(1.2) and two.turned_by(2.1)
     assert not fails.turned_by(2.0) and not none.turned_by(0.5) and most.turned_by(0.5)
-    lines = verdicts.power_lines(claim, {}, [two, least, most, none, fails])
+    sure = power.Again(0.9, "y: 1 to 2", 0.95, 1)
+    lines = verdicts.power_lines(claim, {}, [two, least, most, none, fails], sure)
+    said = "the same verdict with probability 0.90; least sure, 0.95: y: 1 to 2; without 1 of unknown spread"
+    assert lines.pop() == f"  under other seeds: {said}"
     assert lines[0] == "sam_radius: turned by x 1/2, 1/1.2, 2; it names no wrong constant"
     ends = ("factors from 0.9 to 2", "at most 1.6", "at least 0.72", "holds for any factor", "does not hold")
     assert all(line.endswith(end) for line, end in zip(lines[1:], ends, strict=True))
-    said = verdicts.power_lines(claim, {"x 2": ["y: 1 to 2"], "x 3": []}, [none])
+    unknown = power.Again(1.0, "", 1.0, 3)
+    said = verdicts.power_lines(claim, {"x 2": ["y: 1 to 2"], "x 3": []}, [none], unknown)
+    assert said.pop() == "  under other seeds: no spread over runs is known"
     assert said[0].startswith(
         "sam_radius: NO POWER: a wrong constant turns no check; no factor from 1/2 to 2"
     )
     assert said[1:3] == ["  broken: x 2: turns y: 1 to 2", "  broken: x 3: turns NO check"]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"kind": "within", "value": "y", "of": "a", "statistic": "mean", "between": [-0.5, 0.7]},
+        {"kind": "within", "value": "y", "of": "a", "between": [-0.5, None]},
+        {"kind": "ratio", "value": "10 + y", "of": "a", "to": "b", "between": [0.95, 1.6]},
+        {"kind": "slope", "x": "x", "y": "exp(y)", "of": "a", "between": [-9.0, 0.5]},
+    ],
+)
+def test_how_often_other_seeds_hold_again_is_as_often_as_they_do(setting):
+    """Of many claims whose number lies anywhere about the bounds: what the first runs say of the second."""
+    rng = np.random.default_rng(0)
+    check, said, held = findings.built(setting, "of noise"), [], []
+    for _ in range(200):
+        shift = rng.uniform(-4, 4)
+        first, second = (check(drawn(rng, shift)) for _ in range(2))
+        said.append(first.again)
+        held.append(second.holds)
+    assert np.mean(said) == pytest.approx(np.mean(held), abs=0.08)
+    where_held, where_not = (np.mean(np.array(said)[np.array(held) == value]) for value in (True, False))
+    assert where_held > where_not + 0.1
+
+
+def drawn(rng, shift):
+    """Rows of five runs in each of two parts, a number y of each by the normal law about `shift` x / 3 in the
+    first part and 0 in the second."""
+    runs = pd.DataFrame({"part": ["a"] * 5 + ["b"] * 5, "seed": [*range(5), *range(10, 15)], "step": 0})
+    x = np.array([1, 2, 3, 4, 5] * 2)
+    mean = np.where(runs["part"] == "a", shift * (1 + np.log(x / 3) / 3), 0.0)
+    return runs.assign(run=[f"r{i}" for i in range(10)], x=x, y=mean + rng.normal(size=10))
+
+
+def test_other_seeds_are_as_far_away_as_two_means_or_two_runs_are():
+    """Of five runs: Student's t with 4 degrees of freedom, in units of sqrt(2/5) s and of sqrt(1 + 1/5) s."""
+    frame = drawn(np.random.default_rng(1), 0.0)
+    y = frame["y"][:5]
+    t_90 = 1.5332  # 90 % of Student's law lie below
+    bound = float(y.mean() + t_90 * y.std() * (2 / 5) ** 0.5)
+    setting = {"kind": "within", "value": "y", "of": "a", "between": [None, bound]}
+    assert findings.finding({**setting, "statistic": "mean"}, frame, "")["again"] == pytest.approx(0.9, 1e-4)
+    setting["between"] = [float(y.mean() - t_90 * y.std() * (6 / 5) ** 0.5), None]
+    assert findings.finding(setting, frame, "")["again"] == pytest.approx(0.9**5, 1e-3)
+    assert findings.finding({**setting, "statistic": "median"}, frame, "")["again"] is None
+    instead = {**setting, "statistic": "mean", "between": [9, None], "instead": [None, bound]}
+    assert findings.finding(instead, frame, "")["again"] == pytest.approx(0.9, 1e-4)
+
+
+def test_a_verdict_is_as_sure_as_all_its_outcomes():
+    def found(asked, again):
+        return {"asked": asked, "again": again}
+
+    sure = power.again([found("a", 0.9), found("b", None)], [found("c", 0.2)])
+    assert sure == power.Again(pytest.approx(0.72), "not c", pytest.approx(0.8), 1)
+    assert verdicts.would_change([sure, power.Again(1.0, "", 1.0, 0)]) == (
+        "under other seeds 0.3 of 2 verdicts are expected to change"
+    )
 
 
 def test_the_power_of_a_claim_by_the_command_line(sharp, folder):

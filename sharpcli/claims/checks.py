@@ -30,7 +30,9 @@ Reduce = Literal["last", "first", "max", "min", "median", "mean", "late"]
 class Finding:
     """The result of a check: whether it `holds`, the number that was `measured` with its `spread` (one
     standard deviation over the `runs` runs, where the check does not say otherwise), the question that was
-    `asked` as text, and whether every run had a number (`evidence`). `half_width` is half the width of the 95
+    `asked` as text, and whether every run had a number (`evidence`). `again` is the probability that as many
+    runs with other seeds hold too, if the numbers are normal; None where their spread is not known.
+    `half_width` is half the width of the 95
     % interval of `measured`, by Student's t with the degrees of freedom of its standard error; None where
     there is no such error, as where each run is judged by itself."""
 
@@ -41,6 +43,7 @@ class Finding:
     asked: str
     evidence: bool = True
     half_width: float | None = None
+    again: float | None = None
 
     @classmethod
     def nothing(cls, asked: str, runs: int) -> Finding:
@@ -84,9 +87,38 @@ def within(
         measured = float(statistics[~inside].iloc[0] if not inside.all() else statistics.mean())
     asked = _question(_subject(value, of, reduce, statistic), between, predicted)
     found = _finding(bool(len(by_runs)) and bool(inside.all()), measured, by_runs, asked)
-    if statistic != "mean" or len(of_part) > 1 or not found.evidence or found.spread is None:
+    if not found.evidence or statistic not in ("each", "mean"):
+        return found
+    part_of = frame.groupby("run")["part"].first()
+    again = [_of_part_again(v, between, statistic == "mean") for _, v in by_runs.groupby(part_of)]
+    found = replace(found, again=None if None in again else math.prod(p for p in again if p is not None))
+    if statistic == "each" or len(of_part) > 1 or found.spread is None:
         return found
     return replace(found, half_width=_student(found.runs - 1) * found.spread / found.runs**0.5)
+
+
+def _of_part_again(numbers: pd.Series, between: list[float | None], of_mean: bool) -> float | None:
+    """The probability that as many further runs of a part have a mean, or each a number, in `between`."""
+    n = len(numbers)
+    if n < 2:
+        return None
+    mean, spread = float(numbers.mean()), float(numbers.std())
+    if of_mean:
+        return _again(mean, spread * (2 / n) ** 0.5, n - 1, between)
+    return float(_again(mean, spread * (1 + 1 / n) ** 0.5, n - 1, between) ** n)
+
+
+def _again(value: float, error: float, freedom: int, between: list[float | None]) -> float:
+    """The probability that another value lies in `between`, whose difference from this one is `error` times a
+    number by Student's t."""
+    from scipy.stats import t
+
+    if error == 0:
+        return float(_inside(value, between))
+    low, high = between
+    below = 0.0 if low is None else float(t.cdf((low - value) / error, freedom))
+    above = 0.0 if high is None else float(t.sf((high - value) / error, freedom))
+    return max(0.0, 1 - below - above)
 
 
 def _subject(value: str, of: str, reduce: str, statistic: str) -> str:
@@ -152,8 +184,18 @@ def extrapolated(
 def _fitted(value: float, error: float, between: list[float | None], points: int, asked: str) -> Finding:
     """The finding of a coefficient of a straight line through `points` points, with its standard error, which
     is one from 4 points on."""
-    half_width = _student(points - 2) * error if points >= LEAST_POINTS else None
-    return Finding(_inside(value, between), value, error, points, asked, half_width=half_width)
+    if points < LEAST_POINTS:
+        return Finding(_inside(value, between), value, error, points, asked)
+    return _estimated(value, error, points - 2, between, points, asked)
+
+
+def _estimated(
+    value: float, error: float, freedom: int, between: list[float | None], runs: int, asked: str
+) -> Finding:
+    """The finding of a value with a standard error, of so many degrees of freedom."""
+    again = _again(value, error * 2**0.5, freedom, between)
+    half_width = _student(freedom) * error
+    return Finding(_inside(value, between), value, error, runs, asked, half_width=half_width, again=again)
 
 
 def _student(freedom: int) -> float:
@@ -184,8 +226,9 @@ def ratio(
     error = _ratio_error(frame, above, below)
     # of independent means the degrees of freedom are at least those of the smaller sample
     freedom = min(len(above), len(below)) - 1
-    half_width = None if error is None else _student(freedom) * error
-    return Finding(_inside(quotient, between), quotient, error, len(above), asked, half_width=half_width)
+    if error is None:
+        return Finding(_inside(quotient, between), quotient, None, len(above), asked)
+    return _estimated(quotient, error, freedom, between, len(above), asked)
 
 
 def _ratio_error(frame: pd.DataFrame, above: pd.Series, below: pd.Series) -> float | None:
@@ -242,11 +285,10 @@ def rank_correlation(
         return Finding.nothing(asked, len(pairs))
     n, known = len(of_seeds), by_seed[np.isfinite(by_seed)]
     spread = float(np.std(known, ddof=1)) if len(known) > 1 else None
-    half_width = None
-    if n > 1 and np.isfinite(without).all():
-        error = float(((n - 1) / n * ((without - without.mean()) ** 2).sum()) ** 0.5)
-        half_width = _student(n - 1) * error
-    return Finding(_inside(tau, between), tau, spread, len(pairs), asked, half_width=half_width)
+    if n < 2 or not np.isfinite(without).all():
+        return Finding(_inside(tau, between), tau, spread, len(pairs), asked)
+    error = float(((n - 1) / n * ((without - without.mean()) ** 2).sum()) ** 0.5)
+    return replace(_estimated(tau, error, n - 1, between, len(pairs), asked), spread=spread)
 
 
 def _granulated_tau(pairs: pd.DataFrame, settings: pd.DataFrame, over: list[str]) -> float:

@@ -22,7 +22,7 @@ from sharpcli.claims.evidence import (
 )
 from sharpcli.claims.findings import built, finding
 from sharpcli.claims.history import not_in_history, registration
-from sharpcli.claims.power import Power, broken_of, of_claim, turned
+from sharpcli.claims.power import Again, Power, again, broken_of, of_claim, turned
 from sharpcli.config.build import part
 from sharpcli.config.check import typed
 from sharpcli.config.folders import options, yaml_files
@@ -196,17 +196,22 @@ def check(
 
 def powers(
     claims: Sequence[Claim], runs_dir: Path, jobs: int, tell: Callable[[str], Any]
-) -> Iterator[tuple[Claim, dict[str, list[str]], list[Power]]]:
+) -> Iterator[tuple[Claim, dict[str, list[str]], list[Power], Again]]:
     """Runs what is missing of all claims, as a check of them does, and yields for each claim what the checks
-    ask that each of its wrong constants turns, and the power of each check."""
+    ask that each of its wrong constants turns, the power of each check, and how sure the verdict is under
+    other seeds."""
     for claim in claims:
         _rehearse(claim)
     for number, paths, _ in finish(claims, runs_dir / "claims", jobs, tell):
         claim = claims[number]
         as_measured = measured(claim, paths)
         frame = with_columns(claim, as_measured)
-        found = [finding(check, frame, claim.id) for check in claim.check]
-        yield claim, _turned(claim, found, as_measured), of_claim(claim, claim.check, frame)
+        premises, found, controls = (
+            [finding(check, frame, claim.id) for check in group]
+            for group in (claim.premise, claim.check, claim.control)
+        )
+        of_checks = of_claim(claim, claim.check, frame)
+        yield claim, _turned(claim, found, as_measured), of_checks, again([*premises, *found], controls)
 
 
 def _turned(claim: Claim, found: Sequence[Mapping[str, Any]], frame: pd.DataFrame) -> dict[str, list[str]]:

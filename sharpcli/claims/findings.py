@@ -30,7 +30,7 @@ KINDS = [
 def finding(check: Mapping[str, Any], frame: pd.DataFrame, name: str) -> dict[str, Any]:
     """What a check of the claim `name` finds: the fields of `Finding`; its number as `words`; `undecided`,
     whether its 95 % interval has both values with which the check holds and values with which it does not;
-    and `as_expected`.
+    `as_expected`; and `again`, the probability that other seeds are as expected.
 
     A check is expected to hold. One with `instead: [low, high]` is expected to fail, decidedly, by a number
     between these two.
@@ -39,11 +39,12 @@ def finding(check: Mapping[str, Any], frame: pd.DataFrame, name: str) -> dict[st
     said = {key: value for key, value in check.items() if key != "instead"}
     found = _finding(said, frame, name)
     undecided = _undecided(said, found)
-    as_expected = found.holds
+    as_expected, again = found.holds, found.again
     if instead is not None:
-        by_as_much = _finding({**said, "between": instead}, frame, name).holds
-        as_expected = not found.holds and not undecided and by_as_much
+        by_as_much = _finding({**said, "between": instead}, frame, name)
+        as_expected, again = not found.holds and not undecided and by_as_much.holds, by_as_much.again
     about = {"words": found.text, "undecided": undecided, "as_expected": as_expected, "instead": instead}
+    about["again"] = again
     return {**asdict(found), **about}
 
 

@@ -55,6 +55,29 @@ class Power:
         return self.holds and not (above and below)
 
 
+@dataclass(frozen=True)
+class Again:
+    """The `probability` that as many runs with other seeds give a claim's premises, checks and controls the
+    same outcome, as if their numbers were normal and independent of one another; what the `least` sure asks,
+    with its own probability; and of how many outcomes the spread is `unknown`, which are left out."""
+
+    probability: float
+    least: str
+    probability_of_least: float
+    unknown: int
+
+
+def again(found: Sequence[Mapping[str, Any]], controls: Sequence[Mapping[str, Any]]) -> Again:
+    """How sure what premises and checks have `found` is to be found again, and `controls` to fail again."""
+    outcomes = [(one["asked"], one["again"]) for one in found]
+    outcomes += [
+        (f"not {one['asked']}", None if one["again"] is None else 1 - one["again"]) for one in controls
+    ]
+    known = [(asked, probability) for asked, probability in outcomes if probability is not None]
+    least, of_least = min(known, key=lambda outcome: outcome[1], default=("", 1.0))
+    return Again(math.prod(p for _, p in known), least, of_least, len(outcomes) - len(known))
+
+
 def broken_of(claim: Claim) -> dict[str, Broken]:
     """The wrong constants that a claim names, by what they are. Refuses an entry that breaks nothing, and a
     check or a part that the claim does not have."""

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sharpcli.claims.claim import HOLDS, NOT_HERE, TIERS, Claim, Verdict, last, read
-from sharpcli.claims.power import FACTORS, Power
+from sharpcli.claims.power import FACTORS, Again, Power
 from sharpcli.config.folders import options
 from sharpcli.errors import Refusal, printable
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+SURE = 0.995  # a probability that is printed as 1.00
 
 
 def line(claim: Claim, verdict: Verdict) -> list[str]:
@@ -72,9 +75,11 @@ def _broken(constant: str, asked: Sequence[str]) -> str:
     return f"  broken: {constant}: " + (f"turns {'; '.join(asked)}" if asked else "turns NO check")
 
 
-def power_lines(claim: Claim, broken: Mapping[str, Sequence[str]], powers: Sequence[Power]) -> list[str]:
-    """Which checks the claim's wrong constants turn, which factors of what is predicted turn a check, and
-    which factors each check bears."""
+def power_lines(
+    claim: Claim, broken: Mapping[str, Sequence[str]], powers: Sequence[Power], again: Again
+) -> list[str]:
+    """Which checks the claim's wrong constants turn, which factors of what is predicted turn a check, which
+    factors each check bears, and how sure the verdict is under other seeds."""
     turning = [name for name, factor in FACTORS.items() if any(power.turned_by(factor) for power in powers)]
     said = f"turned by x {', '.join(turning)}" if turning else "no factor from 1/2 to 2 turns it"
     if not broken:
@@ -93,7 +98,23 @@ def power_lines(claim: Claim, broken: Mapping[str, Sequence[str]], powers: Seque
         else:
             bears = f"holds for factors from {ends[0]} to {ends[1]}"
         out.append(f"  check: {power.asked}: {bears}")
-    return out
+    return [*out, f"  under other seeds: {_again(again)}"]
+
+
+def _again(again: Again) -> str:
+    """How sure a verdict is under other seeds."""
+    if not again.least:
+        return "no spread over runs is known"
+    said = f"the same verdict with probability {again.probability:.2f}"
+    if again.probability_of_least < SURE:
+        said += f"; least sure, {again.probability_of_least:.2f}: {again.least}"
+    return said + (f"; without {again.unknown} of unknown spread" if again.unknown else "")
+
+
+def would_change(agains: Sequence[Again]) -> str:
+    """How many of some verdicts would change under other seeds, by what is expected."""
+    expected = sum(1 - again.probability for again in agains)
+    return f"under other seeds {expected:.1f} of {len(agains)} verdicts are expected to change"
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:
