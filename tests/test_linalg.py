@@ -458,6 +458,8 @@ def test_quadrature_has_the_moments_of_the_matrix_within_its_errors():
     grid = torch.linspace(-3, 12, 3000, dtype=torch.float64)
     curve, _ = found.curve(grid, 0.1)
     assert torch.trapezoid(curve, grid) == pytest.approx(1, abs=1e-3)
+    for same in (grid.numpy(), grid.tolist()):
+        assert torch.equal(found.curve(same, 0.1)[0], curve)
 
 
 @pytest.mark.parametrize(

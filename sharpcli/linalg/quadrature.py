@@ -4,6 +4,7 @@ Matrices, Moments and Quadrature, 2010; Ghorbani et al. 2019, arXiv:1901.10159).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
@@ -58,11 +59,10 @@ class Quadrature:
         largest = torch.cat([sizes.gather(1, i) for i in (below, above, next_above)], 1).amax(1, keepdim=True)
         return float(weight.mean()), float((weight * largest).mean())
 
-    def curve(
-        self, grid: Float[Tensor, " q"], width: Tensor | float
-    ) -> tuple[Float[Tensor, " q"], Float[Tensor, " q"]]:
-        """The density of the eigenvalues at the points of `grid`, each node smoothed to a Gaussian of
-        standard deviation `width`; and its standard error over probes."""
+    def curve(self, grid: Any, width: Tensor | float) -> tuple[Float[Tensor, " q"], Float[Tensor, " q"]]:
+        """The density of the eigenvalues at the points of `grid` (q numbers: a tensor, an array or a list),
+        each node smoothed to a Gaussian of standard deviation `width`; and its standard error over probes."""
+        grid = torch.as_tensor(grid, dtype=self.nodes.dtype, device=self.nodes.device)
         bells = torch.exp(-0.5 * ((grid[:, None, None] - self.nodes) / width) ** 2) / (
             width * (2 * torch.pi) ** 0.5
         )
