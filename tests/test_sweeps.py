@@ -126,6 +126,16 @@ def test_a_job_whose_process_is_killed_is_listed(process, net, folder):
     assert "2 of 2 jobs failed" in err.splitlines()[-1]  # the pool has ended with the process
 
 
+def test_two_jobs_of_a_cluster_share_a_sweep_of_toys(process, folder):
+    words = ("train", "problem=uv", "seed=range(0,8)", "steps=2000", "threads=1", "measure_every=even 3")
+    words += ("launcher=joblib", "launcher.n_jobs=1", "-m")
+    both = [process(*words) for _ in range(2)]
+    ended = [running.communicate(timeout=120) for running in both]
+    assert [running.returncode for running in both] == [0, 0], ended
+    assert sum(out.count(": complete\n") for out, _ in ended) == 8  # each trained by one of the two
+    assert len(list((folder / "runs").glob("*/metrics.jsonl"))) == 8
+
+
 def test_what_is_over_is_not_built_again_before_a_sweep(sharp, folder, monkeypatch):
     words = ("train", *SHORT, "lr=0.1,0.2", "-m")
     assert sharp(*words).code == 0
