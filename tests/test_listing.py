@@ -94,6 +94,9 @@ def test_two_runs_are_compared(sharp, runs):
     same = sharp("diff", a.name, a.name).out
     assert "same settings" in same and "the rows are the same at all 3 steps that both have" in same
     assert "takes two runs" in sharp("diff", a.name).refusal
+    assert sharp("train", *TINY, "steps=0", "runs_dir=once").code == 0
+    once = sharp("diff", "latest", "latest", "runs_dir=once").out
+    assert "the rows are the same at the only step that both have" in once
 
 
 def test_the_latest_and_the_best_run_have_names(sharp, runs):

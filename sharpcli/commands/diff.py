@@ -65,4 +65,6 @@ def parting(a: Run, b: Run, rows_a: Sequence[Row], rows_b: Sequence[Row]) -> str
                 )
     if not compared:
         return f"no step is measured in both: {printable(a.name)} and {printable(b.name)}"
+    if compared == 1:
+        return "the rows are the same at the only step that both have"
     return f"the rows are the same at all {compared} steps that both have"
