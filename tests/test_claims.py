@@ -2,9 +2,12 @@
 commands work."""
 
 import json
+import os
 import re
 import signal
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 import torch
 import yaml
 from conftest import CIFAR, needs_cifar
+from threadpoolctl import threadpool_info
 
 from sharpcli import CONF
 from sharpcli.claims import checks, evidence, findings, power, verdicts
@@ -689,6 +693,20 @@ LINE = {
         "match": False,
     },
 }
+
+
+@pytest.mark.parametrize("former", [None, "2"])
+def test_a_process_of_a_claim_computes_with_a_single_thread(monkeypatch, former):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if former is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", former)
+    with (
+        evidence.single_threads(),
+        ProcessPoolExecutor(1, get_context("spawn"), np.zeros, (1,)) as pool,
+    ):
+        threads = [library["num_threads"] for library in pool.submit(threadpool_info).result()]
+    assert set(threads) == {1}
+    assert os.environ.get("OMP_NUM_THREADS") == former
 
 
 def test_a_table_is_computed_from_the_runs_of_a_part_and_again_from_others(folder):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields
 from multiprocessing import get_context
 from pathlib import Path
@@ -160,9 +161,9 @@ def finish(
     spent, left = [0.0] * len(trials), [0] * len(trials)
     refused: dict[str, str] = {}  # by the reason, what was refused for it first
     faults: list[Exception] = []
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_in_pool)
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=signals.begin_worker)
     try:
-        with signals.raised():
+        with signals.raised(), single_threads():
             submitted: dict[str, Future[Made]] = {}
             for number, trial in enumerate(trials):
                 work = _work(trial, inside)
@@ -196,6 +197,20 @@ def finish(
             cancel_futures=True
         )  # waits: what is left over would be joined, and interrupted, at the very end
     _report(faults, refused, tell)
+
+
+@contextmanager
+def single_threads() -> Iterator[None]:
+    """Processes that are started within it compute with one thread each: libraries ask the environment as
+    they are loaded, which is before anything can be called in the process."""
+    former = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("OMP_NUM_THREADS")
+        if former is not None:
+            os.environ["OMP_NUM_THREADS"] = former
 
 
 def _report(faults: Sequence[Exception], refused: dict[str, str], tell: Callable[[str], Any]) -> None:
@@ -316,11 +331,6 @@ def made_at_of(path: str) -> str:
 
 
 # --- in a process of the pool ---
-
-
-def _in_pool() -> None:
-    signals.begin_worker()
-    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def _run(overrides: list[str], before: dict[str, list[str]]) -> Made:
