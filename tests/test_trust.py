@@ -87,7 +87,9 @@ HOSTILE = {
     "data as a measure": measuring("sharpcli.data.digits.digits", train_examples=9, wrong=0),
     "a measure as a problem": config(problem=SHARPNESS),
     "a check of claims as a measure": measuring("sharpcli.claims.tables.min_trace.min_trace"),
-    "a device that never ends": config(data={"_target_": "sharpcli.data.arrays.arrays", "file": "/dev/zero"}),
+    "a device that never ends": config(
+        data={"_target_": "sharpcli.data.arrays.arrays", "file": "/dev/zero", "wrong": None}
+    ),
     "hydra's own settings": config(hydra={"run": {"dir": "touched"}}),
     "a defaults list": config(defaults=[{"measure": "sharpness"}]),
     "an environment variable as a number": config(seed="${oc.env:HOME}"),

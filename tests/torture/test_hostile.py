@@ -194,10 +194,10 @@ CONFIGS = {
     "a folder": also(runs_dir="CANARY", data_dir="CANARY"),
     "a device": also(device="cuda:7", compile_products="true"),
     # files
-    "a pipe": also(data=part("sharpcli.data.arrays.arrays", file="pipe", train_examples=None)),
+    "a pipe": also(data=part("sharpcli.data.arrays.arrays", file="pipe", wrong=None)),
     "zeros without end": also(data=part("sharpcli.data.table.table", file="/dev/zero", test_fraction=0.1)),
-    "a file of another's": also(data=part("sharpcli.data.arrays.arrays", file="/etc/passwd")),
-    "a folder for a file": also(data=part("sharpcli.data.arrays.arrays", file="/")),
+    "a file of another's": also(data=part("sharpcli.data.arrays.arrays", file="/etc/passwd", wrong=None)),
+    "a folder for a file": also(data=part("sharpcli.data.arrays.arrays", file="/", wrong=None)),
     "a method elsewhere": also(method="../../../../../../../../tmp/x"),
     "a start elsewhere": also(init_from="../../evil.pt@0"),
     "a start by a pipe": also(init_from="pipe"),
