@@ -36,7 +36,7 @@ class Sharp:
 
     def __init__(self, overrides: list[str], device: str) -> None:
         self.experiment = experiment(*overrides, f"device={device}")
-        self.warm: Tensor | None = None
+        self.warm: dict[str, Tensor] | None = None
 
     def at(self, w: Tensor) -> None:
         """Moves to the weights w [D]."""
@@ -49,7 +49,7 @@ class Sharp:
         point."""
         start = self.warm if warm else None
         ritz = self.curvature.eigenpairs("hessian", k, EIGENVALUE_TOL, MAX_PRODUCTS, start)
-        self.warm = ritz.vectors
+        self.warm = ritz.remembered.saved()
         return {"values": ritz.values.tolist(), "products": ritz.products}
 
     def trace(self, method: str) -> Answer:
