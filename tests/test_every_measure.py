@@ -19,6 +19,7 @@ SMALL = {  # each problem at a size where the whole Hessian is a matter of milli
     "network": "data.train_examples=20 model.widths=[2] problem.dtype=float64 model.activation=softplus",
     "quadratic": "",
     "quartic": "",
+    "self_stabilization": "",
     "squares": "problem.d=6 problem.n=4 problem.spread=0.1",
     "teacher": "problem.d=3 problem.n=6 problem.width=4",
     "two_well": "",
@@ -42,8 +43,8 @@ REFUSES = {
     "sam_flow": (set(CASES) - {"uv"}, "supplies no closed form of its flows"),
     "least_norm": (set(CASES) - {"uv", *MATRICES}, "supplies no solution of least norm"),
     "relative_flatness": (set(CASES) - LAYERS, "this problem has no layers"),
-    "manifold": ({"network, cross-entropy"}, NO_INTERPOLATORS),
-    "projected": ({"network, cross-entropy"}, NO_INTERPOLATORS),
+    "manifold": ({"network, cross-entropy", "self_stabilization"}, NO_INTERPOLATORS),
+    "projected": ({"network, cross-entropy", "self_stabilization"}, NO_INTERPOLATORS),
     "gradient_noise": ({"teacher, batch norm"}, "no example has a gradient of its own"),
 }
 TIGHT = (

@@ -34,6 +34,7 @@ from sharpcli.plots.recovery import recovery
 from sharpcli.plots.scatter import interval, scatter
 from sharpcli.plots.sharpness import sharpness
 from sharpcli.plots.table import table
+from sharpcli.plots.theory import theory
 from sharpcli.run import Run, in_directory
 
 SHORT = (*TINY, "steps=8", "measure_every=2", "threads=1")
@@ -645,3 +646,14 @@ def test_measured_rows_of_words_and_numbers_in_a_column_are_refused(tmp_path):
     )
     with pytest.raises(Refusal, match="trace is x at step 0 and else a number"):
         frame_of_file(tmp_path / "m.jsonl")
+
+
+@pytest.mark.parametrize(("line", "ends"), [("x", (1.0, 4.0)), ("x + y", (2.1, 1.9)), ("1", (1.0, 1.0))])
+def test_the_line_of_a_theory_spans_all_points_where_it_is_a_function_of_x_alone(line, ends):
+    frame = pd.DataFrame(
+        {"part": list("aabbc"), "run": list("12345"), "x": [1.0, 1, 2, 2, 4], "y": [1.1, 0.9, 2.2, 1.9, 4.1]}
+    )
+
+    ax = theory(frame, x="x", y="y", line=line, parts=[], log=[], only_last=True).axes[0]
+    (drawn,) = (curve for curve in ax.lines if curve.get_label() == "theory")
+    assert (drawn.get_ydata()[0], drawn.get_ydata()[-1]) == pytest.approx(ends)

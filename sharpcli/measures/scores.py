@@ -26,6 +26,7 @@ def scores(at: Point) -> Estimates:
         min_norm_error [-, exact]: least_squares: |w - p| / |p|, p the interpolator of least norm
         distance [weight, exact]: quadratic: |w|, the distance from the critical point 0
         u [weight, exact]: valley, quartic, two_well: the first weight
-        v [weight, exact]: valley, quartic, two_well: the second weight
+        v [weight, exact]: valley, quartic, two_well, self_stabilization: the second weight
+        sharpness_along_v [loss/weight^2, exact]: self_stabilization: S(u), the second derivative along v
     """
     return Estimates(dict(at.problem.scores(at.w)))

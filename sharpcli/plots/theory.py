@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sharpcli.plots import AXIS_LABELS, PALETTE, column, figure, legend, log_axis
@@ -30,10 +31,10 @@ def theory(
 ) -> Figure:
     """`y` over `x`, which are expressions in the columns: one colour for each of the claim's parts (for those
     in `parts`, if any), one curve for each run with a dot at its end, or the dot alone with `only_last`. The
-    theory's `line`, an expression too, is drawn in black over the x of the first part. `log` names the axes
-    that are logarithmic."""
+    theory's `line`, an expression too, is drawn in black: over the x of all parts where it is a function of x
+    alone and dots are drawn, else over that of the first. `log` names the axes that are logarithmic."""
     fig, (ax,) = figure()
-    names = parts or sorted(frame["part"].unique())
+    names, predicted = parts or sorted(frame["part"].unique()), []
     for i, name in enumerate(names):
         rows = frame[frame["part"] == name]
         rows = rows.assign(x=column(rows, x), y=column(rows, y)).dropna(subset=["x", "y"])
@@ -45,14 +46,24 @@ def theory(
             for j, (_, curve) in enumerate(rows.groupby("run", sort=False)):
                 ax.plot(curve["x"], curve["y"], label=name if j == 0 else None, linewidth=0.9, **style)
                 ax.plot(curve["x"].iloc[-1:], curve["y"].iloc[-1:], "o", markersize=2.5, **style)
-        if line is not None and i == 0:
-            predicted = rows.assign(theory=column(rows, line)).sort_values("x")
-            if predicted["theory"].nunique() == 1:  # a constant is drawn over the x of all parts
-                ax.axhline(predicted["theory"].iloc[0], **THEORY_LINE)
-            else:
-                ax.plot(predicted["x"], predicted["theory"], **THEORY_LINE)
+        if line is not None:
+            predicted.append(rows.assign(theory=column(rows, line))[["x", "theory"]])
+    if predicted:
+        _draw_theory(ax, predicted, only_last)
     ax.set(xlabel=AXIS_LABELS.get(x, x), ylabel=AXIS_LABELS.get(y, y))
     for axis in log:
         log_axis(ax, axis)
     legend(ax)
     return fig
+
+
+def _draw_theory(ax: Axes, parts: list[pd.DataFrame], only_last: bool) -> None:
+    """Draws the theory of the parts, whose columns are `x` and `theory` (see `theory`)."""
+    first, every = parts[0].sort_values("x"), pd.concat(parts).sort_values("x")
+    values = every.groupby("x")["theory"]
+    of_x_alone = bool(((values.max() - values.min()).abs() <= 1e-9 * values.max().abs()).all())
+    drawn = every if only_last and of_x_alone else first
+    if drawn["theory"].nunique() == 1:  # a constant, over all of the axis
+        ax.axhline(drawn["theory"].iloc[0], **THEORY_LINE)
+    else:
+        ax.plot(drawn["x"], drawn["theory"], **THEORY_LINE)

@@ -50,6 +50,7 @@ SIZES = {
         "problem.eigenvalues=[1,1,1,1] problem.start=[1,1,1,1]",
     ),
     "quartic": ("", "problem.start=[0,0]"),
+    "self_stabilization": ("", "problem.noise=0", "problem.start=[0,0]", "problem.start=[-1,1]"),
     "squares": ("problem.d=6 problem.n=4", "problem.d=2 problem.n=1 problem.k=1"),
     "teacher": (
         "problem.d=3 problem.n=6 problem.width=4",

@@ -37,6 +37,7 @@ PROBLEMS = {
     "least_squares": "problem.d=8 problem.n=5",
     "deep_factorization": "problem.d=3 problem.n=5",
     "quartic": "",
+    "self_stabilization": "",
     "matrix_factorization": "problem.d=3 problem.n=9",
     "two_well": "",
     "valley": "",
