@@ -3,8 +3,7 @@ worthwhile."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from sharpcli.errors import Refusal
+from sharpcli.landscape.approximate import ApproximateSurface, Predict
 from sharpcli.landscape.compiled_products import When
 from sharpcli.landscape.hessian_products import Linearization
 from sharpcli.landscape.surface import LossSurface
@@ -24,8 +24,6 @@ BREAK_EVEN_STEPS = 20_000
 # tenth of a small gradient.
 WRONG, WRONG_IN_HALF = 1e-2, 0.3
 
-Predict = Callable[[Tensor, Any], Any]
-
 
 def pays(when: When, device: torch.device, steps: int) -> bool:
     """Whether the steps of a run are compiled: `true` and `false` as they say, `auto` on CUDA from
@@ -34,12 +32,10 @@ def pays(when: When, device: torch.device, steps: int) -> bool:
 
 
 @dataclass(frozen=True)
-class CompiledSteps(LossSurface):
+class CompiledSteps(ApproximateSurface):
     """The loss whose outputs and gradient are compiled, with the same numbers up to rounding. What is more
     than a gradient comes from the loss that it was made of, which `exact` is: a compiled function has no
     second derivative."""
-
-    predict_exactly: Predict | None = None
 
     @classmethod
     def of(cls, surface: LossSurface, when: When) -> CompiledSteps:
@@ -48,18 +44,6 @@ class CompiledSteps(LossSurface):
         of_surface = {field.name: getattr(surface, field.name) for field in fields(LossSurface)}
         compiled = _Compiled(surface.predict, when)
         return cls(**of_surface | {"predict": compiled, "known": None}, predict_exactly=surface.predict)
-
-    @property
-    def exact(self) -> LossSurface:
-        """The same loss, uncompiled."""
-        of_surface = {field.name: getattr(self, field.name) for field in fields(LossSurface)}
-        return LossSurface(**of_surface | {"predict": self.predict_exactly})
-
-    def through(self, embed: Callable[[Tensor], Tensor]) -> CompiledSteps:
-        """The same loss as a function of u, with w = embed(u)."""
-        embedded: Any = super().through(embed)
-        exactly = embedded.predict_exactly
-        return replace(embedded, predict_exactly=lambda u, x: exactly(embed(u), x))
 
     def linearize(self, w: Float[Tensor, " D"]) -> Linearization:
         """That of the uncompiled loss."""

@@ -3,14 +3,14 @@ for weights that stay in float32."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from sharpcli.errors import Refusal
+from sharpcli.landscape.approximate import ApproximateSurface
 from sharpcli.landscape.batches import mapped
 from sharpcli.landscape.surface import LossSurface
 
@@ -21,7 +21,7 @@ SCALES = {"bf16": (1.0,), "fp16": (2.0**15, 2.0**10, 2.0**5, 1.0)}
 
 
 @dataclass(frozen=True)
-class HalfPrecision(LossSurface):
+class HalfPrecision(ApproximateSurface):
     """The loss whose outputs and gradient are computed by torch.autocast in the `half` precision, bf16 or
     fp16; outputs, loss, penalty, weights and gradient are in the precision of w. The gradient in fp16 is that
     of the loss times one of `SCALES`, over it: Micikevicius et al. 2018, arXiv:1710.03740, section 3.2.
@@ -31,7 +31,6 @@ class HalfPrecision(LossSurface):
     """
 
     half: str = "bf16"
-    predict_exactly: Callable[[Tensor, Any], Any] | None = None
 
     @classmethod
     def of(cls, surface: LossSurface, half: str) -> HalfPrecision:
@@ -47,18 +46,6 @@ class HalfPrecision(LossSurface):
 
         of_surface |= {"predict": predict, "known": None, "compiled": None}
         return cls(**of_surface, half=half, predict_exactly=surface.exact.predict)
-
-    @property
-    def exact(self) -> LossSurface:
-        """The same loss in the precision of w."""
-        of_surface = {field.name: getattr(self, field.name) for field in fields(LossSurface)}
-        return LossSurface(**of_surface | {"predict": self.predict_exactly})
-
-    def through(self, embed: Callable[[Tensor], Tensor]) -> HalfPrecision:
-        """The same loss as a function of u, with w = embed(u), in the precision of w too."""
-        embedded: Any = super().through(embed)
-        exactly = embedded.predict_exactly
-        return replace(embedded, predict_exactly=lambda u, x: exactly(embed(u), x))
 
     def _derivative(self, term: Tensor, w: Tensor) -> Tensor:
         scales = SCALES[self.half]
