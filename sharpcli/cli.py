@@ -55,7 +55,7 @@ def complete_words(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def complete_runs(ctx: typer.Context, incomplete: str) -> list[str]:
     """The names of the runs."""
-    from sharpcli.run import in_directory
+    from sharpcli.runs_dir import in_directory
 
     return [run.name for run in in_directory(folder_of_runs([])) if run.name.startswith(incomplete)]
 

@@ -13,7 +13,8 @@ import yaml
 from conftest import TINY, needs_cifar, only_run
 
 from sharpcli import CONF, cli
-from sharpcli.run import Run, in_directory, locked
+from sharpcli.run import Run, locked
+from sharpcli.runs_dir import in_directory
 
 SHORT = (*TINY, "steps=6", "measure_every=3")
 

@@ -10,7 +10,8 @@ import torch
 from conftest import ROOT, TINY, only_run
 from test_docs import modules
 
-from sharpcli.run import Run, in_directory
+from sharpcli.run import Run
+from sharpcli.runs_dir import in_directory
 
 PAGE = ROOT / "docs" / "extend.md"
 SHORT = (*TINY, "steps=4", "measure_every=2")

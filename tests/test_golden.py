@@ -22,7 +22,8 @@ from conftest import only_run, rows_of
 
 from sharpcli.config import former
 from sharpcli.provenance import device_name
-from sharpcli.run import Run, in_directory
+from sharpcli.run import Run
+from sharpcli.runs_dir import in_directory
 
 GOLDEN = Path(__file__).parent / "golden"
 TABLE = json.loads((GOLDEN / "rows.json").read_text())

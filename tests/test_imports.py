@@ -21,6 +21,7 @@ MAY = {
     "jsonl": {"errors"},
     "config": {"due", "errors"},
     "run": {"config", "jsonl", "errors"},
+    "runs_dir": {"run", "jsonl", "errors"},
     "frames": {"run", "config", "jsonl", "errors"},
     "linalg": set(),
     "theory": {"errors"},
@@ -36,7 +37,7 @@ MAY = {
     "measures": {"problems", "optimizers", "landscape", "linalg", "errors"},
     "engine": {
         *("measures", "problems", "objectives", "optimizers", "schedules", "data", "landscape"),
-        *("config", "run", "provenance", "due", "jsonl", "rng", "errors"),
+        *("config", "run", "runs_dir", "provenance", "due", "jsonl", "rng", "errors"),
     },
     "claims": {"engine", "landscape", "theory", "config", "frames", "run", "provenance", "jsonl", "errors"},
     "trackers": {"errors"},
@@ -47,6 +48,7 @@ MAY = {
         "config",
         "frames",
         "run",
+        "runs_dir",
         "provenance",
         "jsonl",
         "trackers",
@@ -54,9 +56,9 @@ MAY = {
     },
     "api": {
         *("commands", "engine", "measures", "problems", "optimizers", "schedules", "landscape", "linalg"),
-        *("config", "frames", "run", "provenance", "jsonl", "trackers", "rng", "errors"),
+        *("config", "frames", "run", "runs_dir", "provenance", "jsonl", "trackers", "rng", "errors"),
     },
-    "cli": {"claims", "commands", "run", "config", "errors"},
+    "cli": {"claims", "commands", "run", "runs_dir", "config", "errors"},
     "__main__": {"cli"},
     "__init__": {"api"},
 }

@@ -18,7 +18,8 @@ from sharpcli.commands.page import content
 from sharpcli.commands.processes import in_processes
 from sharpcli.errors import Refusal
 from sharpcli.frames import frame_of
-from sharpcli.run import Run, in_directory
+from sharpcli.run import Run
+from sharpcli.runs_dir import in_directory
 
 SHORT = (*TINY, "steps=4", "measure_every=2", "threads=1")
 

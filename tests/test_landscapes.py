@@ -20,7 +20,7 @@ from sharpcli.landscape.permutations import reordered
 from sharpcli.landscape.symmetries import exchangeable
 from sharpcli.plots.connect import connect
 from sharpcli.plots.landscape import landscape
-from sharpcli.run import in_directory
+from sharpcli.runs_dir import in_directory
 
 SHORT = (*TINY, "lr=0.5", "steps=8", "measure_every=4", "checkpoint_every=2", "threads=1")
 

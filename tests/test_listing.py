@@ -7,7 +7,7 @@ import pytest
 from conftest import TINY
 
 import sharpcli as sharp_package
-from sharpcli.run import find, in_directory
+from sharpcli.runs_dir import find, in_directory
 
 SHORT = (*TINY, "steps=4", "measure_every=2", "threads=1")
 

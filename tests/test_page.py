@@ -11,7 +11,7 @@ import pytest
 from conftest import TINY
 
 from sharpcli.commands.page import content
-from sharpcli.run import in_directory
+from sharpcli.runs_dir import in_directory
 
 CHROMIUM = next(
     (path for name in ("chromium", "google-chrome", "chromium-browser") if (path := shutil.which(name))), ""

@@ -35,7 +35,8 @@ from sharpcli.plots.scatter import interval, scatter
 from sharpcli.plots.sharpness import sharpness
 from sharpcli.plots.table import table
 from sharpcli.plots.theory import theory
-from sharpcli.run import Run, in_directory
+from sharpcli.run import Run
+from sharpcli.runs_dir import in_directory
 
 SHORT = (*TINY, "steps=8", "measure_every=2", "threads=1")
 

@@ -13,7 +13,8 @@ import yaml
 from sharpcli.errors import InOtherHands, Refusal, printable
 from sharpcli.frames import frame_of
 from sharpcli.jsonl import files, read_rows, replace, rows_written
-from sharpcli.run import Run, append, find, find_all, in_directory
+from sharpcli.run import Run, append
+from sharpcli.runs_dir import find, find_all, in_directory
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ import sharpcli
 from sharpcli.commands import report
 from sharpcli.errors import Interrupted, OwnFault, Refusal, signals
 from sharpcli.errors.faults import told
-from sharpcli.run import Run, in_directory, locked
+from sharpcli.run import Run, locked
+from sharpcli.runs_dir import in_directory
 
 SHORT = ("problem=quadratic", "lr=0.1", "steps=4", "measure_every=2", "measure=[scores]", "threads=1")
 LONG = (*TINY, "steps=1000000", "measure_every=10", "measure=[scores]", "threads=1")

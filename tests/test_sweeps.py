@@ -10,7 +10,7 @@ from sharpcli.commands import launchers, sweeps, train
 from sharpcli.commands.launchers import as_hydra
 from sharpcli.engine import experiment, launch
 from sharpcli.errors import Refusal
-from sharpcli.run import in_directory
+from sharpcli.runs_dir import in_directory
 
 SHORT = (*TINY, "steps=4", "measure_every=2", "threads=1")
 NET = """

@@ -21,7 +21,8 @@ from sharpcli.config.sweep import is_sweep, sweep
 from sharpcli.config.targets import hyperparameters, is_text, resolve
 from sharpcli.config.words import compose
 from sharpcli.errors import Refusal
-from sharpcli.run import Run, in_directory
+from sharpcli.run import Run
+from sharpcli.runs_dir import in_directory
 
 NAMES = [
     *(

@@ -10,7 +10,7 @@ from sharpcli.commands.report import complain
 from sharpcli.config.paths import expanded, is_file
 from sharpcli.errors import Refusal
 from sharpcli.frames import frame_of, meeting
-from sharpcli.run import in_directory
+from sharpcli.runs_dir import in_directory
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,7 @@ from typing import Any
 from sharpcli.commands.page import Content, content, data, page
 from sharpcli.commands.report import note
 from sharpcli.errors import Refusal, signals
-from sharpcli.run import in_directory
+from sharpcli.runs_dir import in_directory
 
 HOST = "127.0.0.1"  # nobody else's machine
 FRESH = 1.0  # seconds for which rows that were read are served again

@@ -11,7 +11,8 @@ from sharpcli.commands.report import ABOUT_A_VALUE, OF_LOOP, aligned, complain, 
 from sharpcli.config.identity import dotted
 from sharpcli.errors import Refusal, printable
 from sharpcli.jsonl import Row, is_number
-from sharpcli.run import Run, find, last_of
+from sharpcli.run import Run, last_of
+from sharpcli.runs_dir import find
 
 
 def diff(names: Sequence[str], runs_dir: Path) -> list[str]:

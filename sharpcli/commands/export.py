@@ -19,7 +19,8 @@ from sharpcli.errors import Interrupted, Refusal, signals
 from sharpcli.frames import frame_of, meeting
 from sharpcli.jsonl import writing
 from sharpcli.plots import is_missing
-from sharpcli.run import Run, find_all, run_at
+from sharpcli.run import Run
+from sharpcli.runs_dir import find_all, run_at
 from sharpcli.trackers import NAMES, tracker
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from sharpcli.errors import Refusal
 from sharpcli.frames import settings_of
 from sharpcli.jsonl import replace
 from sharpcli.jsonl.files import read
-from sharpcli.run import FILES, LABELS, Run, last_of, run_at
+from sharpcli.run import FILES, LABELS, Run, last_of
+from sharpcli.runs_dir import run_at
 
 FILE = ".index.json"
 MOST = 2**30  # bytes of an index that is read

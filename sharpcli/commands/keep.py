@@ -10,7 +10,8 @@ from pathlib import Path
 from sharpcli.errors import Refusal, printable
 from sharpcli.jsonl import writing
 from sharpcli.jsonl.files import no_link
-from sharpcli.run import Run, find, find_all, labels, locked, put_labels
+from sharpcli.run import Run, labels, locked, put_labels
+from sharpcli.runs_dir import find, find_all
 
 TRASH = ".trash"
 LONGEST = 2000  # letters of a note

@@ -22,7 +22,8 @@ from sharpcli.config.settings import LOCAL
 from sharpcli.config.words import compose, refuse_renamed, refusing, with_overrides
 from sharpcli.errors import Interrupted, Refusal, signals
 from sharpcli.jsonl import Row, append, plain, replace, writing
-from sharpcli.run import Run, find_all
+from sharpcli.run import Run
+from sharpcli.runs_dir import find_all
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -31,7 +31,8 @@ from sharpcli.frames import frame_of, meeting
 from sharpcli.jsonl import replace, writing
 from sharpcli.plots import PALETTE, curves, is_missing, telling
 from sharpcli.provenance import commit
-from sharpcli.run import Run, find_all, in_directory
+from sharpcli.run import Run
+from sharpcli.runs_dir import find_all, in_directory
 
 POINTS = 250  # of a curve at most; more cannot be told apart on a screen
 CURVES = 12  # columns that curves can be drawn of, at most

@@ -29,7 +29,8 @@ from sharpcli.frames import frame_of, frame_of_file, meeting
 from sharpcli.jsonl import replace, writing
 from sharpcli.plots.looks import LOOKS, TRUETYPE
 from sharpcli.provenance import commit
-from sharpcli.run import Run, find_all
+from sharpcli.run import Run
+from sharpcli.runs_dir import find_all
 
 OF_MEASURING = (*MAY_CHANGE[1:], "model", "data", "problem", "loss")  # settings of what is computed
 ENDINGS = (".png", ".pdf", ".svg")

@@ -20,7 +20,8 @@ from sharpcli.config.folders import yaml_files
 from sharpcli.config.plain_yaml import dumped
 from sharpcli.errors import Refusal, printable
 from sharpcli.jsonl import is_number
-from sharpcli.run import Run, find, labels, last_of
+from sharpcli.run import Run, labels, last_of
+from sharpcli.runs_dir import find
 
 PACKAGE = Path(__file__).parents[1]
 SETTING = re.compile(r"^(?P<indent> *)(?P<key>[\w.@/-]+):(?: +(?P<value>.*?))?(?:\s+# (?P<comment>.*))?$")

@@ -15,7 +15,8 @@ from sharpcli.commands.progress import describe_time
 from sharpcli.commands.report import number
 from sharpcli.errors import Refusal, printable, signals
 from sharpcli.jsonl import is_number
-from sharpcli.run import Run, in_directory
+from sharpcli.run import Run
+from sharpcli.runs_dir import in_directory
 
 LATELY = 60  # seconds since a row was written
 UNFOLDED = 10_000  # columns, wider than any table

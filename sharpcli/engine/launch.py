@@ -25,7 +25,8 @@ from sharpcli.jsonl import Row
 from sharpcli.landscape.distributed import Processes, processes
 from sharpcli.optimizers import remarks
 from sharpcli.provenance import provenance
-from sharpcli.run import FINISHED, Run, find, locked
+from sharpcli.run import FINISHED, Run, locked
+from sharpcli.runs_dir import find
 
 Tell = Callable[[int, Row | None], Any]
 

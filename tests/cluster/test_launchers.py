@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import TINY
 
-from sharpcli.run import in_directory
+from sharpcli.runs_dir import in_directory
 
 pytestmark = pytest.mark.skipif("SHARP_CLUSTER" not in os.environ, reason="make test-cluster runs it")
 HERE = Path(__file__).parent

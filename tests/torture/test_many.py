@@ -14,7 +14,8 @@ from conftest import CIFAR, only_run
 
 from sharpcli.config.check import check
 from sharpcli.config.words import compose
-from sharpcli.run import Run, find
+from sharpcli.run import Run
+from sharpcli.runs_dir import find
 from torture import amount
 
 SWEEP = 500
