@@ -61,6 +61,8 @@ AXIS_LABELS = {  # of columns and of expressions in them; others are labelled by
     "`problem.scale`": "scale of the start",
     "projected_recovery_error": "recovery error, projected",
     "fall_over_flow": r"fall of $\mathrm{Tr}\,H$ over that of the flow",
+    "below_edge": r"$2/\mathrm{lr} - \lambda_1$",
+    "in_theory": "in theory",
     "edge_share": r"$\lambda_1$ over the edge of stability",
     "batch_share": r"batch sharpness over $2/\mathrm{lr}$",
     "over_least": r"$\mathrm{Tr}\,H$ over its least",
