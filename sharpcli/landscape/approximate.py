@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any
 
 from torch import Tensor
 
@@ -25,7 +25,7 @@ class ApproximateSurface(LossSurface):
         of_surface = {field.name: getattr(self, field.name) for field in fields(LossSurface)}
         return LossSurface(**of_surface | {"predict": self.predict_exactly})
 
-    def through(self, embed: Callable[[Tensor], Tensor]) -> Self:
+    def through(self, embed: Callable[[Tensor], Tensor]) -> ApproximateSurface:
         """The same loss as a function of u, with w = embed(u), exactly too."""
         embedded: Any = super().through(embed)
         exactly = embedded.predict_exactly
