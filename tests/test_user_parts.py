@@ -8,6 +8,7 @@ import cProfile
 import math
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
@@ -408,6 +409,17 @@ def test_right_second_derivatives_agree(layer, dtype):
     for seed in range(5):
         found = disagreement(mlp(layer()), dtype, seed)
         assert found.symmetric and found.derivative
+
+
+@pytest.mark.parametrize(("depth", "seed"), [(20, 0), (30, 0), (30, 1)])
+def test_float32_rounding_of_a_deep_network_is_no_wrong_derivative(depth, seed):
+    torch.manual_seed(seed)
+    widths = [4, *[6] * depth]
+    blocks = [(nn.Linear(i, o), nn.BatchNorm1d(o), nn.ReLU()) for i, o in pairwise(widths)]
+    module = nn.Sequential(*(layer for block in blocks for layer in block), nn.Linear(6, 3))
+    found = disagreement(module, seed=seed)
+    assert abs(found.uHv / found.difference - 1) > 1e-4  # as no kink or truncation does
+    assert found.symmetric and found.derivative
 
 
 def test_a_symmetric_matrix_that_is_not_the_gradients_derivative_is_seen():
