@@ -35,6 +35,7 @@ RUNS = [  # the words of a run, and what it measures
     ("problem=xor steps=1", "scores, norms"),
     ("problem=quartic steps=1 stop_loss=1e9", "scores, norms"),
     ("problem=least_squares steps=1", "scores, norms"),
+    ("problem=self_stabilization lr=0.1 steps=1", "scores"),
     ("problem=quadratic lr=5 steps=60 replicas=2", "scores, sharpness"),
 ]
 
