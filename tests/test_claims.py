@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from conftest import CIFAR, needs_cifar
+from scipy.stats import t
 from threadpoolctl import threadpool_info
 
 from sharpcli import CONF
@@ -550,6 +551,33 @@ def test_other_seeds_are_as_far_away_as_two_means_or_two_runs_are():
     assert findings.finding({**setting, "statistic": "median"}, frame, "")["again"] is None
     instead = {**setting, "statistic": "mean", "between": [9, None], "instead": [None, bound]}
     assert findings.finding(instead, frame, "")["again"] == pytest.approx(0.9, 1e-4)
+
+
+def test_runs_that_a_training_loss_ends_are_judged_by_the_steps_that_they_need():
+    """All losses lie within a hundredth of the bound, on one side of it: another run is beyond the bound only
+    if its steps do not suffice."""
+    share = 10 ** (-np.array([1.0, 1.1, 1.2, 0.9, 0.8]))
+    frame = pd.DataFrame(
+        {
+            "run": [*"abcde"],
+            "part": "gd",
+            "step": share * 1000,
+            "steps": 1000,
+            "train_loss": [0.0099, 0.00991, 0.00995, 0.0098, 0.00999],
+            "stop_loss": 0.01,
+            "stopped": True,
+        }
+    )
+    setting = {"kind": "within", "value": "train_loss", "between": [None, 0.01]}
+
+    def again(rows):
+        return findings.finding(setting, rows, "")["again"]
+
+    one_more = t.cdf(1.0 / (0.025**0.5 * (6 / 5) ** 0.5), 4)  # 1.0 is the mean of -log10 share
+    assert again(frame) == pytest.approx(one_more**5, 1e-3)
+    assert again(frame.assign(stopped=[None, *[True] * 4])) < 0.8, "one run took all its steps"
+    assert again(frame.assign(stop_loss=0.02)) < 0.8, "the loss that ended them is no evidence"
+    assert again(frame.assign(steps="50 epochs")) is None
 
 
 def test_a_verdict_is_as_sure_as_all_its_outcomes():

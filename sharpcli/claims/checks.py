@@ -90,17 +90,36 @@ def within(
     if not found.evidence or statistic not in ("each", "mean"):
         return found
     part_of = frame.groupby("run")["part"].first()
-    again = [_of_part_again(v, between, statistic == "mean") for _, v in by_runs.groupby(part_of)]
+    bounded, bounds = by_runs, between
+    if _stop_loss_decides(frame, value, by_runs.index, between):
+        bounded, bounds = _shares_of_steps(frame, by_runs.index), [None, 0.0]
+    again = [_of_part_again(v, bounds, statistic == "mean") for _, v in bounded.groupby(part_of)]
     found = replace(found, again=None if None in again else math.prod(p for p in again if p is not None))
     if statistic == "each" or len(of_part) > 1 or found.spread is None:
         return found
     return replace(found, half_width=_student(found.runs - 1) * found.spread / found.runs**0.5)
 
 
+def _stop_loss_decides(frame: pd.DataFrame, value: str, runs: pd.Index, between: list[float | None]) -> bool:
+    """Whether `stop_loss` ended all these `runs` at a training loss in `between`: then another run is in
+    `between` if it ends so too, however close to the bound it stops."""
+    low, high = between
+    if value != "train_loss" or low is not None or high is None or "stopped" not in frame:
+        return False
+    last = frame.groupby("run").tail(1).set_index("run").loc[runs]
+    return bool(last["stopped"].eq(True).all() and (last["stop_loss"] <= high).all())
+
+
+def _shares_of_steps(frame: pd.DataFrame, runs: pd.Index) -> pd.Series:
+    """The logarithm of the share of its steps that each run took; NaN where they are counted in epochs."""
+    last = frame.groupby("run").tail(1).set_index("run").loc[runs]
+    return (last["step"] / pd.to_numeric(last["steps"], errors="coerce")).map(np.log)
+
+
 def _of_part_again(numbers: pd.Series, between: list[float | None], of_mean: bool) -> float | None:
     """The probability that as many further runs of a part have a mean, or each a number, in `between`."""
     n = len(numbers)
-    if n < 2:
+    if n < 2 or numbers.isna().any():
         return None
     mean, spread = float(numbers.mean()), float(numbers.std())
     if of_mean:
