@@ -40,11 +40,11 @@ reproduce: $(VENV)/installed
 reproduce-%: $(VENV)/installed
 	$(BIN)/sharp claim check $*
 
-# the table of all claims and of the talk's slides for docs/, and six of its rows for the README
+# the table of all claims and of the talk's slides for docs/, with their figures, and six of its rows for the README
 README_CLAIMS := eos_cifar10|label_noise_constant|sparse_recovery|sam_cifar10|large_lr_cifar10|label_noise_cifar10
 verdicts: $(VENV)/installed
 	$(BIN)/sharp claim list --markdown > docs/verdicts.md
-	$(BIN)/python docs/gen_talk.py
+	$(BIN)/python docs/gen_talk.py runs/claims
 	@grep -E '^\| claim|^\|---|^\| `($(README_CLAIMS))`' docs/verdicts.md | cut -d'|' -f1-5 | sed 's/$$/|/' > .verdicts
 	sed -i -e '/<!-- verdicts -->/,/<!-- end -->/{//!d}' -e '/<!-- verdicts -->/r .verdicts' README.md
 	@rm .verdicts

@@ -658,3 +658,14 @@ def test_the_line_of_a_theory_spans_all_points_where_it_is_a_function_of_x_alone
     ax = theory(frame, x="x", y="y", line=line, parts=[], log=[], only_last=True).axes[0]
     (drawn,) = (curve for curve in ax.lines if curve.get_label() == "theory")
     assert (drawn.get_ydata()[0], drawn.get_ydata()[-1]) == pytest.approx(ends)
+
+
+@pytest.mark.parametrize("only_last", [True, False])
+def test_no_two_parts_of_a_claim_look_alike_in_its_picture(only_last):
+    names = [f"part_{i:02}" for i in range(20)]
+    frame = pd.DataFrame({"part": names * 2, "run": names * 2, "x": [0] * 20 + [1] * 20, "y": range(40)})
+    ax = theory(frame, x="x", y="y", line=None, parts=[], log=[], only_last=only_last).axes[0]
+    looks = [(curve.get_color(), curve.get_marker()) for curve in ax.lines]
+    assert len(looks) == len(set(looks)) == 20 and "None" not in {marker for _, marker in looks}
+    ends = [curve.get_markevery() for curve in ax.lines]
+    assert ends == [None if only_last else [1]] * 20

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sharpcli.plots import AXIS_LABELS, PALETTE, column, figure, legend, log_axis
+from sharpcli.plots import AXIS_LABELS, MARKERS, PALETTE, column, figure, legend, log_axis
 
 THEORY_LINE: dict[str, Any] = {
     "color": "black",
@@ -30,22 +30,25 @@ def theory(
     only_last: bool,
 ) -> Figure:
     """`y` over `x`, which are expressions in the columns: one colour for each of the claim's parts (for those
-    in `parts`, if any), one curve for each run with a dot at its end, or the dot alone with `only_last`. The
-    theory's `line`, an expression too, is drawn in black: over the x of all parts where it is a function of x
-    alone and dots are drawn, else over that of the first. `log` names the axes that are logarithmic."""
+    in `parts`, if any), and after all colours another marker; one curve for each run with a dot at its end,
+    or the dot alone with `only_last`. The theory's `line`, an expression too, is drawn in black: over the x
+    of all parts where it is a function of x alone and dots are drawn, else over that of the first. `log`
+    names the axes that are logarithmic."""
     fig, (ax,) = figure()
     names, predicted = parts or sorted(frame["part"].unique()), []
     for i, name in enumerate(names):
         rows = frame[frame["part"] == name]
         rows = rows.assign(x=column(rows, x), y=column(rows, y)).dropna(subset=["x", "y"])
-        style: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "alpha": 0.7}
+        marker = MARKERS[i // len(PALETTE) % len(MARKERS)]  # tells apart what has the same colour
+        style: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "marker": marker, "alpha": 0.7}
         if only_last:
             ends = rows.groupby("run").tail(1)
-            ax.plot(ends["x"], ends["y"], "o", label=name, markersize=4, **style)
+            ax.plot(ends["x"], ends["y"], label=name, linestyle="none", markersize=4, **style)
         else:
             for j, (_, curve) in enumerate(rows.groupby("run", sort=False)):
-                ax.plot(curve["x"], curve["y"], label=name if j == 0 else None, linewidth=0.9, **style)
-                ax.plot(curve["x"].iloc[-1:], curve["y"].iloc[-1:], "o", markersize=2.5, **style)
+                end: dict[str, Any] = {"markersize": 3, "markevery": [len(curve) - 1]}
+                of_part = name if j == 0 else None
+                ax.plot(curve["x"], curve["y"], label=of_part, linewidth=0.9, **end, **style)
         if line is not None:
             predicted.append(rows.assign(theory=column(rows, line))[["x", "theory"]])
     if predicted:
