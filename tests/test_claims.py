@@ -553,6 +553,22 @@ def test_other_seeds_are_as_far_away_as_two_means_or_two_runs_are():
     assert findings.finding(instead, frame, "")["again"] == pytest.approx(0.9, 1e-4)
 
 
+def test_runs_of_another_setting_say_nothing_of_how_far_seeds_are_apart():
+    """Two learning rates, at 0 and at 100, and three seeds of each, at most 1 apart: from the mean of each
+    learning rate, 4 degrees of freedom."""
+    y = pd.Series([-1.0, 0.0, 1.0, 99.0, 100.0, 101.0])
+    frame = pd.DataFrame({"run": [*"abcdef"], "part": "gd", "step": 0, "seed": [1, 2, 3] * 2, "y": y})
+    frame = frame.assign(lr=[0.1] * 3 + [0.2] * 3, init_from=[*"uvwxyz"])
+    setting = {"kind": "within", "value": "y", "between": [None, 104.0]}
+    apart = findings.finding(setting, frame, "")["again"]
+    frame.attrs = {"settings": ("lr", "seed", "init_from")}
+    assert apart < 0.5
+    one_more = t.cdf(4 / (1 + 1 / 3) ** 0.5, 4)
+    assert findings.finding(setting, frame, "")["again"] == pytest.approx(one_more**3, 1e-6)
+    setting = {**setting, "statistic": "mean", "between": [None, 51.0]}
+    assert findings.finding(setting, frame, "")["again"] == pytest.approx(t.cdf(1 / (2 / 6) ** 0.5, 4), 1e-6)
+
+
 def test_runs_that_a_training_loss_ends_are_judged_by_the_steps_that_they_need():
     """All losses lie within a hundredth of the bound, on one side of it: another run is beyond the bound only
     if its steps do not suffice."""

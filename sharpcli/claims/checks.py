@@ -22,6 +22,7 @@ import pandas as pd
 from sharpcli.errors import Refusal
 
 KEPT_WHERE_DIVERGED = ("run", "step", "part", "diverged")  # columns that a run which diverged keeps
+OF_A_SEED = ("seed", "init_from")  # settings in which runs of the same kind differ
 LEAST_POINTS = 4  # through which a straight line's standard errors come from its residuals
 Reduce = Literal["last", "first", "max", "min", "median", "mean", "late"]
 
@@ -93,7 +94,10 @@ def within(
     bounded, bounds = by_runs, between
     if _stop_loss_decides(frame, value, by_runs.index, between):
         bounded, bounds = _shares_of_steps(frame, by_runs.index), [None, 0.0]
-    again = [_of_part_again(v, bounds, statistic == "mean") for _, v in bounded.groupby(part_of)]
+    settings = _settings(frame, by_runs.index)
+    again = [
+        _of_part_again(v, settings[v.index], bounds, statistic == "mean") for _, v in bounded.groupby(part_of)
+    ]
     found = replace(found, again=None if None in again else math.prod(p for p in again if p is not None))
     if statistic == "each" or len(of_part) > 1 or found.spread is None:
         return found
@@ -116,15 +120,34 @@ def _shares_of_steps(frame: pd.DataFrame, runs: pd.Index) -> pd.Series:
     return (last["step"] / pd.to_numeric(last["steps"], errors="coerce")).map(np.log)
 
 
-def _of_part_again(numbers: pd.Series, between: list[float | None], of_mean: bool) -> float | None:
-    """The probability that as many further runs of a part have a mean, or each a number, in `between`."""
+def _settings(frame: pd.DataFrame, runs: pd.Index) -> pd.Series:
+    """A text for each of these `runs`, the same for runs that differ in their seeds alone."""
+    keys = [key for key in frame.attrs.get("settings", ()) if key not in OF_A_SEED]
+    of_runs = frame.drop_duplicates("run").set_index("run").loc[runs, keys]
+    return of_runs.map(str).agg("|".join, axis=1) if keys else pd.Series("", index=runs)
+
+
+def _of_part_again(
+    numbers: pd.Series, settings: pd.Series, between: list[float | None], of_mean: bool
+) -> float | None:
+    """The probability that as many further runs of a part have a mean, or each a number, in `between`, if the
+    numbers of runs with equal `settings` are normal, with a variance that is the same for all settings. Where
+    no two runs have equal settings, all are taken to differ by their seeds."""
     n = len(numbers)
     if n < 2 or numbers.isna().any():
         return None
-    mean, spread = float(numbers.mean()), float(numbers.std())
+    if settings.is_unique:
+        settings = pd.Series("", index=settings.index)
+    groups = numbers.groupby(settings)
+    freedom = n - groups.ngroups
+    spread = float((((numbers - groups.transform("mean")) ** 2).sum() / freedom) ** 0.5)
     if of_mean:
-        return _again(mean, spread * (2 / n) ** 0.5, n - 1, between)
-    return float(_again(mean, spread * (1 + 1 / n) ** 0.5, n - 1, between) ** n)
+        return _again(float(numbers.mean()), spread * (2 / n) ** 0.5, freedom, between)
+    of_settings = [
+        _again(float(group.mean()), spread * (1 + 1 / len(group)) ** 0.5, freedom, between) ** len(group)
+        for _, group in groups
+    ]
+    return math.prod(of_settings)
 
 
 def _again(value: float, error: float, freedom: int, between: list[float | None]) -> float:

@@ -28,7 +28,7 @@ from sharpcli.config.sweep import sweep
 from sharpcli.config.targets import identity, resolve
 from sharpcli.config.words import compose, suggest
 from sharpcli.errors import Interrupted, Refusal, signals
-from sharpcli.frames import frame_of, unknown
+from sharpcli.frames import Names, frame_of, unknown
 from sharpcli.jsonl import replace, writing
 from sharpcli.jsonl.files import read
 from sharpcli.provenance import commit
@@ -294,7 +294,9 @@ def gather(paths: Paths) -> pd.DataFrame:
             # a run that two parts have counts in each
             frames.append(rows.assign(run=rows["run"] + f" as {name}") if path in seen else rows)
         seen.add(path)
+    settings = dict.fromkeys(name for rows in frames for name in rows.attrs.get("settings", ()))
     frame = pd.concat(frames, ignore_index=True)
+    frame.attrs = {"settings": Names(settings)}
     frame["diverged"] = frame["diverged"].eq(True) if "diverged" in frame else False
     for name in [
         str(name) for name, kind in frame.dtypes.items() if kind.kind == "O"
