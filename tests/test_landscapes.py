@@ -270,6 +270,15 @@ def test_the_error_of_a_barrier_covers_what_the_grid_misses(hill, points):
     assert fine.error < 1e-4
 
 
+@pytest.mark.parametrize("points", [4, 5, 12, 51, 100])
+def test_the_peak_where_the_lines_of_a_chain_meet_is_among_the_points(points):
+    at = paths.places("chain", points)
+    assert len(at) == points and at == sorted(set(at)) and (at[0], at[-1]) == (0.0, 1.0)
+    peak = [0.3 - 2 * abs(t - 0.5) ** 0.5 for t in at]
+    assert paths.barrier(at, peak)[:2] == (pytest.approx(2 * 0.5**0.5), 0.5)
+    assert paths.places("bezier", points) == pytest.approx([i / (points - 1) for i in range(points)])
+
+
 def test_a_barrier_of_a_loss_that_is_not_finite_is_infinite():
     assert paths.barrier([0, 0.5, 1], [0.0, float("nan"), 1.0]).height == float("inf")
 

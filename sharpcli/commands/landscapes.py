@@ -287,6 +287,8 @@ def path(
         "match": match,
     }
     settings |= {"fit": [fit_steps, lr, batch_size, seed]}
+    if "chain" in curves and points % 2 == 0:
+        settings["places"] = "t = 1/2"  # among them: what was computed without it is not taken for this
     answer = Answer(asked.place(asked.key(at, settings)), PATH)
     name = " - ".join(thing.name + (f" step {s}" if between else "") for thing, s in at)
     kinds = [(curve, is_matched) for is_matched in ((False, True) if match else (False,)) for curve in curves]
@@ -300,11 +302,10 @@ def path(
         first, last = weights[0][1], weights[1][1]
         if float((last - first).norm()) == 0:
             raise Refusal(f"{name}: the two minima are the same weights")
-        ts = [i / (points - 1) for i in range(points)]
         barriers: dict[str, Any] = {}
         for i, (curve, is_matched) in enumerate(kinds):
             said = f"{curve}, matched" if is_matched else curve
-            numbers = range(i * points, (i + 1) * points)
+            numbers, ts = range(i * points, (i + 1) * points), paths.places(curve, points)
             if not all(k in answer.rows for k in numbers):
                 end = matched_to(experiment, last, first, complain) if is_matched else last
                 with progress(fit_steps, 0, ["loss"], f"{said}: ") as tell:

@@ -32,6 +32,16 @@ def shares(curve: Curve, t: float) -> tuple[float, float, float]:
     return (1 - 2 * t, 2 * t, 0.0) if t < 0.5 else (0.0, 2 - 2 * t, 2 * t - 1)
 
 
+def places(curve: Curve, points: int) -> list[float]:
+    """The values of t at which a curve is evaluated: `points` from 0 to 1, equally far apart. Of a chain t =
+    1/2 is one of them, where its two lines meet and the loss may have a peak of any sharpness: of an even
+    number half lies on [0, 1/2], and half, a little closer, beyond."""
+    if curve != "chain" or points % 2:
+        return [i / (points - 1) for i in range(points)]
+    half = points // 2
+    return [*(i / (half - 1) / 2 for i in range(half)), *(0.5 + i / half / 2 for i in range(1, half + 1))]
+
+
 def point(curve: Curve, t: float, first: Tensor, middle: Tensor, last: Tensor) -> Tensor:
     """w(t) [D]; exactly the ends at t = 0 and 1."""
     a, b, c = shares(curve, t)

@@ -40,7 +40,7 @@ def connected(
     from sharpcli.engine.experiment import build
     from sharpcli.engine.landscapes import along, fitted, matched_to
     from sharpcli.engine.measuring import restore
-    from sharpcli.landscape.paths import barrier
+    from sharpcli.landscape.paths import barrier, places
 
     if len(runs) < 2:
         raise Refusal(f"a curve joins two networks, and the runs are {len(runs)}; give two seeds")
@@ -49,7 +49,7 @@ def connected(
     experiment = build(check(stored(runs[0].config), []))
     if any(run.provenance.get("data") != experiment.data_hash for run in runs):
         raise Refusal("the networks that a curve joins must be trained on the same examples")
-    ts = [i / (points - 1) for i in range(points)]
+    ts = places(curve, points)
     rows = []
     for seed, (one, other) in enumerate(pairwise(runs)):
         try:
