@@ -77,7 +77,7 @@ SHARED = {  # modules of a room of parts that are no part, but what several part
     }
     | {"network_norms", "user_parts", "weights"},
     "data": {"npz", "images", "convert"},
-    "plots": {"looks", "panels"},
+    "plots": {"diverging", "looks", "panels"},
 }
 
 

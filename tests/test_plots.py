@@ -669,3 +669,54 @@ def test_no_two_parts_of_a_claim_look_alike_in_its_picture(only_last):
     assert len(looks) == len(set(looks)) == 20 and "None" not in {marker for _, marker in looks}
     ends = [curve.get_markevery() for curve in ax.lines]
     assert ends == [None if only_last else [1]] * 20
+
+
+def of_one_row(**columns):
+    """A frame of two runs, each of a single row."""
+    about = {"run": ["a", "b"], "lr": [0.1, 0.2], "seed": 0, "step": 0, "scores": "train_loss"}
+    frame = pd.DataFrame({**about, **columns})
+    frame.attrs = {"settings": ("lr", "seed")}
+    return frame
+
+
+@pytest.mark.parametrize(
+    "plot, settings, columns",
+    [
+        ("loss", {"x": "step"}, {"train_loss": [1.0, 2.0]}),
+        ("compare", {"x": "step", "y": "y", "by": ["lr"], "log": False}, {"y": [1.0, 2.0]}),
+        ("alignment", {"x": "step"}, {"alignment_share": [0.1, 0.2], "alignment_1": [0.1, 0.2]}),
+        ("sharpness", {"x": "step"}, {"train_loss": [1.0, 2.0], "lambda_1": [1.0, 2.0]}),
+        ("phases", {}, {"trace": [1.0, 2.0], "step": [5, 5]}),
+    ],
+)
+def test_a_run_of_one_row_is_seen_in_its_picture(plot, settings, columns):
+    draw = getattr(importlib.import_module(f"sharpcli.plots.{plot}"), plot)
+    for ax in draw(of_one_row(**columns), **settings).axes:
+        lines = [line for line in ax.lines if len(line.get_xdata())]
+        assert lines and all(line.get_marker() not in ("None", None) for line in lines), ax.get_ylabel()
+
+
+def test_a_run_that_diverged_does_not_press_the_losses_of_others_to_the_axis():
+    values = {"train_loss": [1.0, 0.5, 1.0, 1e37], "test_loss": [1.1, 0.6, 1.1, 1e37]}
+    about = {"run": [*"aabb"], "lr": [0.1, 0.1, 9.0, 9.0], "seed": 0, "step": [0, 1] * 2}
+    frame = pd.DataFrame({**about, **values, "diverged": [None, None, None, True]})
+    frame = frame.assign(scores="train_loss test_loss", lambda_1=1.0)
+    frame.attrs = {"settings": ("lr", "seed")}
+    for plot in ("loss", "sharpness"):
+        draw = getattr(importlib.import_module(f"sharpcli.plots.{plot}"), plot)
+        axes = draw(frame, x="step").axes
+        assert 0.3 < axes[0].get_ylim()[0] < 0.5 and 1.1 < axes[0].get_ylim()[1] < 2, plot
+        assert "diverged" in [line.get_label() for ax in axes for line in ax.lines]
+    (alone,) = draw(frame[frame["run"] == "b"].assign(train_loss=np.nan), x="step").axes[-1:]
+    assert alone.get_ylim()[1] >= 1
+
+
+def test_no_two_groups_of_a_scatter_look_alike():
+    rng = np.random.default_rng(0)
+    names = [f"r{i}" for i in range(20)]
+    frame = pd.DataFrame({"run": names, "lr": range(20), "seed": 0, "step": 0})
+    frame = frame.assign(x=rng.normal(size=20), y=rng.normal(size=20))
+    frame.attrs = {"settings": ("lr", "seed")}
+    ax = scatter(frame, x="x", y="y", by=["lr"], log=False, resamples=10).axes[0]
+    looks = {(line.get_color(), line.get_marker()) for line in ax.lines}
+    assert len(looks) == len(ax.lines) == 20

@@ -23,6 +23,7 @@ from matplotlib.ticker import LogFormatterSciNotation, NullFormatter
 
 from sharpcli.errors import Refusal, unknown_column
 
+Drawn = tuple[dict[str, Any], str, pd.DataFrame]  # a run's look, its name in a legend and its rows
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito 2008
 MARKERS = ("o", "s", "^", "D")  # of the curves after those that the palette tells apart
 STYLES = len(PALETTE) * (1 + len(MARKERS))  # that tell curves apart
@@ -245,7 +246,13 @@ def style(i: int) -> dict[str, Any]:
     return {"color": colours[i % len(PALETTE)], "markersize": 3, **marker}
 
 
-def each_run(frame: pd.DataFrame) -> list[tuple[dict[str, Any], str, pd.DataFrame]]:
+def dots(i: int) -> dict[str, Any]:
+    """Colour and marker of the i-th group of points: the colours of `PALETTE`, then again with another
+    marker."""
+    return {"color": style(i)["color"], "marker": MARKERS[i // len(PALETTE) % len(MARKERS)]}
+
+
+def each_run(frame: pd.DataFrame) -> list[Drawn]:
     """For each run its style, a legend label (the shortest that tells the runs apart, else the run's name),
     and its rows. Of more runs than there are looks a legend names the first, and says how many more there
     are: matplotlib leaves out labels that begin with an underscore."""
@@ -268,9 +275,16 @@ def having(rows: pd.DataFrame, y: str) -> pd.DataFrame:
     return rows[rows[y].notna()] if rows[y].hasnans else rows
 
 
-def curves(frame: pd.DataFrame, y: str) -> Iterator[tuple[dict[str, Any], str, pd.DataFrame]]:
-    """Each run as `each_run` gives it, with the rows that have a value of `y`."""
-    return ((look, name, having(rows, y)) for look, name, rows in each_run(frame))
+def curves(frame: pd.DataFrame, y: str, runs: Sequence[Drawn] | None = None) -> Iterator[Drawn]:
+    """Each run as `each_run` gives it, or of these `runs`, with the rows that have a value of `y`."""
+    for look, name, of_run in each_run(frame) if runs is None else runs:
+        rows = having(of_run, y)
+        yield seen(look, len(rows)), name, rows
+
+
+def seen(look: dict[str, Any], points: int) -> dict[str, Any]:
+    """The look of a curve of so many points: of a single one a dot, since no line leads through it."""
+    return {"marker": ".", **look, "markersize": 6} if points == 1 else look
 
 
 def log_axis(ax: Axes, axis: str, between: bool = True) -> None:

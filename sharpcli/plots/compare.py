@@ -6,7 +6,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sharpcli.errors import Refusal
-from sharpcli.plots import column, figure, label, legend, log_axis, seeds_of, style, title
+from sharpcli.plots import column, figure, label, legend, log_axis, seeds_of, seen, style, title
+from sharpcli.plots.diverging import diverged
 
 FAINT = 0.35  # opacity where a curve is the mean of fewer runs than it has
 
@@ -24,7 +25,7 @@ def compare(frame: pd.DataFrame, *, x: str, y: str, by: list[str], log: bool) ->
     if rows.empty:
         raise Refusal(f"y={y}: no row of these runs has a value of it over {x}")
     groups = seeds_of(rows, by, ", or all as one curve by by=[]")
-    ended = set(frame.loc[frame["diverged"].eq(True), "run"]) if "diverged" in frame else set[str]()
+    ended = diverged(frame)
     calm: list[float] = []  # the ends of the bands of groups without a run that diverged
     fig, (ax,) = figure()
     for i, group in enumerate(groups):
@@ -34,7 +35,7 @@ def compare(frame: pd.DataFrame, *, x: str, y: str, by: list[str], log: bool) ->
         seeds = f" ({runs} runs)" if runs > 1 else ""
         if gone := len(ended & set(group["run"])):
             seeds += f", {gone} diverged" if runs > 1 else ", diverged"
-        look = {**style(i), "linewidth": 1.2}
+        look = {**seen(style(i), len(over_runs)), "linewidth": 1.2}
         whole = mean.where(count == runs)
         ax.plot(mean.index, whole, label=(label(group, by) or "all") + seeds, **look)
         if not whole.notna().all():

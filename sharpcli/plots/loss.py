@@ -5,16 +5,18 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sharpcli.plots import AXIS_LABELS, each_run, figure, having, ink, legend, log_axis, need, need_axis
+from sharpcli.plots import AXIS_LABELS, curves, each_run, figure, ink, legend, log_axis, need, need_axis
+from sharpcli.plots.diverging import diverged, leave_room, mark
 
 
 def loss(frame: pd.DataFrame, *, x: str) -> Figure:
     """The losses above, on a log scale; the accuracies and the problem's other scores below. Solid lines are
-    of the training set, dashed lines of the test set. Refuses runs without a training loss, and an `x` that a
+    of the training set, dashed lines of the test set; a cross is where a run diverged, which does not set
+    the axis of a loss where others did not. Refuses runs without a training loss, and an `x` that a
     run cannot be drawn over."""
     need(frame, "train_loss", "scores")
     need_axis(frame, x)
-    columns_of_axes, runs = _columns_of_axes(frame), each_run(frame)
+    columns_of_axes, runs, ended = _columns_of_axes(frame), each_run(frame), diverged(frame)
     fig, axes = figure(len(columns_of_axes))
     several = len(runs) > 1
     if not several:
@@ -24,9 +26,10 @@ def loss(frame: pd.DataFrame, *, x: str) -> Figure:
             if column not in frame:
                 continue
             names_runs = several and style == "-" and ax is axes[0]
-            for look, name, of_run in runs:
-                rows, label = having(of_run, column), name if names_runs else None
-                ax.plot(rows[x], rows[column], style, label=label, linewidth=1.2, **look)
+            for look, name, rows in curves(frame, column, runs):
+                ax.plot(
+                    rows[x], rows[column], style, label=name if names_runs else None, linewidth=1.2, **look
+                )
             ax.plot([], [], style, color=ink(), label=AXIS_LABELS.get(column, column), linewidth=1)
         score = columns[0].removeprefix("train_")
         is_share = score.endswith("accuracy")
@@ -34,6 +37,9 @@ def loss(frame: pd.DataFrame, *, x: str) -> Figure:
         ax.set(ylabel=score if is_share else y_label)
         if not is_share and (frame[[c for c in columns if c in frame]].min().min()) > 0:
             log_axis(ax, "y")
+        if not is_share:
+            leave_room(ax, runs, columns, ended)
+        mark(ax, runs, x, columns[0], ended)
         legend(ax)
     axes[-1].set_xlabel(AXIS_LABELS.get(x, x))
     return fig

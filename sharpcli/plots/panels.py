@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sharpcli.plots import column, curves, figure, ink, legend, style, title
+from sharpcli.plots import column, curves, figure, ink, legend, seen, style, title
 
 LINES = ("-", "--", ":", "-.")  # of the columns of an axes, where colours tell the runs apart
 ERRORS = ("_stderr", "_error")  # what ends the name of a column that holds another's error
@@ -39,7 +39,7 @@ def panels(
         for i, name in enumerate(group):
             line = LINES[i % len(LINES)] if several else "-"
             for look, run, of_run in curves(rows, name):
-                look = look if several else style(i)
+                look = look if several else seen(style(i), len(of_run))
                 label = (run if ax is axes[0] and i == 0 else None) if several else title(name)
                 ax.plot(of_run["_x"], of_run[name], line, label=label, linewidth=1.2, **look)
                 _band(ax, of_run, name, look["color"])

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sharpcli.errors import Refusal
-from sharpcli.plots import column, curves, figure, ink, legend, log_axis, style, title
+from sharpcli.plots import column, curves, figure, ink, legend, log_axis, seen, style, title
 
 TRACES = ("trace", "flow_trace")  # of the weights, and of Phi(w) on the manifold
 DISTANCES = ("flow_distance", "manifold_distance", "projected_distance")
@@ -58,4 +58,4 @@ def phases(frame: pd.DataFrame) -> Figure:
 def _draw(ax: Any, rows: pd.DataFrame, name: str, look: dict[str, Any]) -> None:
     """A curve without its start, which a log scale does not show."""
     later = rows[rows["_x"] > 0]
-    ax.plot(later["_x"], later[name], linewidth=1.2, **(style(0) | look))
+    ax.plot(later["_x"], later[name], linewidth=1.2, **seen(style(0) | look, len(later)))

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 
 from sharpcli.errors import Refusal
-from sharpcli.plots import column, figure, finals, label, log_axis, settings, style, title
+from sharpcli.plots import column, dots, figure, finals, label, log_axis, settings, title
 
 FEWEST = 3  # runs that a rank correlation needs
 FEWEST_OF_INTERVAL = 8  # runs below which draws of a bootstrap are mostly of the same few pairs
@@ -39,11 +39,8 @@ def scatter(frame: pd.DataFrame, *, x: str, y: str, by: list[str], log: bool, re
     fig, (ax,) = figure()
     groups = [g for _, g in ends.groupby(by, sort=True, dropna=False)] if by else [ends]
     for i, group in enumerate(groups):
-        look = style(i)
-        marker = look.get("marker", "o")
-        ax.plot(
-            group[x], group[y], marker, color=look["color"], markersize=5, alpha=0.8, label=label(group, by)
-        )
+        look = {**dots(i), "linestyle": "none", "markersize": 5, "alpha": 0.8}
+        ax.plot(group[x], group[y], label=label(group, by), **look)
     ax.set(xlabel=title(x), ylabel=title(y))
     if log and (ends[x] > 0).all():
         log_axis(ax, "x")

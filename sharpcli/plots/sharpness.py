@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sharpcli.plots import AXIS_LABELS, curves, figure, ink, legend, log_axis, need, need_axis
+from sharpcli.plots import AXIS_LABELS, curves, each_run, figure, ink, legend, log_axis, need, need_axis
+from sharpcli.plots.diverging import diverged, leave_room
 
 NEAR = 2.0  # times the largest lambda_1: edges above it are not in the picture
 
@@ -27,12 +28,12 @@ def sharpness(frame: pd.DataFrame, *, x: str) -> Figure:
         _losses(axes[0], frame, x)
     edges: dict[str, set[float]] = {"--": set(), ":": set()}
     highest, of_diverged, lowest = 0.0, 0.0, 0.0
-    marked = False
+    marked, gone = False, diverged(frame)
     for look, name, rows in curves(frame, "lambda_1"):
         colour, label = look["color"], None if has_loss else name
         look = {"marker": ".", **look, "markersize": 2}
         below.plot(rows[x], rows["lambda_1"], linewidth=1.2, label=label, **look)
-        ended = bool(len(rows)) and diverged(frame, rows)
+        ended = bool(len(rows)) and rows["run"].iloc[0] in gone
         if ended:
             of_diverged = max(of_diverged, rows["lambda_1"].max())
         elif len(rows):
@@ -53,14 +54,15 @@ def sharpness(frame: pd.DataFrame, *, x: str) -> Figure:
         "--": "edge of stability" + (" 2/lr" if edges_are_those_of_gd(frame) else ""),
         ":": "edge of the base, for comparison",
     }
-    for style, values in edges.items():
-        if values:
-            only_value = f" = {min(values):.4g}" if len(values) == 1 else ""
-            below.plot([], [], style, color=ink(), label=names[style] + only_value, linewidth=1)
     below.set(ylabel=AXIS_LABELS["lambda_1"] + " of the training loss", xlabel=AXIS_LABELS.get(x, x))
     # by what was measured: the edge of a schedule that ends at 0 has no largest value
     near = [value for values in edges.values() for value in values if value <= NEAR * highest]
     top = max(highest, *near, 0.0)
+    for style, values in edges.items():
+        if values:
+            said = names[style] + (f" = {min(values):.4g}" if len(values) == 1 else "")
+            said += ", above the picture" if min(values) > top else ""
+            below.plot([], [], style, color=ink(), label=said, linewidth=1)
     below.set_ylim(lowest - 0.05 * (top - lowest) * (lowest < 0), top + 0.08 * (top - lowest) or 1.0)
     legend(below)
     return fig
@@ -68,10 +70,12 @@ def sharpness(frame: pd.DataFrame, *, x: str) -> Figure:
 
 def _losses(ax: Axes, frame: pd.DataFrame, x: str) -> None:
     """The training losses, which name the runs."""
-    for look, name, rows in curves(frame, "train_loss"):
+    runs, ended = each_run(frame), diverged(frame)
+    for look, name, rows in curves(frame, "train_loss", runs):
         ax.plot(rows[x], rows["train_loss"], label=name, linewidth=1.2, **look)
     ax.set(ylabel=AXIS_LABELS["train_loss"])
     log_axis(ax, "y")
+    leave_room(ax, runs, ["train_loss"], ended)
     if frame["run"].nunique() > 1:
         legend(ax)
     else:
@@ -89,10 +93,3 @@ def edges_are_those_of_gd(frame: pd.DataFrame) -> bool:
     if not {"edge", "lr_now"} <= set(frame):
         return False
     return bool((frame["edge"] * frame["lr_now"]).dropna().sub(2).abs().lt(1e-9).all())
-
-
-def diverged(frame: pd.DataFrame, rows: pd.DataFrame) -> bool:
-    """Whether the run whose rows are `rows` diverged, by all of its rows in `frame`."""
-    if "diverged" not in frame:
-        return False
-    return bool(frame.loc[frame["run"] == rows["run"].iloc[0], "diverged"].eq(True).any())

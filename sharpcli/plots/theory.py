@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sharpcli.plots import AXIS_LABELS, MARKERS, PALETTE, column, figure, legend, log_axis
+from sharpcli.plots import AXIS_LABELS, column, dots, figure, legend, log_axis
 
 THEORY_LINE: dict[str, Any] = {
     "color": "black",
@@ -39,8 +39,7 @@ def theory(
     for i, name in enumerate(names):
         rows = frame[frame["part"] == name]
         rows = rows.assign(x=column(rows, x), y=column(rows, y)).dropna(subset=["x", "y"])
-        marker = MARKERS[i // len(PALETTE) % len(MARKERS)]  # tells apart what has the same colour
-        style: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "marker": marker, "alpha": 0.7}
+        style = {**dots(i), "alpha": 0.7}
         if only_last:
             ends = rows.groupby("run").tail(1)
             ax.plot(ends["x"], ends["y"], label=name, linestyle="none", markersize=4, **style)
