@@ -10,6 +10,7 @@ from scipy.stats import kstest, t
 
 from sharpcli.errors import Refusal
 from sharpcli.landscape.surface import LossSurface
+from sharpcli.landscape.third_derivatives import check_penalty
 from sharpcli.losses.half_squared import half_squared
 from sharpcli.objectives.crop_flip import crop_flip
 from sharpcli.objectives.cutout import cutout
@@ -255,6 +256,34 @@ def test_trace_penalty_is_the_trace_in_the_mean_and_its_gradient_a_third_derivat
     assert trace_penalty(surface, w, generator(0, "t", 0), strength=0.0, probes=1) is surface
     both = weight_decay(penalized, w, generator(0, "w", 0), strength=0.1)
     assert torch.allclose(both.grad(w), penalized.grad(w) + 0.1 * w)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_a_penalty_whose_gradient_torch_computes_wrongly_is_refused_before_the_first_step(
+    sharp, folder, norm
+):
+    """torch.func gives batch norm a wrong third derivative, in half of the gradient's norm (torch 2.14)."""
+    network = (
+        f"model=resnet model.depth=8 model.width=4 model.norm={norm} model.groups=2 data.train_examples=16"
+    )
+    how = "objective=[trace_penalty] method=gd steps=1 measure=[scores] loss=cross_entropy"
+    said = sharp("train", *network.split(), *how.split(), f"runs_dir={folder}")
+    if norm == "group":
+        assert said.code == 0, said.err
+    else:
+        assert (
+            said.code == 2
+            and "objective.trace_penalty: the gradient of what it adds to the loss is" in said.err
+        )
+        assert len(said.err.strip().splitlines()) == 1 and not list(folder.glob("*/metrics.jsonl"))
+
+
+def test_a_penalty_of_one_s_own_with_another_gradient_is_refused():
+    w = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    check_penalty(lambda w: w.pow(4).sum() + w.abs().sum(), w, "of_mine")
+    check_penalty(lambda w: 0.0 * w.sum(), w, "nothing")
+    with pytest.raises(Refusal, match=r"objective.of_mine: the gradient of what it adds .* wrong: \S+ along"):
+        check_penalty(lambda w: (w * w.detach()).square().sum(), w, "of_mine")
 
 
 @pytest.mark.parametrize("amplified", [1.0, 3.0])

@@ -167,6 +167,7 @@ def draw_landscapes():
     planes.coordinates(normal(4, 10), first, basis)
     planes.plane_through(first, last, normal(10, seed=2))
     assert len(planes.values(surface, normal(5, 10))) == 5
+    assert len(paths.places("chain", 6)) == 6
     middle = paths.fit(lambda step: surface, "chain", first, last, 3, 0.1, torch.Generator())
     paths.barrier([0.0, 0.25, 0.5, 0.75, 1.0], [0.0, 1.0, 3.0, 1.0, 0.0])
     paths.barrier([0.0, 0.5, 1.0], [float(surface.value(w)) for w in (first, middle, last)])
@@ -287,6 +288,7 @@ def surfaces():
     part = plain.through(lambda u: torch.cat([u, w[5:]]))
     assert second_derivatives.agreement(plain, w, torch.Generator().manual_seed(0)).derivative
     third_derivatives.check_third_derivatives(plain, w)
+    third_derivatives.check_penalty(lambda w: w.pow(4).sum(), w, "of_mine")
     normed = LossSurface(
         lambda w, x: torch.nn.functional.layer_norm(network(w, x), (2,)), half_squared, plain.batches
     )

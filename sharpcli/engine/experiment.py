@@ -28,7 +28,9 @@ from sharpcli.landscape import compiled_steps
 from sharpcli.landscape.compiled_products import When
 from sharpcli.landscape.distributed import ALONE, Processes
 from sharpcli.landscape.half_precision import HalfPrecision
+from sharpcli.landscape.second_derivatives import EXAMPLES, doubled
 from sharpcli.landscape.surface import LossSurface
+from sharpcli.landscape.third_derivatives import check_penalty
 from sharpcli.measures import Estimates, Point
 from sharpcli.objectives import flow_strength
 from sharpcli.optimizers import Optimizer, State, needs_exact_gradient, needs_full_batch, shaped, started
@@ -332,6 +334,11 @@ def _rehearse(experiment: Experiment) -> None:
             raise Refusal(
                 f"objective.{name}: gives a {type(shown).__name__}; give the surface with its change"
             )
+        if shown.penalty is not None:
+            few = experiment.uncompiled_surface.on([(x[: min(n, EXAMPLES)], y[: min(n, EXAMPLES)])])
+            precise = objective(doubled(few), w.double(), generator(0, "rehearsal", 0)).penalty
+            if precise is not None:
+                check_penalty(precise, w.double(), name)
     untouchable: Any = _Untouchable()
     # what a rule asks of the gradient that the rule around it gives
     if experiment.init is not None and hasattr(experiment.optimizer, "step"):

@@ -1,9 +1,9 @@
-"""Whether the third derivatives of a loss are those of its Hessian products: PyTorch's are wrong for some
-layers, as for batch norm in torch 2.6, and nothing else would show it."""
+"""Whether the third derivatives of a loss are those of its Hessian products, and the gradient of a penalty
+that of its value: PyTorch's are wrong for some layers, as for batch norm, and nothing else would show it."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,16 +13,11 @@ from torch import Generator, Tensor
 
 from sharpcli.errors import NotFinite, Refusal
 from sharpcli.landscape.batches import head
+from sharpcli.landscape.differences import disagreement
 from sharpcli.landscape.second_derivatives import EXAMPLES, doubled
 
 if TYPE_CHECKING:
-    from sharpcli.landscape.surface import LossSurface
-
-DIFFERENCE = 1e-2  # relative difference from a central difference of Hessian products that counts as an error
-LENGTHS = (1e-6, 1e-7, 1e-5)  # of the central difference, relative to |w|, in float64
-# Directions, of which one must agree: kinks (ReLU) disturb the difference along some, errors along all.
-TRIES = 3
-FLOOR_EPS = 1e3  # machine epsilons of v.Hv below which its derivative is only rounding
+    from sharpcli.landscape.surface import LossSurface, Penalty
 
 
 def check_third_derivatives(surface: LossSurface, w: Float[Tensor, " D"]) -> None:
@@ -34,39 +29,45 @@ def check_third_derivatives(surface: LossSurface, w: Float[Tensor, " D"]) -> Non
     """
     precise = doubled(replace(surface.single(head(surface.batches[0], EXAMPLES)), compiled=None))
     at, rng = w.double(), Generator().manual_seed(0)
-    pairs = []
+
+    def curvature(attempt: int) -> tuple[Callable[[Tensor], float], Tensor]:
+        v = torch.randn(len(at), generator=rng, dtype=torch.float64).to(at)
+        v = v / v.norm()
+        return lambda point: float(precise.hvp(point, v) @ v), precise.curvature_grad(at, v[None])
+
     try:
-        for _ in range(TRIES):
-            slope, difference, agrees = _compared(precise, at, rng)
-            if agrees:
-                return
-            pairs.append((slope, difference))
+        wrong = disagreement(curvature, at, rng)
     except (NotFinite, RuntimeError, TypeError):
         return
-    slope, difference = min(pairs, key=lambda pair: abs(pair[0] - pair[1]))
-    raise Refusal(
-        f"the third derivatives of this model are wrong: {slope:.6g} along a direction in which the Hessian "
-        f"products change by {difference:.6g}; a layer's third derivative is wrong in torch "
-        f"{torch.__version__}: take another layer, or another version"
-    )
+    if wrong is not None:
+        raise Refusal(
+            f"the third derivatives of this model are wrong: {wrong[0]:.6g} along a direction in which the "
+            f"Hessian products change by {wrong[1]:.6g}; a layer's third derivative is wrong in torch "
+            f"{torch.__version__}: take another layer, or another version"
+        )
 
 
-def _compared(surface: LossSurface, w: Tensor, rng: Generator) -> tuple[float, float, bool]:
-    """The derivative of v.Hv along u by the third derivative, by the nearest difference of products, and
-    whether they agree. u is near the third derivative itself: along independent directions both would be lost
-    in rounding."""
-    v, noise = (torch.randn(len(w), generator=rng, dtype=torch.float64).to(w) for _ in range(2))
-    v = v / v.norm()
-    third = surface.curvature_grad(w, v[None])
-    u = third / third.norm().clamp_min(torch.finfo(w.dtype).tiny) + noise / noise.norm()
-    slope, length, best = float(third @ u), max(float(w.norm()), 1.0), math.inf
-    for share in LENGTHS:
-        h = share * length
-        ends = [float(surface.hvp(w + side * h * u, v) @ v) for side in (1, -1)]
-        difference = (ends[0] - ends[1]) / (2 * h)
-        floor = FLOOR_EPS * torch.finfo(w.dtype).eps * max(map(abs, ends)) / h
-        if abs(difference - slope) < abs(best - slope):
-            best = difference
-        if abs(difference - slope) <= DIFFERENCE * max(abs(slope), abs(difference)) + floor:
-            return slope, difference, True
-    return slope, best, False
+def check_penalty(penalty: Penalty, w: Float[Tensor, " D"], name: str) -> None:
+    """Compares the gradient of what the objective `name` adds to the loss with central differences of it, at
+    w in float64. An objective that adds a gradient or a Hessian product descends on a derivative of second or
+    third order, which is wrong for some layers.
+
+    Refuses a gradient that is near no difference. Where the penalty cannot be evaluated in float64 nothing is
+    known, and nothing refused.
+    """
+
+    def added(attempt: int) -> tuple[Callable[[Tensor], float], Tensor]:
+        leaf = w.detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(penalty(leaf), leaf)
+        return lambda point: float(penalty(point).detach()), gradient
+
+    try:
+        wrong = disagreement(added, w, Generator().manual_seed(0))
+    except (NotFinite, RuntimeError, TypeError):
+        return
+    if wrong is not None:
+        raise Refusal(
+            f"objective.{name}: the gradient of what it adds to the loss is wrong: {wrong[0]:.6g} along a "
+            f"direction in which that changes by {wrong[1]:.6g}; a layer's derivative is wrong in torch "
+            f"{torch.__version__}: take another layer or version, or leave out objective={name}"
+        )

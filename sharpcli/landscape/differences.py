@@ -1,0 +1,59 @@
+"""A gradient compared with central differences of its function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+DIFFERENCE = 1e-2  # relative difference that counts as an error
+LENGTHS = (1e-6, 1e-7, 1e-5)  # of the central difference, relative to |w|, in float64
+# Directions, of which one must agree: kinks (ReLU) disturb the difference along some, errors along all.
+TRIES = 3
+FLOOR_EPS = 1e3  # machine epsilons of the value below which its derivative is only rounding
+
+Pair = tuple[float, float]  # the derivative along a direction by the gradient, and by the nearest difference
+
+
+def disagreement(
+    function: Callable[[int], tuple[Callable[[Tensor], float], Tensor]],
+    w: Float[Tensor, " D"],
+    rng: Generator,
+) -> Pair | None:
+    """Of a value and its gradient at w in float64, `function(attempt)`, the nearest pair of derivatives where
+    in none of `TRIES` attempts they agree; None where in one they do."""
+    pairs: list[Pair] = []
+    for attempt in range(TRIES):
+        value, gradient = function(attempt)
+        slope, difference, agrees = _compared(value, gradient, w, rng)
+        if agrees:
+            return None
+        pairs.append((slope, difference))
+    return min(pairs, key=lambda pair: abs(pair[0] - pair[1]))
+
+
+def _compared(
+    value: Callable[[Tensor], float],
+    gradient: Tensor,
+    w: Tensor,
+    rng: Generator,
+    lengths: Sequence[float] = LENGTHS,
+) -> tuple[float, float, bool]:
+    """The derivative along u by the gradient, by the nearest difference of values, and whether they agree. u
+    is near the gradient itself: along independent directions both would be lost in rounding."""
+    noise = torch.randn(len(w), generator=rng, dtype=torch.float64).to(w)
+    u = gradient / gradient.norm().clamp_min(torch.finfo(w.dtype).tiny) + noise / noise.norm()
+    slope, length, best = float(gradient @ u), max(float(w.norm()), 1.0), math.inf
+    for share in lengths:
+        h = share * length
+        ends = [value(w + side * h * u) for side in (1, -1)]
+        difference = (ends[0] - ends[1]) / (2 * h)
+        floor = FLOOR_EPS * torch.finfo(w.dtype).eps * max(map(abs, ends)) / h
+        if abs(difference - slope) < abs(best - slope):
+            best = difference
+        if abs(difference - slope) <= DIFFERENCE * max(abs(slope), abs(difference)) + floor:
+            return slope, difference, True
+    return slope, best, False
