@@ -102,6 +102,45 @@ def test_critical_sharpness_follows_the_optimizer_s_own_update(experiment):
         assert row["critical_sharpness"] is None and not row["critical_sharpness_converged"]
 
 
+def test_critical_sharpness_of_a_rule_that_takes_no_gradient_at_w(experiment):
+    """Schedule-free SGD takes its gradient between z and w: the slope along d is that at w all the same."""
+    words = ("problem=quadratic", "problem.eigenvalues=[5,2]", "problem.start=[1,-2]", "lr=0.3")
+    e = experiment(*words, "optimizer=schedule_free", "optimizer.beta=0.5", "measure=[critical_sharpness]")
+    w, state, h = e.problem.w0, e.optimizer.init(e.problem.w0), torch.tensor([5.0, 2.0], dtype=torch.float64)
+    positive = 0
+    for step in range(30):
+        after, following = e.optimizer.step(w, state, e.problem.surface, 0.3)
+        d = (w - after) / 0.3
+        row, _ = measure(e, w, step, {}, e.measures, state)
+        if float((h * w) @ d) > 1e-6:
+            exact, positive = float((h * d) @ d) / float((h * w) @ d), positive + 1
+            assert row["critical_sharpness"] == pytest.approx(exact, abs=row["critical_sharpness_error"])
+        w, state = after, following
+    assert positive > 5
+
+
+def test_critical_sharpness_is_bracketed_where_cross_entropy_is_flat_beyond_the_root(experiment):
+    """Far out the loss grows by a thousandth of the slope at w: a secant through the bracket's end creeps,
+    and that it hardly moves says nothing of the root."""
+    network = ("data.train_examples=100", "model.widths=[20]", "loss=cross_entropy", "problem.dtype=float64")
+    e = experiment(*network, "lr=0.1", "method=gd", "measure=[critical_sharpness]")
+    w, state, warm, converged = e.problem.w0, e.optimizer.init(e.problem.w0), {}, 0
+    for step in range(100):
+        if step % 5 == 0:
+            row, warm = measure(e, w, step, warm, e.measures, state)
+            g, lr = e.problem.surface.grad(w), row["critical_lr"]
+            share = row["critical_sharpness_error"] / row["critical_sharpness"]
+            before, beyond = (
+                float(e.problem.surface.value(w - max(lr * (1 + side * 1.01 * share), 0.0) * g))
+                for side in (-1, 1)
+            )
+            assert before <= float(e.problem.surface.value(w)) <= beyond, (step, row)
+            converged += row["critical_sharpness_converged"]
+            assert row["critical_sharpness_converged"] == (share <= 0.01)
+        w, state = e.optimizer.step(w, state, e.problem.surface, 0.1)
+    assert converged >= 14
+
+
 def test_critical_sharpness_is_where_the_loss_stops_to_fall_with_the_error_it_states():
     for dtype, seed, net, x, y in cases():
         found = sharp.measure(net, CE, (x, y), "critical_sharpness", max_forwards=30)

@@ -176,11 +176,11 @@ def counted(surface: LossSurface) -> tuple[LossSurface, Callable[[], float]]:
 def update(at: Point) -> tuple[Tensor, float, float]:
     """The direction d of the optimizer's next update w - lr d on the measured surface, the slope d.grad L,
     and the gradients it cost; without a state of the optimizer, or without lr, d is the gradient."""
-    surface, seen = at.surface, list[Tensor]()
+    surface, seen = at.surface, list[tuple[Tensor, Tensor]]()  # the weights and their gradients
 
     def grad(w: Tensor) -> Tensor:
-        seen.append(surface.grad(w))
-        return seen[-1]
+        seen.append((w, surface.grad(w)))
+        return seen[-1][1]
 
     def direction(state: State, lr: float) -> Tensor:
         """d of the update w - lr d."""
@@ -193,12 +193,14 @@ def update(at: Point) -> tuple[Tensor, float, float]:
         grad.whole = surface  # type: ignore[attr-defined]  # for rules that are defined by the loss itself
         d = direction(at.state, at.lr)
         # a shorter step is lost in the rounding of w: d is then that of a step of this length
-        scale = float(seen[0].norm()) if seen else 0.0
+        scale = float(seen[0][1].norm()) if seen else 0.0
         least = torch.finfo(at.w.dtype).eps ** 0.5 * max(float(at.w.norm()), 1e-3) / max(scale, 1e-300)
         if scale > 0 and at.lr < least:
             d = direction(at.state, least)
-    first = seen[0] if seen else surface.grad(at.w)  # every rule takes its first gradient at w
-    return d, float(first.double() @ d.double()), max(len(seen), 1)
+    # most rules take a gradient at w, and some at another point alone
+    own = next((g for w, g in seen if torch.equal(w, at.w)), None)
+    g = grad(at.w) if own is None else own
+    return d, float(g.double() @ d.double()), len(seen)
 
 
 def elapsed(at: Point, measure: str, power: int = 1) -> float:

@@ -1,5 +1,5 @@
-"""Critical sharpness: 2 / lr_c, lr_c the smallest step along the optimizer's own update that does not lower
-the loss; Kalra et al. 2026, arXiv:2601.16979. By values of the loss alone, without a gradient's graph."""
+"""Critical sharpness: 2 / lr_c, lr_c the step along the optimizer's own update beyond which the loss is
+higher; Kalra et al. 2026, arXiv:2601.16979. By values of the loss alone, without a gradient's graph."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from sharpcli.measures import Estimates, Point, update
 
 SUM_ROUNDING = 4.0  # roundings of a loss, in units of its dtype's
 GROWTH = 4.0  # by which a step is at most enlarged where the loss still falls
+SLOW = 2  # steps in turn that do not halve the bracket, after which it is cut in the middle
 
 
 def critical_sharpness(at: Point, *, tol: float, max_forwards: int) -> Estimates:
-    """2 / lr_c, with lr_c the smallest lr > 0 at which L(w - lr d) = L(w), for the direction d of the
-    optimizer's next update w - lr d; the gradient where no run gives the optimizer's state.
+    """2 / lr_c, with lr_c > 0 a step at which L(w - lr_c d) = L(w) and beyond which it is higher, for the
+    direction d of the optimizer's next update w - lr d; the gradient where no run gives the optimizer's
+    state. Where the loss along d falls, rises, and falls below L(w) again, several steps are such: it is then
+    one of them, and need not be the smallest.
 
     On a quadratic with d = grad L it is g.Hg / |g|^2, at most lambda_1. The root of (L(w - lr d) - L(w)) / lr
-    is found by the secant method inside a bracket, from the step found at the previous measurement: five or
-    six forward passes. Refuses tol <= 0 and fewer than 3 forward passes.
+    is enclosed in a bracket by the secant method, from the step found at the previous measurement. Refuses
+    tol <= 0 and fewer than 3 forward passes.
 
     Columns:
         critical_sharpness [loss/weight^2, error _error]: 2 / critical_lr; null where d does not descend;
-            error: half of the bracket of the root, or the last change of the secant method, and rounding
+            error: to the farther end of the bracket that holds the root, and rounding
         critical_lr [-]: lr_c
         critical_forwards [-]: forward passes spent
         critical_sharpness_converged [-]: whether the error is at most `tol` critical_sharpness
@@ -75,36 +78,57 @@ class _Search:
         return value if math.isfinite(value) else math.inf
 
     def root(self, lr: float, tol: float, max_forwards: int) -> tuple[float, float]:
-        """The root and its error; 0 where no bracket is found in `max_forwards`."""
-        below, above = (0.0, -self.slope), (math.inf, math.inf)
-        last, change = 0.0, math.inf
+        """The root and its error, the distance to the farther end of a bracket and rounding; 0 where no
+        bracket is found in `max_forwards`.
+
+        Each step lies at least tol / 2 within the bracket, so that it closes from both sides: that the
+        estimate hardly changes would show nothing of a psi that is nearly flat beyond the root."""
+        below, above, beyond, slow = (0.0, -self.slope), (math.inf, math.inf), tol, 0
+        weight_below = weight_above = 1.0  # of the value at an end that stays, as the Illinois method has it
         while self.forwards < max_forwards and lr > 0:  # halving may end below the least number
-            value = self.psi(lr)
+            value, width = self.psi(lr), above[0] - below[0]
             if value > 0:
-                above = (lr, value)
+                above, weight_below, weight_above = (
+                    (lr, value),
+                    weight_below / 2 if above[0] < math.inf else 1.0,
+                    1.0,
+                )
             else:
-                below = (lr, value)
-            change, last = abs(lr - last), lr
-            estimate = self._next(below, above)
-            if above[0] < math.inf and abs(estimate - lr) <= tol * lr / 2:
-                change, last = abs(estimate - lr), estimate
+                below, weight_above, weight_below = (lr, value), weight_above / 2, 1.0
+            (a, at_a), (b, at_b) = below, above
+            if b == math.inf:  # past the secant through psi(0), farther each time
+                secant = a * self.slope / max(self.slope + at_a, 1e-300)
+                lr, beyond = min(max(secant, a) * (1 + beyond), GROWTH * a), 8 * beyond
+                continue
+            estimate = _zero(a, at_a, b, at_b)
+            if max(b - estimate, estimate - a) <= tol * estimate:
                 break
-            lr = estimate
+            slow = slow + 1 if b - a > width / 2 else 0
+            least = min(tol * estimate / 2, (b - a) / 2)
+            if at_b == math.inf or slow >= SLOW:
+                lr, slow = _middle(a, b), 0
+            else:
+                lr = min(max(_zero(a, weight_below * at_a, b, weight_above * at_b), a + least), b - least)
         if above[0] == math.inf:
             return 0.0, math.inf
-        estimate = self._next(below, above)
-        eps = SUM_ROUNDING * torch.finfo(self.at.w.dtype).eps
-        rounding = 2 * eps * abs(self.loss) / self.slope  # of the root: psi has about the slope -psi(0) / lr
-        return estimate, min(max(change, abs(estimate - last)), above[0] - below[0]) + rounding
-
-    def _next(self, below: tuple[float, float], above: tuple[float, float]) -> float:
-        """The next step: by the secant through the bracket, by that through psi(0) where nothing is above
-        the root yet, at most `GROWTH` times as far; in the middle of the bracket where the loss is no number
-        above."""
         (a, at_a), (b, at_b) = below, above
-        if b == math.inf:
-            secant = a * self.slope / max(self.slope + at_a, 1e-300) if a else math.inf
-            return min(max(secant * 1.05, 1.2 * a), GROWTH * a)
-        if at_b == math.inf:
-            return (a + b) / 2 if a else b / GROWTH
-        return a - at_a * (b - a) / (at_b - at_a)
+        estimate = _zero(a, at_a, b, at_b)
+        return estimate, max(b - estimate, estimate - a) + self._rounding(a, at_a, b, at_b)
+
+    def _rounding(self, a: float, at_a: float, b: float, at_b: float) -> float:
+        """By how much the rounding of the loss moves the root: by that of psi over its slope in the bracket,
+        or where rounding hides that over -psi(0) / lr, its slope on a quadratic."""
+        noise = 2 * SUM_ROUNDING * torch.finfo(self.at.w.dtype).eps * abs(self.loss) / b
+        if 4 * noise < at_b - at_a < math.inf:
+            return noise * max((b - a) / (at_b - at_a), b / self.slope)
+        return noise * b / self.slope
+
+
+def _zero(a: float, at_a: float, b: float, at_b: float) -> float:
+    """Where the line through two points on both sides of 0 is 0; the middle where the value at b is none."""
+    return _middle(a, b) if at_b == math.inf else a - at_a * (b - a) / (at_b - at_a)
+
+
+def _middle(a: float, b: float) -> float:
+    """The middle of a bracket on a logarithmic scale, of one from 0 a part of its end."""
+    return math.sqrt(a * b) if a else b / GROWTH
