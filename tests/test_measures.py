@@ -220,7 +220,7 @@ def test_pac_bayes_bound_is_mcallester_s_and_the_harmless_sigma_is_bracketed(fou
 
 def test_the_pac_bayes_test_error_needs_test_examples(experiment):
     e = experiment(*NET, "measure=[pac_bayes_sharpness]", "measure.pac_bayes_sharpness.tested=true")
-    untested = replace(e, problem=replace(e.problem, scores=lambda w: {"train_accuracy": 1.0}))
+    untested = replace(e, problem=replace(e.problem, test_error=None))
     with pytest.raises(Refusal, match="tested=true: this problem has no test examples with classes"):
         measure(untested, e.problem.w0, 0, {}, ["pac_bayes_sharpness"])
 
@@ -697,3 +697,57 @@ def test_standard_errors_of_gradient_noise_and_density_cover_the_truth_over_200_
         for key, value in truth.items():
             hits[key] += abs(row[key] - float(value)) <= 2 * row[f"{key}_stderr"]
     assert all(count / 200 >= 0.93 for count in hits.values()), hits
+
+
+def test_the_tested_predictors_of_pac_bayes_are_those_of_the_bound(experiment):
+    """Under batchnorm=population the statistics are those at w: noise in the weights moves them."""
+    words = ["model=resnet", "model.depth=8", "model.width=2", "model.norm=batch", "data.train_examples=40"]
+    words += ["problem.batchnorm=population", "measure=[pac_bayes_sharpness]", "problem.dtype=float64"]
+    settings = {"tested": "true", "sigmas": "[0.3]", "samples": "4", "pairs": "4", "control": "false"}
+    e = experiment(*words, *(f"measure.pac_bayes_sharpness.{k}={v}" for k, v in settings.items()))
+    w, seen = e.problem.w0, []
+    original = e.problem.test_error
+
+    def watched(surface, at):
+        seen.append((surface, at))
+        return original(surface, at)
+
+    e = replace(e, problem=replace(e.problem, test_error=watched))
+    row, _ = measure(e, w, 0, {}, ["pac_bayes_sharpness"])
+    fixed = e.problem.at(w).on([e.problem.tests])
+    expected = [e.problem.error(fixed, at) for _, at in seen]
+    assert len(seen) == 4 and row["pac_bayes_test_error"] == pytest.approx(sum(expected) / 4, abs=1e-12)
+    moving = [1 - e.problem.scores(at)["test_accuracy"] for _, at in seen]
+    assert moving != expected
+
+
+def test_the_prior_of_pac_bayes_knows_no_examples(experiment):
+    """Where training began at weights of another run (init_from=), which may have been trained on the same
+    examples, the prior is about the weights that the seed drew."""
+    e = experiment(*NET, "method=gd", "measure=[pac_bayes_sharpness]")
+    e = replace(e, init=e.problem.w0 + 0.1)
+    row, _ = measure(e, e.init, 0, {}, ["pac_bayes_sharpness"])
+    sigma, m = row["pac_bayes_bound_sigma"], len(e.problem.examples[1])
+    kl = len(e.init) * 0.01 / (2 * sigma**2)
+    root = row["pac_bayes_bound_talk"] - row["pac_bayes_train_error"]
+    assert root == pytest.approx((kl / (4 * m)) ** 0.5, rel=1e-9)
+
+
+@pytest.mark.parametrize("around", ["clipping", "averaging", "switch"])
+def test_the_rho_of_sam_within_another_rule_is_that_of_its_measures(experiment, around):
+    inner = "after" if around == "switch" else "base"
+    words = ["problem=uv", f"optimizer={around}", f"optimizer@optimizer.{inner}=sam"]
+    e = experiment(*words, f"optimizer.{inner}.rho=0.5", "measure=[sam_sharpness]")
+    alone = experiment("problem=uv", "method=sam", "optimizer.rho=0.5", "measure=[sam_sharpness]")
+    rows = [measure(one, one.problem.w0, 0, {}, ["sam_sharpness"])[0] for one in (e, alone)]
+    assert rows[0]["sam_edge"] == rows[1]["sam_edge"]
+
+
+@pytest.mark.parametrize("size, share", [(8, 8), (4, 4), (7, 1.75), (6, 3), (5, 3.75)])
+def test_label_noise_of_batches_that_do_not_divide_the_examples_moves_faster(experiment, size, share):
+    """Of 8 examples in batches of 7 every second step sees a single one, with seven times the noise."""
+    words = ["problem=uv", "method=label_noise", f"batch_size={size}"]
+    assert experiment(*words).flow_strength == pytest.approx(1 / share)
+    assert experiment(*words, "replacement=true").flow_strength == pytest.approx(1 / size)
+    both = experiment(*words, "objective=[label_noise,weight_decay]")
+    assert both.flow_strength is None, "the flow of both is another"

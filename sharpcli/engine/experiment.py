@@ -114,7 +114,7 @@ class Experiment:
     @property
     def flow_strength(self) -> float | None:
         """The speed of the limiting flow of the run's noise; see `objectives.flow_strength`."""
-        return flow_strength(self.objectives, self.minibatches.batch_size)
+        return flow_strength(self.objectives, self.minibatches.size_by_noise)
 
     @property
     def facts(self) -> dict[str, Any]:

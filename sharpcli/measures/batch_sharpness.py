@@ -29,7 +29,9 @@ def batch_sharpness(at: Point, *, batch_size: Any, rtol: float, max_batches: int
     Columns:
         batch_sharpness [loss/weight^2, error _stderr]: the mean of the ratios over batches with g_B != 0,
             null where every g_B = 0; error: batch_sharpness ± 2 batch_sharpness_stderr covers it in at least
-            95 % of cases; for the full batch, what rounding can do
+            95 % of cases, but for what only batches that were not drawn would show, as one example of a
+            hundred that is ten times as long (`max_batches` and a small `rtol` draw more); for the full
+            batch, what rounding can do
         batch_sharpness_zero [-]: the number of batches with g_B = 0, which the mean leaves out
         batch_sharpness_batches [-]: the number of batches drawn; absent for the full batch
         batch_sharpness_converged [-]: whether half the 95 % interval is at most `rtol` of the mean

@@ -43,16 +43,21 @@ def pac_bayes_sharpness(
     error of the *perturbed* network, not of w itself. The grid `sigmas` is fixed beforehand; the union bound
     over it pays for taking the least. Expected errors are means over `samples` noise vectors, the same for
     all sigma, so that the rise of the error is nearly smooth in sigma. Only problems with classes have the
-    columns from pac_bayes_bound on. Refuses sizes out of range, prior=init for weights without a known start,
+    columns from pac_bayes_bound on.
+
+    A prior must not know the examples: with prior=init it is about the weights that the run's seed drew, also
+    where training began elsewhere, as by init_from at weights that may have been trained. Refuses sizes out
+    of range, prior=init for weights without a known start,
     and `tested` for a problem without classified test examples.
 
     Columns:
         pac_bayes_sharpness [loss, error _stderr]: E L(w + v) - L(w), near sigma^2 / 2 Tr H for small sigma;
             error: pac_bayes_sharpness ± 2 pac_bayes_sharpness_stderr covers it in at least 95 % of cases
         pac_bayes_bound [-, error _stderr]: the least over the grid `sigmas` of the expected training error +
-            sqrt((KL + ln(2 sqrt(m) |sigmas| / delta)) / 2m), KL = |w - w_prior|^2 / 2 sigma^2, w_prior where
-            training began or 0 (`prior`), m the number of measured examples and |sigmas| the number of values
-            in the grid; error: that of the expected training error, as of pac_bayes_sharpness
+            sqrt((KL + ln(2 sqrt(m) |sigmas| / delta)) / 2m), KL = |w - w_prior|^2 / 2 sigma^2, w_prior the
+            weights that the seed drew or 0 (`prior`), m the number of measured examples and |sigmas| the
+            number of values in the grid; error: that of the expected training error, as of
+            pac_bayes_sharpness
         pac_bayes_bound_sigma [weight]: the sigma of the grid at which the bound is least
         pac_bayes_train_error [-]: the expected training error at pac_bayes_bound_sigma; its standard error is
             pac_bayes_bound_stderr
@@ -121,9 +126,7 @@ def pac_bayes_sharpness(
 
 def _bound(at: Point, noise: list[Tensor], sigmas: list[float], delta: float, prior: str) -> dict[str, float]:
     m = at.surface.examples
-    distance = float(
-        (at.w - at.init if prior == "init" and at.init is not None else at.w).double().square().sum()
-    )
+    distance = float((at.w - at.problem.w0 if prior == "init" else at.w).double().square().sum())
     bounds = []
     for sigma in sigmas:
         error, stderr = mean_and_stderr(_errors(at, noise, sigma))
@@ -137,14 +140,14 @@ def _bound(at: Point, noise: list[Tensor], sigmas: list[float], delta: float, pr
 
 
 def _tested(at: Point, noise: list[Tensor], sigma: float) -> dict[str, float]:
-    scores = [at.problem.scores(at.w + sigma * z) for z in noise]
-    if "test_accuracy" not in scores[0]:
+    test_error = at.problem.test_error
+    if test_error is None:
         raise Refusal(
             "measure.pac_bayes_sharpness.tested=true: this problem has no test examples with classes"
         )
-    return {
-        "pac_bayes_test_error": mean_and_stderr([1 - of_sample["test_accuracy"] for of_sample in scores])[0]
-    }
+    # of the same predictors as the bound, normalized as at w: noise moves the statistics too
+    of_samples = [test_error(at.surface, at.w + sigma * z) for z in noise]
+    return {"pac_bayes_test_error": mean_and_stderr(of_samples)[0]}
 
 
 def _harmless(at: Point, noise: list[Tensor], low: float, high: float, target: float) -> dict[str, float]:

@@ -5,7 +5,8 @@ the loss of the step's examples and the weights w [D] before the step it makes t
 draws its random numbers once, from `rng`; the surface that it returns is deterministic, so that two gradients
 of one step have the same noise. A dataclass may also have a method `compiled() -> Noise | None`, for toys
 whose steps are compiled, and a method `flow_strength(batch_size) -> float | None`, the speed of its limiting
-flow; the functions of these names below call them.
+flow, batch_size that of equal batches with the noise of the run's; the functions of these names below call
+them.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ class Noise(NamedTuple):
     key: int = 0
 
 
-def flow_strength(objectives: Mapping[str, Any], batch_size: int) -> float | None:
+def flow_strength(objectives: Mapping[str, Any], batch_size: float) -> float | None:
     """The speed of the limiting flow over that of label noise of variance 1 on single examples, by the
-    objective that states one; 1 where none does, and None where the noise has another limiting flow."""
-    for objective in objectives.values():
-        if "flow_strength" in vars(type(objective)):
-            strength: float | None = objective.flow_strength(batch_size)
-            return strength
-    return 1.0
+    objective that states one; 1 where none does, and None where the noise has another limiting flow, or
+    another objective beside it changes the noise or the loss."""
+    stating = [o for o in objectives.values() if "flow_strength" in vars(type(o))]
+    if not stating:
+        return 1.0
+    strength: float | None = stating[0].flow_strength(batch_size)
+    return strength if len(objectives) == 1 else None
 
 
 def compiled(objective: Any) -> Noise | None:

@@ -20,7 +20,8 @@ def gradient_penalty(
     power 1 and g + 2 strength H g for power 2. To first order in rho SAM descends on power 1 with strength
     rho, and gradient descent follows the flow of power 2 with strength lr / 4.
 
-    Refuses strength < 0 and another power.
+    Under batch norm |grad L| is that of the step's examples normalized together, also where `chunk` divides
+    them. Refuses strength < 0 and another power.
     """
     if strength < 0 or power not in (1, 2):
         raise Refusal(f"strength={strength} power={power}: a strength of at least 0, and a power of 1 or 2")

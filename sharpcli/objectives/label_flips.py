@@ -39,7 +39,7 @@ class LabelFlips:
             used += len(y)
         return surface.on(batches)
 
-    def flow_strength(self, batch_size: int) -> None:
+    def flow_strength(self, batch_size: float) -> None:
         """None: the covariance of the gradients is not that of label noise of one variance for all."""
 
 

@@ -46,7 +46,7 @@ class LabelNoise:
             used += y.numel()
         return surface.on(batches)
 
-    def flow_strength(self, batch_size: int) -> float | None:
+    def flow_strength(self, batch_size: float) -> float | None:
         """Var(xi) / B, the speed of the limiting flow over that of noise of variance 1 on single examples:
         the gradient of a batch of B has 1/B of the covariance. None of noise that a batch shares, whose
         covariance is not that of H, and whose limiting flow does not lower Tr H."""

@@ -29,8 +29,8 @@ def sde_noise(
 
     Sigma = (1/batch) [(delta^2/n) sum_i grad f_i grad f_i^T + Cov_i(r_i grad f_i)], r_i the derivative of the
     loss of example i in its outputs (f_i - y_i for half squared loss, softmax(f_i) - y_i for cross-entropy):
-    the first term is of label noise of size `delta`, the second, which `sampling` adds, of drawing the
-    examples.
+    the first term is, for half squared loss, of label noise of size `delta`, the second, which `sampling`
+    adds, of drawing the examples.
     xi = J^T zeta, J the Jacobian of the n outputs and zeta random numbers in output space, costs one
     gradient. Refuses sgd_lr and dt that are not above 0, delta < 0 and batch < 1.
     """

@@ -17,6 +17,9 @@ def svag(surface: LossSurface, w: Tensor, rng: Stream, *, l: float) -> LossSurfa
     examples: the mean of the gradient stays, and its covariance is l times that of a gradient of half of the
     examples.
 
+    Noise of an objective that is named after it is drawn for A alone, and for A and B where it is named
+    before.
+
     With step size lr / l and l times as many steps, l -> infinity gives the stochastic differential equation
     of SGD at lr with half the batch; l = 1 is A alone. Refuses l < 1 and an odd number of examples.
     """

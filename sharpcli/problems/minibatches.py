@@ -42,6 +42,13 @@ class Minibatches:
         """The examples of the smallest batch: of the last of an epoch, without replacement."""
         return self.batch_size if self.replacement else (len(self.examples[1]) - 1) % self.batch_size + 1
 
+    @property
+    def size_by_noise(self) -> float:
+        """The size B of equal batches with the same noise: the noise of a batch of B_t is 1/B_t of an
+        example's, and 1/B its mean over the steps of an epoch. `batch_size` where it divides the examples."""
+        steps = self.per_epoch
+        return steps / ((steps - 1) / self.batch_size + 1 / self.smallest)
+
     def sizes(self, steps: int) -> set[int]:
         """The numbers of examples of the batches of a run of `steps` steps."""
         return {self.batch_size, self.smallest} if steps >= self.per_epoch else {self.batch_size}

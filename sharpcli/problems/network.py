@@ -127,9 +127,11 @@ def network(
         fixed = with_population_statistics(module, norms, predict, w, surface.batches)
         return replace(surface, predict=flat(fixed, list(trainable), eager=calls_compiled))
 
+    tests = chunks((x_test, y_test), chunk)
+
     def scores(w: Tensor) -> dict[str, float]:
         fixed, out = at(w), {}
-        for split, batches in (("train", surface.batches), ("test", chunks((x_test, y_test), chunk))):
+        for split, batches in (("train", surface.batches), ("test", tests)):
             if not batches:  # a file without a test set
                 continue
             value, right = evaluate(fixed.on(batches), w)
@@ -157,6 +159,7 @@ def network(
         last_matrix=next((name for name, p in reversed(list(module.named_parameters())) if p.ndim > 1), ""),
         tests=(x_test, y_test) if len(y_test) else None,
         error=error if data.classes else None,
+        test_error=(lambda surface, w: error(surface.on(tests), w)) if data.classes and tests else None,
         norms=structural_norms(module, list(trainable)),
         fewest=fewest_examples(predict, w0, x_train),
         channels_last=x_train.ndim == 4 and _is_faster_channels_last(module),

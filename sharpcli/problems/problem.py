@@ -67,7 +67,8 @@ class Problem:
     `fewest` is the least number of examples that a batch may have (2 under batch norm), and
     `channels_last` whether its images are faster to train on with their channels side by side.
     `error(surface, w)` is the share of a surface's examples that are classified wrongly, where there are
-    classes; `norms(w)` what a model's own structure defines.
+    classes, and `test_error(surface, w)` that of the test examples, with the normalization of the surface;
+    `norms(w)` what a model's own structure defines.
 
     What is known in closed form a problem supplies itself: `flows`, `least_norm(w, positive)`, named numbers
     about the solutions of least norm, and the `recovery` of what its data were made of. `compiled` is the
@@ -88,6 +89,7 @@ class Problem:
     fewest: int = 1
     channels_last: bool = False
     error: Callable[[LossSurface, Tensor], float] | None = None
+    test_error: Callable[[LossSurface, Tensor], float] | None = None
     norms: Callable[[Tensor], dict[str, float]] = lambda w: {}
     flows: ClosedFlows | None = None
     least_norm: Callable[[Tensor, bool], dict[str, float]] | None = None
@@ -138,5 +140,6 @@ class Problem:
             fewest=self.fewest,
             channels_last=self.channels_last,
             error=self.error,
+            test_error=self.test_error,
             recovery=None if known is None else Recovery(known.truth, lambda u: known.of(embed(u))),
         )
