@@ -145,6 +145,7 @@ def meeting(frame: pd.DataFrame, condition: str, needs_rows: bool = True) -> pd.
         if name := re.search(r"name '([^']+)' is not defined", str(problem)):
             raise unknown(frame, name[1]) from None
         said = str(problem).partition(" (<unknown>")[0][:100]
+        said = "an operator that columns do not have" if "has no attribute" in said else said
         raise Refusal(f"where {condition}: cannot be read ({said}); {CONDITION}") from None
     if str(getattr(met, "dtype", "")) != "bool":
         raise Refusal(f"where {condition}: is no condition; {CONDITION}")
@@ -157,7 +158,9 @@ def meeting(frame: pd.DataFrame, condition: str, needs_rows: bool = True) -> pd.
 
 def unknown(frame: pd.DataFrame, name: str) -> Refusal:
     """The refusal of a column that no run has, with the nearest that some have."""
-    return unknown_column(name, [str(c) for c in frame if frame[c].notna().any()])
+    known = [str(c) for c in frame if frame[c].notna().any() and not str(c).startswith("_")]
+    about = {"run", "scores", "part", "step", "epoch", *frame.attrs.get("settings", ())}
+    return unknown_column(name, sorted(known, key=lambda column: column in about))  # what is measured first
 
 
 def settings_of(run: Run) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -677,14 +678,17 @@ def put_labels(path: Path, known: Mapping[str, Any]) -> None:
 
 def last_of(rows: Sequence[Row]) -> Row | None:
     """The last of a run's rows; of replicas the mean over them at the last step, of each number that all of
-    them have, without their own numbers and seeds. None of no rows."""
+    them have, without their own numbers and seeds, and without a setting in which they differ: its mean is
+    that of no replica. None of no rows."""
     if not rows or "replica" not in rows[-1]:
         return rows[-1] if rows else None
     ends = [row for row in rows if row["step"] == rows[-1]["step"]]
     out: Row = {"step": rows[-1]["step"]}
+    labels = {*takewhile(lambda key: key not in ("epoch", "diverged"), ends[0])}  # what replicas differ in
     for key in rows[-1]:
         values = [row.get(key) for row in ends]
-        if key not in ("step", "replica", "seed") and all(is_number(value) for value in values):
+        differ = key in labels and len(set(values)) > 1
+        if key not in ("step", "replica", "seed") and not differ and all(map(is_number, values)):
             out[key] = sum(values) / len(values)  # type: ignore[arg-type]
     return out
 

@@ -468,3 +468,34 @@ def test_a_dry_run_lists_the_jobs_with_their_state_and_trains_nothing(sharp, fol
     one = sharp("train", *TINY, "lr=0.2", "steps=4", "--dry-run")
     assert one.out.count("[job") == 1 and ": not begun" in one.out
     assert "lr=-1" in sharp("train", "lr=-1,0.1", "-m", "--dry-run").refusal
+
+
+def test_a_run_that_cannot_be_measured_keeps_no_other_from_it(sharp, folder):
+    short = (*TINY, "steps=2", "threads=1", f"runs_dir={folder / 'mixed'}")
+    assert sharp("train", *short, "lr=0.3").code == 0
+    assert sharp("train", *short, "lr=0.2", "replicas=2").code == 0
+    assert sharp("train", *short, "lr=0.1").code == 0
+    said = sharp("measure", str(folder / "mixed"), "measure=[trace]", "--step", "0")
+    assert said.code == 2 and said.out.count("trace_converged") == 2
+    assert (
+        "holds 2 replicas: measure them in training" in said.err
+        and "1 of 3 runs are not measured" in said.err
+    )
+    of_all = sharp("measure", str(folder / "mixed"), "measure=[tracee]")
+    assert of_all.code == 2 and of_all.err.startswith("sharp: measure=tracee: no such measure"), of_all.err
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("method=[sam,sgd]", "a single method is possible; method=sam,sgd with -m makes a run of each"),
+        ("optimizer=[sam,gd]", "a single optimizer is possible"),
+        ("method=sam,sgd", "several values; add -m for a run of each\n"),
+        ("lr=0.1,0.2", "several values; add -m for a run of each\n"),
+        ("model.widths=3,4", "or model.widths=[3,4] for a list"),
+        ("objective=label_noise,svag", "or objective=[label_noise,svag] for a list"),
+    ],
+)
+def test_a_list_is_suggested_where_a_setting_takes_it_and_refused_elsewhere(sharp, words, said):
+    came = sharp("train", words)
+    assert came.code == 2 and said in came.err, came.err

@@ -12,7 +12,7 @@ from rich.console import Console
 from sharpcli.commands import progress
 from sharpcli.commands.report import is_flat, settled
 from sharpcli.commands.show import in_short
-from sharpcli.run import Run
+from sharpcli.run import Run, last_of
 
 SHORT = (*TINY, "steps=8", "measure_every=2", "threads=1")
 
@@ -41,9 +41,20 @@ def test_a_run_without_scores_ends_with_what_it_measured(sharp):
     assert "at step 4: trace 3.3" in out
 
 
+def test_the_mean_of_replicas_has_no_setting_in_which_they_differ(sharp, folder):
+    assert sharp("train", *SHORT, "replicas={lr:[0.1,0.2],seed:2}").code == 0
+    rows = Run(only_run(folder)).logged()
+    assert {row["lr"] for row in rows} == {0.1, 0.2} and "lr" not in last_of(rows)
+    assert "0.15" not in sharp("ls", "columns=[lr,lambda_1]").out
+    assert last_of([{**row, "lr": 0.1} for row in rows])["lr"] == pytest.approx(0.1)
+
+
 def test_a_curve_that_still_rises_has_not_settled(sharp, folder):
     assert is_flat([3.0, 3.1, 3.01, 2.99]) and not is_flat([1.0, 2.0, 3.0, 4.0])
     assert not is_flat([3.0, 3.0, 3.0])  # too few to say
+    rising = [2.939, 2.970, 2.999, 3.028]
+    assert not is_flat(rising) and not is_flat(rising[::-1]) and is_flat([rising[i] for i in (1, 0, 3, 2)])
+    assert is_flat([3.0, 3.001, 3.002, 3.003]), "by less than a hundredth"
     assert "lambda_1 settled at" in sharp("train", "problem=quadratic", "steps=40", "measure_every=2").out
     run = Run(only_run(folder))
     rows = [{**row, "lambda_1": 1.0 + row["step"]} for row in run.logged()]

@@ -36,7 +36,8 @@ def to_file(names: Sequence[str], where: str | None, out: Path | None, runs_dir:
     as the nodes of a density, are written as JSON. Refuses another ending, a condition that no row meets, and
     .parquet without pyarrow."""
     if out is None or out.suffix.lower() not in TABLES:
-        raise Refusal(f"-o {out}: give a file that ends in {' or '.join(TABLES)}, or --to TRACKER")
+        came = "no -o FILE" if out is None else f"-o {out}"
+        raise Refusal(f"{came}: give a file that ends in {' or '.join(TABLES)}, or --to TRACKER")
     runs = find_all(names, runs_dir, complain)
     half = out.with_name(f".{out.name}.part")
     is_parquet = out.suffix.lower() == ".parquet"

@@ -364,8 +364,12 @@ def _check_plane(
         raise Refusal(f"directions={directions}: takes {what}, and these are {named}")
     if directions == "trajectory" and not asked.runs:
         raise Refusal("directions=trajectory: a file of weights has no trajectory; name a run")
-    if points < 3 or dimensions not in (1, 2) or (span is not None and not span > 0):
-        raise Refusal(f"points={points} dimensions={dimensions} span={span}: at least 3, 1 or 2, above 0")
+    if points < 3:
+        raise Refusal(f"points={points}: at least 3 along each direction")
+    if dimensions not in (1, 2):
+        raise Refusal(f"dimensions={dimensions}: 1 for a curve, or 2 for a map")
+    if span is not None and not span > 0:
+        raise Refusal(f"span={span}: the distance to both sides of the weights, above 0; null chooses it")
     if step is not None and (not asked.runs or directions == "checkpoints"):
         raise Refusal(f"step={step}: chooses a checkpoint of a single run; through= chooses three")
     if dimensions == 1 and directions in ("trajectory", "checkpoints"):

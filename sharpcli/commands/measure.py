@@ -6,7 +6,7 @@ import fnmatch
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,9 +101,14 @@ def measure_all(
     watched = [run for run in runs if run.is_watched]
     asked = [(run, checkpoints(run, steps)) for run in watched]
     runs = [run for run in runs if not run.is_watched]
-    checked = [(run, checked_again(run, overrides), checkpoints(run, steps)) for run in runs]
-    for run, config, _ in checked:
-        run.refuse_altered(config.contents)
+    refused = _Refused(len(runs) + len(watched))
+    checked = []
+    for run in runs:
+        with refused.of(run):
+            config, at = checked_again(run, overrides), checkpoints(run, steps)
+            run.refuse_altered(config.contents)
+            checked.append((run, config, at))
+    refused.where_alone()
     points = len(files) + sum(len(at) for _, at in asked) + sum(len(at) for _, _, at in checked)
     check_options(options, points)
     from sharpcli.engine.experiment import forget_data
@@ -113,13 +118,46 @@ def measure_all(
     with processes() as group:
         for run, config, at in checked:
             command = ["sharp", "measure", run.name, *options.flags(steps), *overrides]
-            measure_subject(of_run(run, config, at, command, group, options), options, group)
+            with refused.of(run):
+                measure_subject(of_run(run, config, at, command, group, options), options, group)
         for run, at in asked:
             command = ["sharp", "measure", run.name, *options.flags(steps), *overrides]
-            for subject in of_watched(run, at, overrides, command, group, options):
-                measure_subject(subject, options, group)
+            with refused.of(run):
+                for subject in of_watched(run, at, overrides, command, group, options):
+                    measure_subject(subject, options, group)
         for file in files:
             measure_subject(of_file(file, overrides, group, options), options, group)
+    refused.at_the_end()
+
+
+class _Refused:
+    """The runs that cannot be measured: of `total` runs each is named with the reason, and the others are
+    measured all the same; a single run is refused at once."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.reasons = total, dict[str, Refusal]()
+
+    @contextmanager
+    def of(self, run: Run) -> Iterator[None]:
+        """Within it a refusal is that of this run."""
+        try:
+            yield
+        except Refusal as problem:
+            if self.total == 1 or isinstance(problem, Interrupted):
+                raise
+            self.reasons[run.name] = problem
+
+    def where_alone(self) -> None:
+        """Refuses where all runs are refused, for the reason of the first."""
+        if self.reasons and len(self.reasons) == self.total:
+            raise next(iter(self.reasons.values()))
+
+    def at_the_end(self) -> None:
+        """Names each run that was refused, and refuses with their number."""
+        for name, reason in self.reasons.items():
+            complain(f"{'' if str(reason).startswith(name) else f'{name}: '}{reason}; left out")
+        if self.reasons:
+            raise Refusal(f"{len(self.reasons)} of {self.total} runs are not measured, for the reasons above")
 
 
 def check_options(options: Options, points: int) -> None:

@@ -17,6 +17,7 @@ from sharpcli.run import Run, score_names
 ABOUT_A_VALUE = ("_error", "_stderr", "_residual", "_products", "_gradients", "_seconds", "_examples")
 LAST_QUARTER = 0.25
 FLAT = 0.05  # relative change of a curve's median from half to half that counts as none
+DRIFT = 0.01  # share of its value by which a curve that has settled may still rise or fall
 FEWEST = 4  # values of a stretch of which it is said whether it is flat
 SHOWN = 4  # values of a row without scores that the end of a run shows
 OF_LOOP = ("step", "epoch", "lr_now", "edge", "base_edge", "seconds", "lambda_1")
@@ -71,8 +72,11 @@ def settled(run: Run) -> list[str]:
 
 def is_flat(values: Sequence[float]) -> bool:
     """Whether the medians of the two halves of a stretch of a curve agree to `FLAT`; not where it has fewer
-    than `FEWEST` values."""
+    than `FEWEST` values, or rises or falls all the way by more than `DRIFT`."""
     if len(values) < FEWEST:
+        return False
+    one_way = sorted(values) in ([*values], [*values][::-1])
+    if one_way and abs(values[-1] - values[0]) > DRIFT * max(map(abs, values)):
         return False
     half = len(values) // 2
     first, second = median(values[:half]), median(values[half:])

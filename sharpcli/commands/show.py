@@ -100,9 +100,14 @@ def about_option(group: str, option: str) -> str:
         out += [f"source: {path}", ""]
     rows = [
         ("setting", "default", "meaning"),
-        *((s.name, s.default, s.comment) for s in settings(text, group)),
+        *((_typed(s.name, group), s.default, s.comment) for s in settings(text, group)),
     ]
     return "\n".join(out + (aligned(rows, 3) if len(rows) > 1 else ["it has no settings"])).rstrip()
+
+
+def _typed(name: str, group: str) -> str:
+    """A setting's name as a command takes it: sharp plot takes those of its plot alone."""
+    return name.removeprefix("plot.") if group == "plot" else name
 
 
 def settings(text: str, group: str) -> Iterator[Setting]:

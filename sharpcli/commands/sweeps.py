@@ -68,9 +68,9 @@ def list_states(jobs: Sequence[Job]) -> None:
         states.append(state.split(" at ")[0])
         say(f"[job {number}] {' '.join(of_job)}: {printable(state)}{where}")
     counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    note(
-        f"{len(jobs)} job{'s' * (len(jobs) != 1)}: {counted}; the same command without --dry-run trains them"
-    )
+    over = all(state in ("complete", "diverged") for state in states)
+    rest = "nothing is left to train" if over else "the same command without --dry-run trains them"
+    note(f"{len(jobs)} job{'s' * (len(jobs) != 1)}: {counted}; {rest}")
 
 
 def _state_of(checked: Checked) -> tuple[str, str]:

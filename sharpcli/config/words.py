@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
@@ -113,7 +113,12 @@ def refuse_at_once(overrides: Sequence[str]) -> None:
         refuse_renamed(key, override, value)
         if value.strip() == "???":  # Hydra's mark of a missing value, which would leave the default as it is
             raise Refusal(f"{override}: no value; give one, or leave {key}= out")
-        if key in ("measure", "objective") and (listed := re.fullmatch(r"\[([^\[\]]*)\]", value.strip())):
+        listed = re.fullmatch(r"\[([^\[\]]*)\]", value.strip())
+        if listed and "," in listed[1] and (key == "method" or (key in GROUPS and not GROUPS[key].several)):
+            raise Refusal(  # Hydra would take the last of them
+                f"{override}: a single {key} is possible; {key}={listed[1]} with -m makes a run of each"
+            )
+        if key in ("measure", "objective") and listed:
             names = [name.strip() for name in listed[1].split(",")]
             if twice := [
                 name for name in names if name and names.count(name) > 1
@@ -186,6 +191,17 @@ def _nameless(overrides: Sequence[str]) -> str:
     )
 
 
+def _takes_a_list(key: str, value: str) -> bool:
+    """Whether a setting takes several values at once, as objective= and model.widths= do."""
+    if re.match(r"\s*\w+\(", value):  # a sweep by a function, as range(3)
+        return False
+    if key in CHOSEN:
+        return key in GROUPS and GROUPS[key].several
+    with suppress(Exception):  # a setting of a part that is not chosen by default
+        return not isinstance(OmegaConf.select(compose([]), key), str | int | float)
+    return True
+
+
 def explain(problem: Exception, overrides: Sequence[str]) -> str:
     """One line for an exception of Hydra or OmegaConf: what came, what is possible, what to do."""
     text = f"{problem}\n{problem.__cause__ or ''}"
@@ -195,7 +211,7 @@ def explain(problem: Exception, overrides: Sequence[str]) -> str:
         r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'(?:\n| requires)", text, re.S
     ):
         key, _, value = match[1].partition("=")
-        listed = "" if re.match(r"\s*\w+\(", value) else f", or {key}=[{value}] for a list"
+        listed = f", or {key}=[{value}] for a list" if _takes_a_list(key, value) else ""
         return f"{match[1]}: several values; add -m for a run of each{listed}"
     if match := re.search(r"Could not (?:find|load) '([\w/]+)/([^'/]*)'", text):
         group, came = match.groups()

@@ -56,8 +56,10 @@ class Unreachable(ValueError):
 
 
 def unknown_column(name: str, known: Sequence[str], why: str = "no such column in these runs") -> Refusal:
-    """The refusal of a column, or of an expression in columns, with the nearest of those that are `known`."""
-    near = difflib.get_close_matches(name, known, n=NEAREST, cutoff=0.0)
+    """The refusal of a column, or of an expression in columns, with the nearest of those that are `known`,
+    or where few are alike its first."""
+    alike = difflib.get_close_matches(name, known, n=NEAREST)
+    near = [*alike, *(column for column in known if column not in alike)][:NEAREST]
     return Refusal(f"{name}: {why}; the nearest columns: {', '.join(near)}")
 
 
