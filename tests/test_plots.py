@@ -31,7 +31,7 @@ from sharpcli.plots.learned import learned
 from sharpcli.plots.looks import LOOKS
 from sharpcli.plots.loss import loss
 from sharpcli.plots.recovery import recovery
-from sharpcli.plots.scatter import interval, scatter
+from sharpcli.plots.scatter import interval, scatter, tau_between
 from sharpcli.plots.sharpness import sharpness
 from sharpcli.plots.table import table
 from sharpcli.plots.theory import theory
@@ -720,3 +720,15 @@ def test_no_two_groups_of_a_scatter_look_alike():
     ax = scatter(frame, x="x", y="y", by=["lr"], log=False, resamples=10).axes[0]
     looks = {(line.get_color(), line.get_marker()) for line in ax.lines}
     assert len(looks) == len(ax.lines) == 20
+
+
+def test_pairs_that_differ_in_the_seed_alone_say_nothing_of_a_setting():
+    """Two learning rates and two seeds: x and y rise with lr within a seed, and are opposed between them."""
+    frame = pd.DataFrame({"lr": [0.1, 0.1, 0.2, 0.2], "seed": [0, 1, 0, 1]})
+    frame = frame.assign(x=[1.0, 3.0, 2.0, 4.0], y=[3.0, 1.0, 4.0, 2.0])
+    x, y, lr = (frame[name] for name in ("x", "y", "lr"))
+    pairs = [(i, j) for i in range(4) for j in range(i) if lr[i] != lr[j]]
+    signs = [np.sign((x[i] - x[j]) * (y[i] - y[j])) for i, j in pairs]
+    assert len(pairs) == 4 and tau_between(x, y, lr) == pytest.approx(np.mean(signs)) == pytest.approx(0.0)
+    assert tau_between(x, y, lr) != pytest.approx(kendalltau(x, y).statistic)
+    assert tau_between(x, x, lr) == 1 and np.isnan(tau_between(x, 0 * y, lr))

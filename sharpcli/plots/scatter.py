@@ -21,11 +21,10 @@ def scatter(frame: pd.DataFrame, *, x: str, y: str, by: list[str], log: bool, re
 
     The title states Kendall's tau-b over all runs, between -1 and 1, with a 95 % interval by the bootstrap
     over runs (`resamples` draws), of eight runs or more; and the lines below it tau within each
-    hyperparameter: over the runs that differ in it, in what it decides (a method its rule, or its batch size)
-    and in the seed, alone, averaged over the groups that hold all others fixed (Jiang et al. 2020,
-    arXiv:1912.02178, their psi). A measure that only tells the values of one hyperparameter apart has a large
-    tau overall and none within the others.
-    Refuses fewer than three runs."""
+    hyperparameter: over the pairs of runs that differ in it, in what it decides (a method its rule, or its
+    batch size) and perhaps in the seed, alone, averaged over the groups that hold all others fixed (Jiang et
+    al. 2020, arXiv:1912.02178, their psi). A measure that only tells the values of one hyperparameter apart
+    has a large tau overall and none within the others. Refuses fewer than three runs."""
     ends = finals(frame, [x, y])
     counts = {word: int(ends[word].sum()) for word in ("diverged", "unfinished")}
     counts["without both"] = int(
@@ -62,6 +61,16 @@ def tau(x: pd.Series, y: pd.Series) -> float:
     return float(kendalltau(x, y).statistic)
 
 
+def tau_between(x: pd.Series, y: pd.Series, setting: pd.Series) -> float:
+    """Kendall's tau-b over the pairs of runs that differ in the setting: those that differ in the seed alone
+    say nothing of it. NaN where all of them are tied in x or in y."""
+    i, j = np.triu_indices(len(x), 1)
+    told = setting.astype(str).to_numpy()
+    signs = [np.sign(v.to_numpy(float)[i] - v.to_numpy(float)[j])[told[i] != told[j]] for v in (x, y)]
+    untied = np.prod([np.count_nonzero(of) for of in signs], dtype=float) ** 0.5
+    return float(np.sum(signs[0] * signs[1]) / untied) if untied else float("nan")
+
+
 def interval(x: np.ndarray, y: np.ndarray, resamples: int) -> tuple[float, float]:
     """The 95 % interval of Kendall's tau-b by the percentiles of a bootstrap over pairs, of a fixed seed;
     draws in which one of the two is constant are left out."""
@@ -76,7 +85,7 @@ def interval(x: np.ndarray, y: np.ndarray, resamples: int) -> tuple[float, float
 
 def within_each(ends: pd.DataFrame, x: str, y: str) -> dict[str, float]:
     """For each setting but the seed that differs: the mean of Kendall's tau-b over the groups of runs that
-    agree in all the others and differ in it."""
+    agree in all the others, of their pairs that differ in it."""
     differing = [
         key for key in settings(ends) if key != "seed" and ends[key].astype(str).nunique(dropna=False) > 1
     ]
@@ -90,7 +99,7 @@ def within_each(ends: pd.DataFrame, x: str, y: str) -> dict[str, float]:
     for key in axes:
         others = [other for other in axes if other != key]
         groups = [g for _, g in ends.groupby(others, dropna=False)] if others else [ends]
-        values = [tau(g[x], g[y]) for g in groups if g[key].astype(str).nunique() > 1]
+        values = [tau_between(g[x], g[y], g[key]) for g in groups if g[key].astype(str).nunique() > 1]
         finite = [value for value in values if np.isfinite(value)]
         if finite:
             out[key] = float(np.mean(finite))
