@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -36,18 +36,14 @@ def disagreement(
 
 
 def _compared(
-    value: Callable[[Tensor], float],
-    gradient: Tensor,
-    w: Tensor,
-    rng: Generator,
-    lengths: Sequence[float] = LENGTHS,
+    value: Callable[[Tensor], float], gradient: Tensor, w: Tensor, rng: Generator
 ) -> tuple[float, float, bool]:
     """The derivative along u by the gradient, by the nearest difference of values, and whether they agree. u
     is near the gradient itself: along independent directions both would be lost in rounding."""
     noise = torch.randn(len(w), generator=rng, dtype=torch.float64).to(w)
     u = gradient / gradient.norm().clamp_min(torch.finfo(w.dtype).tiny) + noise / noise.norm()
     slope, length, best = float(gradient @ u), max(float(w.norm()), 1.0), math.inf
-    for share in lengths:
+    for share in LENGTHS:
         h = share * length
         ends = [value(w + side * h * u) for side in (1, -1)]
         difference = (ends[0] - ends[1]) / (2 * h)
