@@ -38,6 +38,8 @@ def page() -> str:
         cells = [f"`{claim}`: {known.get(claim, 'no verdict yet')}" for claim in claims]
         drawn = [claim for claim in claims if (FIGURES / f"{claim}.png").exists()]
         figures = [f"[{claim}](claims/{claim}.png)" for claim in drawn]
+        studies = re.findall(r"the study (\w+)", " ".join(others))
+        figures += [f"[{study}](studies/{study}.png)" for study in studies]
         lines.append(f"| {slide} | {statement} | {'; '.join([*cells, *others])} | {', '.join(figures)} |")
     return INTRODUCTION + "\n".join(lines) + "\n"
 
