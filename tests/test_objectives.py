@@ -278,6 +278,34 @@ def test_a_penalty_whose_gradient_torch_computes_wrongly_is_refused_before_the_f
         assert len(said.err.strip().splitlines()) == 1 and not list(folder.glob("*/metrics.jsonl"))
 
 
+SINGLE = """
+import math, torch
+
+class Single(torch.nn.Module):  # evaluates in float32 alone
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.linear = torch.nn.Linear(inputs, outputs)
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x.flatten(1).float(), self.linear.weight, self.linear.bias)
+
+def net(shape, outputs):
+    return Single(math.prod(shape), outputs)
+"""
+
+
+@pytest.mark.parametrize("objective", ["sde_noise", "trace_penalty"])
+def test_of_a_model_that_float64_does_not_fit_nothing_is_known_and_it_trains(
+    sharp, folder, monkeypatch, objective
+):
+    (folder / "single_precision.py").write_text(SINGLE)
+    monkeypatch.syspath_prepend(str(folder))
+    words = ["model._target_=single_precision.net", "~model.widths", "~model.activation", "method=gd"]
+    words += ["trust=[single_precision]", "data.train_examples=20", "measure=[scores]", "steps=1"]
+    said = sharp("train", *words, f"objective=[{objective}]", f"runs_dir={folder / 'runs'}")
+    assert said.code == 0, said.err
+
+
 def test_a_penalty_of_one_s_own_with_another_gradient_is_refused():
     w = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     check_penalty(lambda w: w.pow(4).sum() + w.abs().sum(), w, "of_mine")
