@@ -367,7 +367,7 @@ def _check_plane(
     if points < 3:
         raise Refusal(f"points={points}: at least 3 along each direction")
     if dimensions not in (1, 2):
-        raise Refusal(f"dimensions={dimensions}: 1 for a curve, or 2 for a map")
+        raise Refusal(f"dimensions={dimensions}: 1 or 2, for a curve or a map")
     if span is not None and not span > 0:
         raise Refusal(f"span={span}: the distance to both sides of the weights, above 0; null chooses it")
     if step is not None and (not asked.runs or directions == "checkpoints"):
