@@ -262,7 +262,7 @@ def test_trace_penalty_is_the_trace_in_the_mean_and_its_gradient_a_third_derivat
 def test_a_penalty_whose_gradient_torch_computes_wrongly_is_refused_before_the_first_step(
     sharp, folder, norm
 ):
-    """torch.func gives batch norm a wrong third derivative, in half of the gradient's norm (torch 2.14)."""
+    """torch.func gives batch norm a wrong third derivative (torch 2.14)."""
     network = (
         f"model=resnet model.depth=8 model.width=4 model.norm={norm} model.groups=2 data.train_examples=16"
     )
