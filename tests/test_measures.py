@@ -8,6 +8,8 @@ import pytest
 import torch
 from conftest import TINY, only_run, rows_of
 
+from sharpcli.config.check import check
+from sharpcli.config.words import compose
 from sharpcli.engine.measuring import each, measure
 from sharpcli.errors import Refusal
 from sharpcli.landscape.surface import LossSurface
@@ -733,14 +735,50 @@ def test_the_prior_of_pac_bayes_knows_no_examples(experiment):
     assert root == pytest.approx((kl / (4 * m)) ** 0.5, rel=1e-9)
 
 
-@pytest.mark.parametrize("around", ["clipping", "averaging", "switch"])
-def test_the_rho_of_sam_within_another_rule_is_that_of_its_measures(experiment, around):
-    inner = "after" if around == "switch" else "base"
-    words = ["problem=uv", f"optimizer={around}", f"optimizer@optimizer.{inner}=sam"]
-    e = experiment(*words, f"optimizer.{inner}.rho=0.5", "measure=[sam_sharpness]")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["optimizer=clipping", "optimizer@optimizer.base=sam", "optimizer.base.rho=0.5"],
+        ["optimizer=averaging", "optimizer@optimizer.base=sam", "optimizer.base.rho=0.5"],
+        ["optimizer=switch", "optimizer@optimizer.after=sam", "optimizer.after.rho=0.5"],
+        [
+            *("optimizer=averaging", "optimizer@optimizer.base=clipping"),
+            *("optimizer@optimizer.base.base=switch", "optimizer@optimizer.base.base.before=sam"),
+            *("optimizer@optimizer.base.base.after=gd", "optimizer.base.base.before.rho=0.5"),
+        ],
+    ],
+)
+def test_the_rho_of_sam_within_another_rule_is_that_of_its_measures(experiment, words):
+    e = experiment("problem=uv", *words, "measure=[sam_sharpness]")
     alone = experiment("problem=uv", "method=sam", "optimizer.rho=0.5", "measure=[sam_sharpness]")
     rows = [measure(one, one.problem.w0, 0, {}, ["sam_sharpness"])[0] for one in (e, alone)]
     assert rows[0]["sam_edge"] == rows[1]["sam_edge"]
+
+
+def test_two_ascent_radii_are_no_default(experiment):
+    words = ["optimizer=switch", "optimizer@optimizer.before=sam", "optimizer@optimizer.after=sam"]
+    words += ["optimizer.before.rho=0.5", "measure=[sam_sharpness]", "problem=uv"]
+    with pytest.raises(Refusal, match="before.rho=0.5 optimizer.after.rho=0.05"):
+        experiment(*words)
+    assert experiment(*words, "measure.sam_sharpness.rho=0.1")
+
+
+def test_the_ascent_radius_of_a_rule_of_ones_own_is_what_it_states(experiment, tmp_path, monkeypatch):
+    """A setting that happens to be called rho is none."""
+    body = "    def init(self, w):\n        return ()\n    def step(self, w, state, grad, lr):\n"
+    body += "        return w - lr * grad(w), state\n"
+    head = "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass "
+    (tmp_path / "own_rules.py").write_text(
+        f"{head}Decay:\n    rho: float = 0.9\n{body}"
+        f"{head}Ascent:\n    states = {{'ascent_radius': 'radius'}}\n    radius: float = 0.5\n{body}"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    radius = {}
+    for name in ("Decay", "Ascent"):
+        words = [f"optimizer=own_rules.{name}", "trust=[own_rules]", "measure=[sam_sharpness]"]
+        checked = check(compose(["problem=uv", *words], "config"))
+        radius[name] = checked.config["measure"]["sam_sharpness"]["rho"]
+    assert radius == {"Decay": 0.05, "Ascent": 0.5}
 
 
 @pytest.mark.parametrize("size, share", [(8, 8), (4, 4), (7, 1.75), (6, 3), (5, 3.75)])
@@ -751,3 +789,6 @@ def test_label_noise_of_batches_that_do_not_divide_the_examples_moves_faster(exp
     assert experiment(*words, "replacement=true").flow_strength == pytest.approx(1 / size)
     both = experiment(*words, "objective=[label_noise,weight_decay]")
     assert both.flow_strength is None, "the flow of both is another"
+    langevin = experiment("problem=uv", "method=gd", "objective=[langevin]")
+    assert langevin.flow_strength is None, "its flow is not that of label noise"
+    assert experiment("problem=uv", "method=gd").flow_strength == 1, "no noise: the flow that is asked for"

@@ -344,7 +344,9 @@ def test_sde_noise_has_the_covariance_of_the_gradients_of_sgd():
         (True, singles.T.cov(correction=0) + 0.16 * x.T @ x / 5),
         (False, 0.16 * x.T @ x / 5),
     ):
-        made = (sde_noise(surface, w, generator(0, "e", s), **told, sampling=sampling) for s in range(4000))
+        made = (
+            sde_noise(surface, w, generator(0, "e", s), 0.05, **told, sampling=sampling) for s in range(4000)
+        )
         drawn = torch.stack([one.grad(w) for one in made]) - surface.grad(w)
         assert torch.allclose(drawn.T.cov(), right * 0.1 / 0.05 / 2, rtol=0.1, atol=0.02)
         assert (drawn.mean(0).abs() < 4 * drawn.std(0) / 4000**0.5).all()
@@ -357,7 +359,7 @@ def test_sde_noise_of_cross_entropy_has_its_covariance():
     surface = LossSurface(lambda w, x: x @ w.view(2, 3), torch.nn.functional.cross_entropy, ((x, y),))
     singles = torch.stack([surface.on([(x[i : i + 1], y[i : i + 1])]).grad(w) for i in range(6)])
     told = {"sgd_lr": 0.1, "dt": 0.05, "batch": 2, "delta": 0.0}
-    made = (sde_noise(surface, w, generator(0, "e", s), **told, sampling=True) for s in range(4000))
+    made = (sde_noise(surface, w, generator(0, "e", s), 0.05, **told, sampling=True) for s in range(4000))
     drawn = torch.stack([one.grad(w) for one in made]) - surface.grad(w)
     assert torch.allclose(drawn.T.cov(), singles.T.cov(correction=0) * 0.1 / 0.05 / 2, rtol=0.1, atol=0.02)
 
@@ -373,7 +375,7 @@ def test_the_sde_of_a_linear_model_is_the_ornstein_uhlenbeck_process():
     w = torch.ones(m, dtype=torch.float64)
     for step in range(steps):
         noisy = sde_noise(
-            surface, w, generator(0, "ou", step), sgd_lr=eta, dt=dt, batch=1, delta=delta, sampling=False
+            surface, w, generator(0, "ou", step), dt, sgd_lr=eta, dt=dt, batch=1, delta=delta, sampling=False
         )
         w = w - dt * noisy.grad(w)
     t = dt * steps
@@ -381,10 +383,31 @@ def test_the_sde_of_a_linear_model_is_the_ornstein_uhlenbeck_process():
     assert w.var().item() == pytest.approx(eta * delta**2 / 2 * (1 - math.exp(-2 * h * t)), rel=0.08)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["schedule=cosine"],
+        ["schedule=multistep", "schedule.at=[0.4]"],
+        ["optimizer=momentum"],
+        ["optimizer=sign_descent"],
+        ["objective.sde_noise.dt=0.5"],
+    ],
+)
+def test_sde_noise_refuses_steps_of_another_time(experiment, words):
+    """The noise of a step of time dt is sqrt(lr dt) Sigma^(1/2), of another size in another."""
+    with pytest.raises(Refusal, match="sde_noise.dt"):
+        experiment("problem=uv", "method=sde", "steps=9", *words)
+
+
+def test_sde_noise_of_momentum_takes_the_time_of_its_steps(experiment):
+    words = ["optimizer=momentum", "optimizer.beta=0.5", "lr=0.1"]
+    assert experiment("problem=uv", "method=sde", *words, "objective.sde_noise.dt=0.2")
+
+
 def test_objectives_refuse_what_is_out_of_range():
     for make in (
         lambda: sde_noise(
-            SURFACE, W, generator(0, "", 0), sgd_lr=0.0, dt=0.1, batch=1, delta=0.1, sampling=True
+            SURFACE, W, generator(0, "", 0), 0.1, sgd_lr=0.0, dt=0.1, batch=1, delta=0.1, sampling=True
         ),
         lambda: trace_penalty(SURFACE, W, generator(0, "", 0), strength=-1.0, probes=1),
         lambda: trace_penalty(SURFACE, W, generator(0, "", 0), strength=1.0, probes=0),

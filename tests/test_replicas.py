@@ -70,6 +70,35 @@ def test_a_grid_over_settings_and_seeds_in_which_some_diverge(sharp, folder):
     assert "8 replicas" in sharp("measure", only_run(folder), "measure=[scores]").refusal
 
 
+@pytest.mark.parametrize(
+    "words, grid",
+    [
+        (["method=sam", "measure=[sam_sharpness]"], {"optimizer.rho": [0.05, 0.5]}),
+        (["method=sgd", "measure=[batch_sharpness]"], {"batch_size": [2, 4]}),
+        (["method=sde", "measure=[scores]"], {"lr": [0.01, 0.02]}),
+        (["method=label_noise", "measure=[uv_flow]"], {"objective.label_noise.delta": [0.1, 0.4]}),
+    ],
+)
+def test_what_follows_a_setting_follows_it_in_each_replica(sharp, folder, words, grid):
+    """measure.sam_sharpness.rho is by default optimizer.rho, objective.sde_noise.dt is lr: each replica's."""
+    ((setting, values),) = grid.items()
+    toy = ["problem=uv", "steps=4", "measure_every=4", "lr=0.01", *words]
+    assert sharp("train", *toy, f"replicas={{{setting}:{values}}}".replace(" ", "")).code == 0
+    together = last_rows(only_run(folder), 2)
+    for value, row in zip(values, together, strict=True):
+        assert sharp("train", *toy, f"{setting}={value}", f"runs_dir=alone{value}").code == 0
+        (alone,) = last_rows(next((folder / f"alone{value}").iterdir()), 1)
+        timeless = {k: v for k, v in row.items() if "seconds" not in k and k != setting}
+        assert {k: v for k, v in alone.items() if "seconds" not in k and k != setting} == timeless
+
+
+def test_a_measure_with_a_setting_of_its_own_keeps_it_in_each_replica(sharp, folder):
+    toy = ["problem=uv", "method=sam", "steps=0", "measure=[sam_sharpness]", "measure.sam_sharpness.rho=0.1"]
+    assert sharp("train", *toy, "replicas={optimizer.rho:[0.05,0.5]}").code == 0
+    first, second = last_rows(only_run(folder), 2)
+    assert first["sam_sharpness"] == second["sam_sharpness"]
+
+
 def test_a_grid_over_lr_names_its_run_by_the_least_and_the_largest(sharp, folder):
     words = (*TOY, "steps=10", "measure_every=10", "replicas={lr:[0.02,1e-3,0.01]}")
     assert sharp("train", *words).code == 0

@@ -39,11 +39,14 @@ SEEDS = (
 @dataclass(frozen=True)
 class Checked:
     """`config`, plain values that decide the numbers; `local`, those that do not; `contents`, the SHA-256 of
-    the files that the config names, by setting (`data.file`)."""
+    the files that the config names, by setting (`data.file`). `follows`, the interpolations that settings of
+    `config` were composed as, by setting (`measure.batch_sharpness.batch_size`): they follow another
+    setting."""
 
     config: dict[str, Any]
     local: dict[str, Any]
     contents: dict[str, str] = field(default_factory=dict)
+    follows: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def hash(self) -> str:
@@ -93,7 +96,10 @@ def check(cfg: DictConfig | Mapping[str, Any], overrides: Sequence[str] = ()) ->
     contents = _check_parts(values, overrides)
     values["method"] = method_label(values)
     local = {key: values.pop(key) for key in LOCAL}
-    return Checked({key: value for key, value in values.items() if value is not None}, local, contents)
+    config = {key: value for key, value in values.items() if value is not None}
+    follows = _interpolations(OmegaConf.create(dict(cfg)))
+    follows = {setting: text for setting, text in follows.items() if setting.split(".")[0] in config}
+    return Checked(config, local, contents, follows)
 
 
 def stored(config: Mapping[str, Any]) -> DictConfig:
@@ -119,6 +125,18 @@ def literal(value: Any) -> Any:
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     return value
+
+
+def _interpolations(part: Any, prefix: str = "") -> dict[str, str]:
+    """The settings of a config, or of a part of it, that are interpolations, by their dotted names."""
+    out: dict[str, str] = {}
+    for key in part:
+        if OmegaConf.is_interpolation(part, key):
+            raw: Any = OmegaConf.to_container(part, resolve=False)
+            out[f"{prefix}{key}"] = raw[key]
+        elif not OmegaConf.is_missing(part, key) and OmegaConf.is_dict(part[key]):
+            out |= _interpolations(part[key], f"{prefix}{key}.")
+    return out
 
 
 def _plain(cfg: DictConfig | Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -31,9 +31,11 @@ from sharpcli.config.former import RENAMED
 from sharpcli.config.own_parts import store_own_parts
 from sharpcli.config.quoting import quoted
 from sharpcli.config.settings import GROUPS, METHODS, OF_PROBLEM
+from sharpcli.config.stated import stated
 from sharpcli.errors import Refusal
 
 __all__ = ["compose", "explain", "of_setting", "places", "suggest"]
+OmegaConf.register_new_resolver("stated", stated, replace=True)
 NO_VALUE = re.compile(r"Value '(.*)' of type '[\w.]+' could not be converted to (\w+)", re.S)
 NOT_OF_TYPE = re.compile(
     r"Value '(.*)' (?:\(\w+\) )?is (?:not a valid|incompatible with type hint) (\S+)", re.S

@@ -32,8 +32,16 @@ from sharpcli.landscape.second_derivatives import EXAMPLES, doubled
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.landscape.third_derivatives import check_penalty
 from sharpcli.measures import Estimates, Point
-from sharpcli.objectives import flow_strength
-from sharpcli.optimizers import Optimizer, State, needs_exact_gradient, needs_full_batch, shaped, started
+from sharpcli.objectives import asks_for_time, changed, flow_strength
+from sharpcli.optimizers import (
+    Optimizer,
+    State,
+    flow_step,
+    needs_exact_gradient,
+    needs_full_batch,
+    shaped,
+    started,
+)
 from sharpcli.problems.minibatches import Minibatches, chunks
 from sharpcli.problems.problem import Problem
 from sharpcli.provenance import content_hash
@@ -325,11 +333,16 @@ def _rehearse(experiment: Experiment) -> None:
     """Runs what each part checks of its own values, at no cost, and refuses a part that gives what it must
     not."""
     w, rng = experiment.problem.w0, generator(0, "rehearsal", 0)
-    experiment.schedule(0)
+    # of the first step, of one in the middle and of the last
+    steps = (0, experiment.steps // 2, max(experiment.steps - 1, 0))
+    times = list(dict.fromkeys(flow_step(experiment.optimizer, experiment.schedule(step)) for step in steps))
     x, y = experiment.problem.examples
     sizes = {n if n <= MOST_REHEARSED else 2 for n in experiment.minibatches.sizes(experiment.steps)}
     for (name, objective), n in itertools.product(experiment.objectives.items(), sorted(sizes)):
-        shown = objective(experiment.uncompiled_surface.on([(x[:n], y[:n])]), w, rng)
+        surface = experiment.uncompiled_surface.on([(x[:n], y[:n])])
+        shown = changed(objective, surface, w, rng, times[0])
+        for time in times[1:] if asks_for_time(objective) else ():
+            changed(objective, surface, w, rng, time)
         if not isinstance(shown, LossSurface):
             raise Refusal(
                 f"objective.{name}: gives a {type(shown).__name__}; give the surface with its change"
@@ -338,7 +351,8 @@ def _rehearse(experiment: Experiment) -> None:
             few = experiment.uncompiled_surface.on([(x[: min(n, EXAMPLES)], y[: min(n, EXAMPLES)])])
             precise = None
             with contextlib.suppress(RuntimeError, TypeError):  # a model that works in a single precision
-                precise = objective(doubled(few), w.double(), generator(0, "rehearsal", 0)).penalty
+                rng_again = generator(0, "rehearsal", 0)
+                precise = changed(objective, doubled(few), w.double(), rng_again, times[0]).penalty
             if precise is not None:
                 check_penalty(precise, w.double(), name)
     untouchable: Any = _Untouchable()

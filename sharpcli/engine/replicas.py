@@ -70,8 +70,10 @@ def experiments(checked: Checked) -> list[tuple[Label, Experiment]]:
 
 
 def _with(checked: Checked, settings: Label) -> Checked:
-    """The config of a replica: the run's own with these settings."""
+    """The config of a replica: the run's own with these settings, and with what follows them."""
     config = OmegaConf.create(literal({**checked.config, **checked.local, "replicas": 1}))
+    for key, interpolation in checked.follows.items():
+        OmegaConf.update(config, key, interpolation)
     for key, value in settings.items():
         refuse_renamed(key, f"replicas.{key}")
         part, _, name = str(key).rpartition(".")

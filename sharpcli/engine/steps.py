@@ -120,9 +120,11 @@ class OneByOne:
             surface = surface.on(chunks(batches(step, self._order), experiment.chunk))
         elif gradient is not None:
             surface = replace(surface, known=(w, gradient))
-        for name, objective in experiment.objectives.items():
-            surface = objective(surface, w, generator(experiment.seed, name, step))
         lr = experiment.schedule(step)
+        time = optimizers.flow_step(experiment.optimizer, lr)
+        for name, objective in experiment.objectives.items():
+            rng = generator(experiment.seed, name, step)
+            surface = objectives.changed(objective, surface, w, rng, time)
         try:
             if self._tried:
                 w, state = experiment.optimizer.step(w, state, surface, lr)

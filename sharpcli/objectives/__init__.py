@@ -3,16 +3,22 @@
 A part is a function `(surface, w, rng, *, ...) -> surface`, or a frozen dataclass with that `__call__`: from
 the loss of the step's examples and the weights w [D] before the step it makes the loss to descend on. It
 draws its random numbers once, from `rng`; the surface that it returns is deterministic, so that two gradients
-of one step have the same noise. A dataclass may also have a method `compiled() -> Noise | None`, for toys
-whose steps are compiled, and a method `flow_strength(batch_size) -> float | None`, the speed of its limiting
-flow, batch_size that of equal batches with the noise of the run's; the functions of these names below call
-them.
+of one step have the same noise. A function that names `time` after `rng` is given the time of gradient flow
+that the step takes (lr for gradient descent, None for a rule that follows another flow). A dataclass may also
+have a method `compiled() -> Noise | None`, for toys whose steps are compiled, and a method
+`flow_strength(batch_size) -> float | None`, the speed of its limiting flow, batch_size that of equal batches
+with the noise of the run's; the functions of these names below call them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
+
+from torch import Tensor
+
+from sharpcli.landscape.surface import LossSurface
+from sharpcli.rng import Stream
 
 
 class Noise(NamedTuple):
@@ -26,15 +32,27 @@ class Noise(NamedTuple):
     key: int = 0
 
 
+def changed(objective: Any, surface: LossSurface, w: Tensor, rng: Stream, time: float | None) -> LossSurface:
+    """The loss that a step of this `time` descends on, from the loss of its examples."""
+    asked = {"time": time} if asks_for_time(objective) else {}
+    return cast(LossSurface, objective(surface, w, rng, **asked))
+
+
+def asks_for_time(objective: Any) -> bool:
+    """Whether the objective is given the time of the step."""
+    return "time" in getattr(objective, "takes", ())
+
+
 def flow_strength(objectives: Mapping[str, Any], batch_size: float) -> float | None:
     """The speed of the limiting flow over that of label noise of variance 1 on single examples, by the
-    objective that states one; 1 where none does, and None where the noise has another limiting flow, or
-    another objective beside it changes the noise or the loss."""
-    stating = [o for o in objectives.values() if "flow_strength" in vars(type(o))]
-    if not stating:
+    objective that states one; 1 without objectives, and None where the noise has another limiting flow, where
+    it is not stated, or where another objective beside it changes the noise or the loss."""
+    if not objectives:
         return 1.0
-    strength: float | None = stating[0].flow_strength(batch_size)
-    return strength if len(objectives) == 1 else None
+    first, *others = objectives.values()
+    if others or "flow_strength" not in vars(type(first)):
+        return None
+    return cast("float | None", first.flow_strength(batch_size))
 
 
 def compiled(objective: Any) -> Noise | None:

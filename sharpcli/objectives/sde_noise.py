@@ -3,6 +3,8 @@ Li, Malladi & Arora 2021, arXiv:2102.12470."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,7 @@ def sde_noise(
     surface: LossSurface,
     w: Tensor,
     rng: Stream,
+    time: float | None,
     *,
     sgd_lr: float,
     dt: float,
@@ -32,11 +35,18 @@ def sde_noise(
     the first term is, for half squared loss, of label noise of size `delta`, the second, which `sampling`
     adds, of drawing the examples.
     xi = J^T zeta, J the Jacobian of the n outputs and zeta random numbers in output space, costs one
-    gradient. Refuses sgd_lr and dt that are not above 0, delta < 0 and batch < 1.
+    gradient. Refuses sgd_lr and dt that are not above 0, delta < 0 and batch < 1, and a `time` of the step
+    that is not dt: under a schedule, or of a rule whose step takes another time.
     """
     if not (sgd_lr > 0 and dt > 0 and delta >= 0) or batch < 1:
         raise Refusal(
             f"sgd_lr={sgd_lr} dt={dt} delta={delta} batch={batch}: above 0, above 0, at least 0, at least 1"
+        )
+    if time is None or not math.isclose(time, dt, rel_tol=1e-9):
+        of_step = "follows no gradient flow" if time is None else f"takes the time {time:g}"
+        raise Refusal(
+            f"objective.sde_noise.dt={dt:g}: a step of this run {of_step}, and its noise would be of another "
+            f"size; take optimizer=gd with schedule=constant and dt equal to lr"
         )
     x, y = surface.joined
     n = len(y)

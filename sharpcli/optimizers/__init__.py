@@ -13,6 +13,7 @@ rule that lacks one has nothing to say there.
 | `full_batch = True` | that it is defined for the loss of all examples alone | any batch |
 | `exact_gradient = True` | that it solves to a tolerance, beyond half precision | any precision |
 | `remark(steps, batch_size)` | a setting that changes nothing in such a run, or None | no remark |
+| `states = {"ascent_radius": "rho"}` | which setting of the class is its ascent radius | measures take 0.05 |
 | `compiled()` | its `Rule`, for toys whose steps are compiled | the general path |
 
 The functions below ask a rule, whoever wrote it.

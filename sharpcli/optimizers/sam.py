@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -51,6 +51,7 @@ class SAM:
     does not hand on the loss itself, and examples that belong together.
     """
 
+    states: ClassVar[dict[str, str]] = {"ascent_radius": "rho"}
     rho: float
     normalized: bool
     base: Optimizer
