@@ -632,8 +632,9 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _only_runs_dir(words: list[str]) -> Path:
-    """The runs directory, where that is all that may be set: a claim's and a study's settings are in its
-    yaml."""
+    """The runs directory, where that is all that may be set, by its name alone too: a claim's and a study's
+    settings are in its yaml."""
+    words = [f"runs_dir={word}" if "=" not in word and Path(word).is_dir() else word for word in words]
     if wrong := [word for word in words if not word.startswith("runs_dir=")]:
         raise Refusal(f"{wrong[0]}: only runs_dir=DIR can follow here; sharp train takes settings")
     return folder_of_runs(words)

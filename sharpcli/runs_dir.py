@@ -62,6 +62,9 @@ def find(word: str, runs_dir: Path) -> Run:
         return Run(Path(word).absolute())
     if word == "latest" or word.startswith("best:"):
         return _first(word, [run for run in in_directory(runs_dir) if run.last() is not None])
+    whole = word
+    if "/" in word.rstrip("/") and not os.path.lexists(word) and Path(word).parent.is_dir():
+        word, runs_dir = Path(word).name, Path(word).parent  # runs/<beginning of a name>
     names = []
     if "/" not in word and Path(runs_dir).is_dir():
         paths = Path(runs_dir).iterdir()
@@ -77,8 +80,8 @@ def find(word: str, runs_dir: Path) -> Run:
             f"{word}: {len(hits)} runs in {runs_dir} begin so ({', '.join(sorted(hits)[:4])}{more}); give "
             f"more of the name"
         )
-    if os.path.lexists(word):
-        return Run(Path(word))
+    if os.path.lexists(whole):
+        return Run(Path(whole))
     close = [name for name in names if get_close_matches(word, [name[: len(word)]])]
     meant = f"did you mean {close[0]}? " if close else ""
     raise Refusal(f"{word}: no such run in {runs_dir}; {meant}sharp ls lists the runs")

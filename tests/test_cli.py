@@ -461,7 +461,7 @@ def test_a_dry_run_lists_the_jobs_with_their_state_and_trains_nothing(sharp, fol
     lines = sharp(*words, "--dry-run").out.splitlines()
     assert ": complete (" in lines[0] and run.name in lines[0] and ": not begun" in lines[1]
     (run / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text().splitlines(keepends=True)[0])
-    assert "interrupted at step 0 of 4" in sharp(*words, "--dry-run").out
+    assert "unfinished at step 0 of 4" in sharp(*words, "--dry-run").out
     with locked(run):
         assert ": being trained (" in sharp(*words, "--dry-run").out
     assert set(before) == {file for file in run.rglob("*") if file.name != ".lock"}

@@ -201,6 +201,8 @@ def test_watch_lists_the_runs_under_way(sharp, process, folder):
         child.terminate()
         child.communicate(timeout=60)
     assert "no run under way" in sharp("watch", "--once").out
+    assert sharp("watch", "runs", "--once").out == sharp("watch", "--once").out
+    assert "only runs_dir=DIR" in sharp("watch", "no_folder", "--once").refusal
 
 
 def test_the_board_is_kept_up_to_date_and_speaks_to_this_machine_alone(sharp, process, folder, browser):

@@ -256,6 +256,24 @@ def test_limits_are_those_of_the_data_and_edges_far_above_are_cut():
     assert "0.6" in ticks and not any("times" in tick or "e" in tick for tick in ticks)
 
 
+def test_an_adaptive_optimizers_edge_is_drawn_with_the_eigenvalue_that_it_is_about():
+    frame = pd.DataFrame(
+        {
+            "run": "a", "step": [0, 1, 2], "lambda_1": [1.0, 2.0, 3.0], "lr_now": 1e-3,
+            "preconditioned_lambda_1": [float("nan"), 3e4, 4e4], "preconditioned_edge": [38000.0] * 3,
+            "preconditioned_lambda_2": [float("nan"), 1e4, 2e4],
+        }
+    )  # fmt: skip
+    below, preconditioned = sharpness(frame, x="step").axes
+    first, second, edge, _ = preconditioned.lines
+    assert list(first.get_ydata()) == [3e4, 4e4] and list(second.get_ydata()) == [1e4, 2e4]
+    assert set(edge.get_ydata()) == {38000} and edge.get_linestyle() == "--"
+    assert [text.get_text() for text in preconditioned.get_legend().get_texts()] == [
+        "edge of stability = 38000"
+    ]
+    assert not any(line.get_linestyle() == "--" for line in below.lines), "H itself has no edge with Adam"
+
+
 def test_a_pdf_has_truetype_fonts(sharp, folder):
     assert sharp("train", *SHORT).code == 0
     assert sharp("plot", "loss", "runs", "-o", "x.pdf").code == 0

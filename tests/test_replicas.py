@@ -54,7 +54,7 @@ def test_each_replica_is_the_run_of_its_seed_bit_for_bit(sharp, folder, is_compi
 def test_a_grid_over_settings_and_seeds_in_which_some_diverge(sharp, folder):
     grid = "replicas={lr:[0.01,5.0],objective.label_noise.delta:[0.1,0.3],seed:2}"
     said = sharp("train", *TOY, grid)
-    assert said.code == 0 and "8 replicas (4 diverged)" in said.out
+    assert said.code == 0 and "lr=5.0 objective.label_noise.delta=0.3, 2 replicas (2 diverged)" in said.out
     rows = rows_of(only_run(folder) / "metrics.jsonl")
     last = rows[-8:]
     assert [(r["lr"], r["objective.label_noise.delta"], r["seed"]) for r in last] == [
@@ -90,6 +90,21 @@ def test_what_follows_a_setting_follows_it_in_each_replica(sharp, folder, words,
         (alone,) = last_rows(next((folder / f"alone{value}").iterdir()), 1)
         timeless = {k: v for k, v in row.items() if "seconds" not in k and k != setting}
         assert {k: v for k, v in alone.items() if "seconds" not in k and k != setting} == timeless
+
+
+def test_the_end_of_a_grid_has_a_line_for_each_setting_and_no_mean_over_them(sharp, folder):
+    toy = ["problem=uv", "method=sam", "steps=0", "measure=[sam_sharpness]"]
+    said = sharp("train", *toy, "replicas={optimizer.rho:[0.05,0.5],seed:2}")
+    rows = last_rows(only_run(folder), 4)
+    lines = [line for line in said.out.splitlines() if line.startswith("at step")]
+    assert len(lines) == 2 and "optimizer.rho=0.05, 2 replicas" in lines[0]
+    for line, (a, b) in zip(lines, (rows[:2], rows[2:]), strict=True):
+        assert f"sam_sharpness {(a['sam_sharpness'] + b['sam_sharpness']) / 2:.4g} ± " in line
+    assert "(replica 0)" in said.err
+    many = sharp(
+        "train", *toy, "steps=1", f"replicas={{lr:{[i / 100 for i in range(1, 11)]}}}".replace(" ", "")
+    )
+    assert sum("lr=" in line for line in many.out.splitlines()) == 8 and "and 2 more settings" in many.out
 
 
 def test_a_measure_with_a_setting_of_its_own_keeps_it_in_each_replica(sharp, folder):

@@ -83,6 +83,10 @@ def test_a_run_is_found_by_path_name_beginning_or_hash(run, tmp_path):
     runs = tmp_path / "runs"
     for word in (str(run.path), run.name, "gd-toy", "0a1b2c3d"):
         assert find(word, runs).path == run.path
+    for word in (f"{runs}/gd-toy", f"{runs}/0a1b2c3d"):
+        assert find(word, tmp_path / "elsewhere").path == run.path
+    with pytest.raises(Refusal, match=f"no such run in {runs}"):
+        find(f"{runs}/sgd", tmp_path)
     with pytest.raises(Refusal, match="did you mean gd-toy-lr1-seed0-0a1b2c3d"):
         find("gd-toy-lr1-sed0-0a1b2c3d", runs)
     Run.create(runs / "gd-toy-lr2-seed0-00000000", {}, {"steps": 1})

@@ -122,7 +122,7 @@ def test_a_job_whose_process_is_killed_is_listed(process, net, folder):
     (folder / "metrics").touch()
     out, err = running.communicate(timeout=60)
     assert running.returncode == 2 and "Traceback" not in out + err, err
-    assert "model.dies=True" in err and "its process was ended; interrupted at step" in err
+    assert "model.dies=True" in err and "its process was ended; unfinished at step" in err
     assert "2 of 2 jobs failed" in err.splitlines()[-1]  # the pool has ended with the process
 
 

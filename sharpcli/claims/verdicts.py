@@ -93,6 +93,8 @@ def power_lines(
             bears = "does not hold"
         elif ends == [None, None]:
             bears = "holds for any factor"
+        elif ends[0] == ends[1]:
+            bears = "any other factor turns it"
         elif None in ends:
             bears = f"holds for any factor of at {'least' if ends[0] else 'most'} {ends[0] or ends[1]}"
         else:

@@ -29,9 +29,10 @@ SECONDS_BETWEEN_REDRAWS = 0.1  # of the bar, at steps without a row
 
 def describe(row: Row, scores: Sequence[str]) -> str:
     """A row in short, as `loss 0.01  accuracy 1  lambda_1 9.8 (edge 10)`: the columns `scores`, the trace and
-    lambda_1 with its edge, as far as the row has them."""
+    lambda_1 with its edge, as far as the row has them; of replicas, which one the row is of."""
+    of_replica = [f"(replica {row['replica']})"] if "replica" in row else []
     if row.get("diverged"):
-        return "diverged"
+        return "  ".join(["diverged", *of_replica])
     parts = [
         f"{key.removeprefix('train_')} {row[key]:.4g}"
         for key in (*scores, "trace")
@@ -42,7 +43,7 @@ def describe(row: Row, scores: Sequence[str]) -> str:
         stated = "".join(f" ({name} {value:.4g})" for name, value in edges.items() if is_number(value))
         parts.append(f"lambda_1 {row['lambda_1']:.4g}{stated}")
     parts += [f"{key.removesuffix('_not_finite')} not finite" for key in row if key.endswith("_not_finite")]
-    return "  ".join(parts)
+    return "  ".join(parts + of_replica)
 
 
 def describe_time(seconds: float) -> str:

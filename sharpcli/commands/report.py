@@ -4,9 +4,9 @@ torch."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
-from statistics import mean, median, pstdev
+from statistics import mean, median, stdev
 from typing import Any
 
 from sharpcli.errors import Refusal, printable
@@ -19,6 +19,7 @@ LAST_QUARTER = 0.25
 FLAT = 0.05  # relative change of a curve's median from half to half that counts as none
 DRIFT = 0.01  # share of its value by which a curve that has settled may still rise or fall
 FEWEST = 4  # values of a stretch of which it is said whether it is flat
+MOST_SHOWN = 8  # settings of replicas that the end of a run shows
 SHOWN = 4  # values of a row without scores that the end of a run shows
 OF_LOOP = ("step", "epoch", "lr_now", "edge", "base_edge", "seconds", "lambda_1")
 
@@ -45,10 +46,11 @@ def note(message: str) -> None:
 
 
 def settled(run: Run) -> list[str]:
-    """The last scores of a run, and `lambda_1 settled at ...` beside the edge of stability that its optimizer
-    states: the median over the last quarter of the steps."""
+    """The last scores of a run, of replicas in a line for each setting in which they differ, and `lambda_1
+    settled at ...` beside the edge of stability that its optimizer states: the median of the last quarter of
+    the steps."""
     if (replicas := run.replicas) > 1:
-        return [spread(run, replicas)]
+        return spread(run, replicas)
     last = run.last()
     if last is None:
         return []
@@ -85,9 +87,13 @@ def is_flat(values: Sequence[float]) -> bool:
 
 def measured(row: Row) -> str:
     """The first values that a row without scores has, as text."""
+    return scores(row, measured_names(row))
+
+
+def measured_names(row: Row) -> list[str]:
+    """The names of the first values that a row without scores has."""
     values = {key: value for key, value in row.items() if is_number(value) and key not in OF_LOOP}
-    shown = [key for key in values if not key.endswith(ABOUT_A_VALUE)][:SHOWN]
-    return scores(row, shown)
+    return [key for key in values if not key.endswith(ABOUT_A_VALUE)][:SHOWN]
 
 
 def edges(row: Row) -> str:
@@ -106,15 +112,32 @@ def is_two_over_lr(row: Row) -> bool:
     return edge is not None and row["lr_now"] > 0 and abs(edge - 2 / row["lr_now"]) <= 1e-9 * edge
 
 
-def spread(run: Run, replicas: int) -> str:
-    """The scores at the last step as mean ± standard deviation over the replicas, and how many have
-    diverged."""
-    rows = [row for row in run.logged()[-replicas:] if not row.get("diverged")]
-    diverged = f" ({replicas - len(rows)} diverged)" if len(rows) < replicas else ""
-    out = [f"at step {run.steps}, {replicas} replicas{diverged}"]
-    for name in score_names(run):
+def spread(run: Run, replicas: int) -> list[str]:
+    """The scores at the last step as mean ± standard deviation over seeds, for each combination of the other
+    settings in which replicas differ (the first `MOST_SHOWN`), and how many have diverged."""
+    wanted = run.config["replicas"]
+    over = [setting for setting in wanted if setting != "seed"] if isinstance(wanted, Mapping) else []
+    groups: dict[str, list[Row]] = {}
+    for row in run.logged()[-replicas:]:
+        groups.setdefault(" ".join(f"{setting}={row[setting]}" for setting in over), []).append(row)
+    about = {"replica", "seed", *over}
+    out = [_of_seeds(run, f", {settings}" if over else "", rows, about) for settings, rows in groups.items()]
+    left = len(out) - MOST_SHOWN
+    return out[:MOST_SHOWN] + ([f"and {left} more settings: sharp plot table {run.path}"] if left > 0 else [])
+
+
+def _of_seeds(run: Run, settings: str, replicas: Sequence[Row], about: Set[str]) -> str:
+    """The line of replicas of the same settings; columns `about` replicas are no scores."""
+    rows = [row for row in replicas if not row.get("diverged")]
+    diverged = f" ({len(replicas) - len(rows)} diverged)" if len(rows) < len(replicas) else ""
+    several = f", {len(replicas)} replicas" if len(replicas) > 1 or not settings else ""
+    out = [f"at step {run.steps}{settings}{several}{diverged}"]
+    names = [name for name in score_names(run) if any(name in row for row in rows)]
+    if rows and not names:
+        names = measured_names({key: value for key, value in rows[-1].items() if key not in about})
+    for name in names:
         if values := [row[name] for row in rows if is_number(row.get(name))]:
-            out.append(f"{name} {mean(values):.4g} ± {pstdev(values):.1g}")
+            out.append(f"{name} {mean(values):.4g}" + (f" ± {stdev(values):.1g}" if len(values) > 1 else ""))
     return "  ".join(out)
 
 

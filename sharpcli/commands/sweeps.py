@@ -74,7 +74,7 @@ def list_states(jobs: Sequence[Job]) -> None:
 
 
 def _state_of(checked: Checked) -> tuple[str, str]:
-    """The state of a config's run, and where it is: `not begun`, `complete`, `diverged`, `interrupted at step
+    """The state of a config's run, and where it is: `not begun`, `complete`, `diverged`, `unfinished at step
     ...`, or `being trained`, by another process."""
     from sharpcli.engine.same_run import runs_of
 
@@ -88,7 +88,7 @@ def _state_of(checked: Checked) -> tuple[str, str]:
     if in_other_hands(run.path):
         return BEING_TRAINED, where
     last = run.last()
-    return f"interrupted at step {0 if last is None else last['step']} of {run.steps}", where
+    return f"unfinished at step {0 if last is None else last['step']} of {run.steps}", where
 
 
 def folder_of(jobs: Sequence[Job]) -> Path:

@@ -41,6 +41,7 @@ SAID = ("tags", "note")  # what a user says of a run, which makes no two runs di
 X_COLUMNS = ("epoch", "seconds", "step")  # that a run is drawn over
 AXIS_LABELS = {  # of columns and of expressions in them; others are labelled by themselves
     "lambda_1": r"sharpness $\lambda_1$",
+    "preconditioned_lambda_1": r"$\lambda_1$ of $P^{-1/2} H P^{-1/2}$",
     "adaptive_lambda_1": r"$\lambda_1$ of $T H T$",
     "train_loss": "training loss",
     "test_loss": "test loss",
