@@ -191,7 +191,7 @@ def _label(value: str, key: str) -> str:
     return value
 
 
-def _when_to_compile(value: str, key: str) -> str:
+def _auto_or(value: str, key: str) -> str:
     if value.lower() not in ("auto", "true", "false"):
         raise Refusal(f"{key}={value}: possible: auto, true, false")
     return value.lower()
@@ -244,8 +244,9 @@ PARSE: dict[str, Callable[[Any, str], Any]] = {
     "checkpoint_every": length,
     "batch_size": _batch_size,
     "device": _device,
-    "compile_products": _when_to_compile,
-    "compile_step": _when_to_compile,
+    "compile_products": _auto_or,
+    "split_state": _auto_or,
+    "compile_step": _auto_or,
     "precision": _half,
     "replicas": _replicas,
     "trust": _packages,

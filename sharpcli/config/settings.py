@@ -136,6 +136,8 @@ class Plain:
     compile_products: str = setting("auto", local=True)
     # training steps by torch.compile: auto (long runs on CUDA), true, false
     compile_step: str = setting("false", local=True, also=called("torch_compile", "compile_model"))
+    # the optimizer's state in parts, one a process of torchrun: auto (from 10 million weights), true, false
+    split_state: str = setting("auto", local=True, also=called("zero", "zero_stage", "shard_optimizer"))
     # null is PyTorch's own choice
     threads: int | None = setting(
         None,

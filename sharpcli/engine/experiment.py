@@ -42,6 +42,7 @@ from sharpcli.optimizers import (
     shaped,
     started,
 )
+from sharpcli.optimizers.parted import in_parts
 from sharpcli.problems.minibatches import Minibatches, chunks
 from sharpcli.problems.problem import Problem
 from sharpcli.provenance import content_hash
@@ -212,7 +213,16 @@ def build(
             f"around, as optimizer=averaging optimizer@optimizer.base=..."
         )
     _rehearse(experiment)
-    return experiment
+    return _split(experiment, local["split_state"])
+
+
+def _split(experiment: Experiment, when: str) -> Experiment:
+    """The experiment with the optimizer's state in parts, one for each process, where that is asked for or
+    worth a further sum of all weights at each step."""
+    w0, group = experiment.problem.w0, experiment.processes
+    if group.size == 1 or when == "false" or (when == "auto" and len(w0) < SPLIT_FROM):
+        return experiment
+    return replace(experiment, optimizer=in_parts(experiment.optimizer, len(w0), group))
 
 
 def _inside(rule: Any) -> str:
@@ -303,6 +313,9 @@ def forget_data() -> None:
     _data.cache_clear()
 
 
+SPLIT_FROM = (
+    10**7
+)  # weights from which the state of an optimizer is held in parts: 80 MB of Adam's in float32
 MOST_REHEARSED = 512  # examples of a batch with which objectives are tried before the first step
 
 

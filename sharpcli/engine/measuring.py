@@ -21,6 +21,7 @@ from sharpcli.landscape.second_derivatives import agreement
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.measures import Estimates, Point
 from sharpcli.optimizers import State, average, started
+from sharpcli.optimizers.parted import own
 from sharpcli.rng import generator
 
 LOOP_COLUMNS = (
@@ -288,6 +289,7 @@ def restore(saved: Mapping[str, Any], experiment: Experiment) -> tuple[Tensor, W
             raise ValueError(f"holds something else than real tensors of the measure {name}")
     state = tuple(part.to(w0.device) for part in saved["state"])
     at_start = started(experiment.optimizer, w0)
+    state = own(experiment.optimizer, state) if len(state) == len(at_start) else ()
     if len(state) != len(at_start) or not all(map(_may_become, at_start, state)):
         raise ValueError("is damaged (its optimizer's state is of another shape)")
     experiment.schedule.least_loss = float(saved.get("least_loss", math.inf))

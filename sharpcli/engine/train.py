@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,6 +24,7 @@ from sharpcli.errors import signals
 from sharpcli.jsonl import Row
 from sharpcli.landscape.batches import mapped
 from sharpcli.optimizers import State, base_edge, columns, edge, started
+from sharpcli.optimizers.parted import has_parts, whole
 from sharpcli.run import Run, Written
 
 NEVER = Times()
@@ -95,8 +97,9 @@ def train(
     of several lanes, that lane's rows say so from then on. A training loss of at most the experiment's
     `stop_loss`, at a measured step, ends a run too: then all its measures are due, and a checkpoint is saved.
     On Ctrl-C, or another signal that ends the process, the position at which the step began is saved first,
-    so that resuming measures that step again and logs it once. A power cut loses the work since the last
-    checkpoint, or SECONDS_TO_PROTECT of it.
+    so that resuming measures that step again and logs it once. Processes that hold parts of an optimizer's
+    state end together, at the next step: each has a part of what is saved. A power cut loses the work since
+    the last checkpoint, or SECONDS_TO_PROTECT of it.
     """
     first = position.lanes[0].experiment
     moves = [advance(lane.experiment) for lane in position.lanes]
@@ -104,17 +107,28 @@ def train(
     at_once = COMPILED_AT_ONCE if several else moves[0].at_once
     saved_at, forced_at, extra = time.perf_counter(), time.perf_counter(), None
     began, written = position.copy(), run.written
+    group, together = first.processes, has_parts(first.optimizer)
+
+    def agreed(number: float) -> float:
+        """The largest of the processes' numbers, where all of them have to do the same."""
+        return group.largest(number, position.lanes[0].w) if together else number
+
     try:
         # OpenMP counts threads for each thread: without the initializer a lane sums in another order
-        with ThreadPoolExecutor(
-            threads, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)
-        ) as pool:
+        with (
+            signals.shielded() if together else nullcontext(),
+            ThreadPoolExecutor(
+                threads, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)
+            ) as pool,
+        ):
             while True:
-                signals.look()
+                if signum := int(agreed(signals.came())):
+                    raise signals.Ended(signum)
                 began, written = position.copy(), run.written
                 due = position.step % checkpoint_every == 0 or position.step == last_step
                 now = time.perf_counter()
-                if due or now - saved_at > SECONDS_BETWEEN_SAVES or signals.passed_on():
+                late = now - saved_at > SECONDS_BETWEEN_SAVES or signals.passed_on()
+                if due or agreed(late):
                     durable = now - forced_at >= SECONDS_TO_PROTECT
                     save(run, position, written, durable)
                     if extra is not None and extra != position.step:
@@ -143,9 +157,10 @@ def train(
                     for done in [pool.submit(_move, lane, move, stop) for lane, move in moving]:
                         done.result()
                 position.step = stop if several else position.lanes[0].step
-    except (KeyboardInterrupt, SystemExit):  # the latter by a handler of a cluster's launcher
-        with signals.shielded():
-            save(run, began, written)
+    except (KeyboardInterrupt, SystemExit) as ended:  # the latter by a handler of a cluster's launcher
+        if not together or isinstance(ended, signals.Ended):  # which all processes raise at the same step
+            with signals.shielded():
+                save(run, began, written)
         raise
 
 
@@ -244,7 +259,8 @@ def _saved(lane: Lane) -> dict[str, Any] | None:
     if lane.diverged and lane.label is not None:
         return None
     warm = {name: mapped(lambda t: t.cpu(), left) for name, left in lane.warm.items()}
-    saved = {"w": lane.w.cpu(), "state": [part.cpu() for part in lane.state], "warm": warm}
+    state = whole(lane.experiment.optimizer, lane.state)
+    saved = {"w": lane.w.cpu(), "state": [part.cpu() for part in state], "warm": warm}
     schedule = lane.experiment.schedule
     return saved | ({"least_loss": schedule.least_loss} if schedule.asks_for_loss else {})
 

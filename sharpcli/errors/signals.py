@@ -81,6 +81,11 @@ def look() -> None:
         raise Ended(_state.received)
 
 
+def came() -> int:
+    """The number of the first signal since `raised` began, 0 where none has come."""
+    return _state.received or 0
+
+
 def passed_on() -> bool:
     """Whether since the last call a signal has come that somebody else handles: it announces an end, as of a
     job that is pre-empted, so that what there is should be saved."""

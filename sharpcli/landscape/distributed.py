@@ -58,6 +58,14 @@ class Processes:
             return is_true
         return float(self.sum(torch.tensor(0.0 if is_true else 1.0, device=like.device))) == 0
 
+    def largest(self, number: float, like: Tensor) -> float:
+        """The largest of the numbers that the processes have; `like` is a tensor of their device."""
+        if self.size == 1:
+            return number
+        out = torch.tensor(number, dtype=torch.float64, device=like.device)
+        dist.all_reduce(out, dist.ReduceOp.MAX)
+        return float(out)
+
     def sum(self, part: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
         """The sum of `part` over all processes, bitwise the same in each. `part` itself is not changed."""
         if self.size == 1:

@@ -12,6 +12,8 @@ rule that lacks one has nothing to say there.
 | `average(state)` | an average [D] of the weights, measured beside them | none is measured |
 | `full_batch = True` | that it is defined for the loss of all examples alone | any batch |
 | `exact_gradient = True` | that it solves to a tolerance, beyond half precision | any precision |
+| `coordinatewise = True` | that a weight moves by its own state and gradient alone | its state is not split |
+| `inner(state, change)` | the state with `change(rule, state)` of the rule inside | that is not split |
 | `remark(steps, batch_size)` | a setting that changes nothing in such a run, or None | no remark |
 | `states = {"ascent_radius": "rho"}` | which setting of the class is its ascent radius | measures take 0.05 |
 | `compiled()` | its `Rule`, for toys whose steps are compiled | the general path |
@@ -21,6 +23,7 @@ The functions below ask a rule, whoever wrote it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -30,6 +33,7 @@ from sharpcli.errors import Refusal
 from sharpcli.landscape.surface import Grad, Layout
 
 State = tuple[Tensor, ...]
+Change = Callable[[Any, State], State]  # (rule, its state) -> another state of the rule
 
 
 class Optimizer(Protocol):

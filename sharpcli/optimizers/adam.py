@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -21,6 +22,7 @@ class Adam:
     betas outside [0, 1) and eps <= 0.
     """
 
+    coordinatewise: ClassVar[bool] = True
     beta1: float
     beta2: float
     eps: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -22,6 +23,7 @@ class AdamW:
     betas outside [0, 1), eps <= 0 and decay below 0.
     """
 
+    coordinatewise: ClassVar[bool] = True
     beta1: float
     beta2: float
     eps: float

@@ -12,6 +12,7 @@ from torch import Tensor
 from sharpcli.errors import Refusal
 from sharpcli.landscape.surface import Grad, Layout
 from sharpcli.optimizers import (
+    Change,
     Optimizer,
     State,
     columns,
@@ -79,6 +80,10 @@ class Averaging:
     def average(self, state: State) -> Tensor:
         """The average a [D]."""
         return state[1]
+
+    def inner(self, state: State, change: Change) -> State:
+        """The state with that of the base changed."""
+        return *state[:2], *change(self.base, state[2:])
 
     def shaped(self, layout: Layout) -> Self:
         return replace(self, base=shaped(self.base, layout))

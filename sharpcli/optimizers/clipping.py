@@ -10,6 +10,7 @@ from torch import Tensor
 from sharpcli.errors import Refusal
 from sharpcli.landscape.surface import Grad, Layout
 from sharpcli.optimizers import (
+    Change,
     Optimizer,
     State,
     columns,
@@ -43,6 +44,10 @@ class Clipping:
             return g * (self.max_norm / (g.norm() + 1e-6)).clamp_max(1.0)
 
         return self.base.step(w, state, cut, lr)
+
+    def inner(self, state: State, change: Change) -> State:
+        """The state of the base, changed."""
+        return change(self.base, state)
 
     def shaped(self, layout: Layout) -> Self:
         return replace(self, base=shaped(self.base, layout))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ class Lion:
     (m [D],), 0 at first. Its steps have the length lr sqrt(D) whatever the gradient, so that it has no edge
     and follows no gradient flow. Refuses betas outside [0, 1) and decay below 0."""
 
+    coordinatewise: ClassVar[bool] = True
     beta1: float
     beta2: float
     decay: float

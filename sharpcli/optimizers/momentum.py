@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ class Momentum:
     """v <- beta v + g(w), then w <- w - lr v, or w <- w - lr (g(w) + beta v) for `nesterov`; the state is (v
     [D],), 0 at first. Refuses beta outside [0, 1)."""
 
+    coordinatewise: ClassVar[bool] = True
     beta: float
     nesterov: bool
 

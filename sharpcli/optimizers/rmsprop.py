@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ class RMSProp:
     beta outside [0, 1) and eps <= 0.
     """
 
+    coordinatewise: ClassVar[bool] = True
     beta: float
     eps: float
 

@@ -14,6 +14,7 @@ from sharpcli.errors import Refusal
 from sharpcli.landscape.batches import can_be_cut
 from sharpcli.landscape.surface import Grad, Layout, whole_loss
 from sharpcli.optimizers import (
+    Change,
     Optimizer,
     Rule,
     State,
@@ -159,6 +160,11 @@ class SAM:
             return rho * d / (_length(d) if self.normalized else 1.0)
         T = w.abs() + self.adaptive
         return rho * T.square() * d / (_length(T * d) if self.normalized else 1.0)
+
+    def inner(self, state: State, change: Change) -> State:
+        """The state with that of the base changed."""
+        of_base = self._of_base(state)
+        return *change(self.base, of_base), *state[len(of_base) :]
 
     def shaped(self, layout: Layout) -> Self:
         out = copy.copy(self)

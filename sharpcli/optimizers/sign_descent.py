@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ class SignDescent:
     length lr sqrt(D) whatever the gradient, so that it has no edge and follows no gradient flow. Refuses beta
     outside [0, 1)."""
 
+    coordinatewise: ClassVar[bool] = True
     beta: float
 
     def __post_init__(self) -> None:

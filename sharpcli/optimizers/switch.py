@@ -12,6 +12,7 @@ from torch import Tensor
 from sharpcli.errors import Refusal
 from sharpcli.landscape.surface import Grad, Layout
 from sharpcli.optimizers import (
+    Change,
     Optimizer,
     State,
     columns,
@@ -51,6 +52,11 @@ class Switch:
         w, own = rule.step(w, own, grad, lr)
         one_more = state[0] + torch.tensor([1, 0], device=state[0].device)
         return w, (one_more, *state[1:first], *own, *state[last:])
+
+    def inner(self, state: State, change: Change) -> State:
+        """The state with those of the two rules changed."""
+        end = 1 + int(state[0][1])
+        return state[0], *change(self.before, state[1:end]), *change(self.after, state[end:])
 
     def shaped(self, layout: Layout) -> Self:
         return replace(self, before=shaped(self.before, layout), after=shaped(self.after, layout))
