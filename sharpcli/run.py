@@ -677,20 +677,28 @@ def put_labels(path: Path, known: Mapping[str, Any]) -> None:
 
 
 def last_of(rows: Sequence[Row]) -> Row | None:
-    """The last of a run's rows; of replicas the mean over them at the last step, of each number that all of
-    them have, without their own numbers and seeds, and without a setting in which they differ: its mean is
-    that of no replica. None of no rows."""
+    """The last of a run's rows; of replicas that differ in their seeds the mean over them at the last step,
+    of each number that all of them have, without their own numbers and seeds; of replicas that differ in
+    another setting too, whose mean says nothing, the numbers that are the same in all. None of no rows."""
     if not rows or "replica" not in rows[-1]:
         return rows[-1] if rows else None
     ends = [row for row in rows if row["step"] == rows[-1]["step"]]
     out: Row = {"step": rows[-1]["step"]}
     labels = {*takewhile(lambda key: key not in ("epoch", "diverged"), ends[0])}  # what replicas differ in
+    labels -= {"step", "replica", "seed"}
+    mixed = any(len({str(row.get(key)) for row in ends}) > 1 for key in labels)
     for key in rows[-1]:
         values = [row.get(key) for row in ends]
-        differ = key in labels and len(set(values)) > 1
-        if key not in ("step", "replica", "seed") and not differ and all(map(is_number, values)):
+        alike = not mixed or len(set(values)) == 1
+        if key not in ("step", "replica", "seed") and alike and all(map(is_number, values)):
             out[key] = sum(values) / len(values)  # type: ignore[arg-type]
     return out
+
+
+def differing(config: Mapping[str, Any]) -> list[str]:
+    """The settings in which the replicas of a config differ, as `lr`; none of a run of its own."""
+    wanted = config.get("replicas", 1)
+    return list(wanted) if isinstance(wanted, Mapping) else []
 
 
 def _in_order(rows: Sequence[Row]) -> bool:

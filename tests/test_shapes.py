@@ -262,7 +262,7 @@ def surfaces():
     forms."""
     import torch
 
-    from sharpcli.landscape import second_derivatives, third_derivatives
+    from sharpcli.landscape import differences, second_derivatives, third_derivatives
     from sharpcli.landscape.compiled_products import CompiledProducts
     from sharpcli.landscape.distributed import Processes, processes
     from sharpcli.landscape.surface import LossSurface, whole_loss
@@ -289,12 +289,14 @@ def surfaces():
     assert second_derivatives.agreement(plain, w, torch.Generator().manual_seed(0)).derivative
     third_derivatives.check_third_derivatives(plain, w)
     third_derivatives.check_penalty(lambda w: w.pow(4).sum(), w, "of_mine")
+    assert differences.uniform_curvature(lambda w: 0.75 * w.square().sum(), w) is not None
     normed = LossSurface(
         lambda w, x: torch.nn.functional.layer_norm(network(w, x), (2,)), half_squared, plain.batches
     )
     normed.curvature_grad(w, V)
     assert part.hvp(w[:5], normal(2, 5)).shape == (2, 5)
     assert len(plain.on(plain.batches[:1]).joined[0]) == 9 and whole_loss(plain, "sgd") is plain
+    assert len(plain.over(*plain.as_one).batches) == 1
     share_structures(plain, w, V)
     torch.compile = lambda function: function  # the compiler itself is tested elsewhere
     compiled = CompiledProducts("true", network, cross_entropy)
@@ -304,7 +306,7 @@ def surfaces():
     assert compiled.product(network, torch.device("cuda"), 10**6)(w, V[0], x, y).shape == (22,)
     with processes() as alone:
         alone.wait()
-        assert alone.first and alone.sum(w) is w
+        assert alone.first and alone.sum(w) is w and alone.largest(2.0, w) == 2.0
     for joint in (True, False):
         assert sum(len(y) for rank in (0, 1) for _, y in Processes(rank, 2).share(plain.batches, joint)) == 13
 

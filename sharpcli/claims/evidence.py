@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import io
 import json
+import math
 import os
 import platform
 import time
@@ -93,8 +94,14 @@ class Trial:
         seeds = [int(override.removeprefix("seed=")) for override in job if override.startswith("seed=")]
         replicas = [o.removeprefix("replicas=") for o in job if o.startswith("replicas=")]
         others = [override for override in job if not override.startswith("seed=")]
-        # replicas have the seeds from the run's own on
-        lanes = int(replicas[-1]) if replicas and replicas[-1].isdigit() else 1
+        # replicas have the seeds from the run's own on, or those that are listed
+        wanted = yaml.safe_load(replicas[-1].replace(":", ": ")) if replicas else 1
+        listed = wanted.get("seed", 1) if isinstance(wanted, Mapping) else wanted
+        if isinstance(listed, list) and isinstance(wanted, Mapping):
+            moved = {**wanted, "seed": [seed + self.shift * len(listed) for seed in listed]}
+            flow = yaml.safe_dump(moved, default_flow_style=True, width=math.inf).strip().replace(" ", "")
+            others = [o for o in others if not o.startswith("replicas=")] + [f"replicas={flow}"]
+        lanes = 1 if isinstance(listed, list) else int(listed)
         return [*others, f"seed={(seeds[-1] if seeds else 0) + self.shift * lanes}"]
 
 

@@ -21,10 +21,11 @@ from sharpcli.errors import Refusal
 from sharpcli.frames import settings_of
 from sharpcli.jsonl import replace
 from sharpcli.jsonl.files import read
-from sharpcli.run import FILES, LABELS, Run, last_of
+from sharpcli.run import FILES, LABELS, Run, differing, last_of
 from sharpcli.runs_dir import run_at
 
 FILE = ".index.json"
+VERSION = f"{__version__}, 2"  # of the entries: the number is raised where they say something else of a run
 MOST = 2**30  # bytes of an index that is read
 AT_ONCE = 500  # runs that a process reads at a time
 SETTLED = 2.0  # seconds after which a file's time of change tells two changes apart
@@ -98,6 +99,8 @@ def record(run: Run, complain: Callable[[str], Any]) -> dict[str, Any] | None:
         if status != "changed":
             try:
                 settings = settings_of(run)
+                for setting in differing(run.config):  # the run's own value is that of no replica
+                    settings.pop(setting, None)
             except Refusal as problem:
                 complain(f"{problem}; its settings are not shown")
         steps = None if run.is_open else run.steps
@@ -130,7 +133,7 @@ def _read(file: Path) -> dict[str, tuple[Stamp, dict[str, Any]]]:
     """The entries; none where the file is missing, damaged or another version's."""
     try:
         stored = json.loads(read(file, MOST))
-        if stored["version"] != __version__:
+        if stored["version"] != VERSION:
             return {}
         common = stored["common"]
         return {name: (stamp, {**common, **own}) for name, (stamp, own) in stored["runs"].items()}
@@ -149,6 +152,6 @@ def _write(file: Path, entries: dict[str, tuple[Stamp, dict[str, Any]]]) -> None
         name: (stamp, {key: value for key, value in row.items() if key not in common})
         for name, (stamp, row) in entries.items()
     }
-    text = json.dumps({"version": __version__, "common": common, "runs": own}, default=str)
+    text = json.dumps({"version": VERSION, "common": common, "runs": own}, default=str)
     with suppress(OSError, Refusal):
         replace(file, text.encode())

@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from sharpcli.commands.measure import Options, Subject, checked_again, checkpoints, of_file, of_run
+from sharpcli.commands.measure import (
+    Options,
+    Subject,
+    checked_again,
+    checked_file,
+    checkpoints,
+    of_file,
+    of_run,
+)
 from sharpcli.commands.progress import progress
 from sharpcli.commands.report import complain
 from sharpcli.config.settings import LOCAL
@@ -70,10 +78,13 @@ class Asked:
         of: list[list[Any]] = []
         for thing, step in points:
             if isinstance(thing, Run):
-                data = read(thing.path / "checkpoints" / f"step_{step:08d}.pt")
+                saved = read(thing.path / "checkpoints" / f"step_{step:08d}.pt")
             else:
-                data = read(thing)
-            of.append([step, hashlib.sha256(data).hexdigest()])
+                saved = read(thing)
+            of.append([step, hashlib.sha256(saved).hexdigest()])
+        if self.files:  # a run knows its data
+            checked = checked_file(self.overrides)
+            of.append([checked.local["data_dir"], checked.contents_key])
         of += [[run.hash] for run in self.runs]
         local = tuple(f"{name}=" for name in LOCAL)
         how = [o for o in self.overrides if not o.startswith(local)]
@@ -94,8 +105,9 @@ class Asked:
         """The experiment of the first run or file, and the step and weights of each point. Refuses networks
         of other sizes or data, and where `every` point is needed a checkpoint that cannot be read."""
         subjects = list(self.subjects(steps, group))
-        weights = [(p.step, p.w) for subject in subjects for p in subject.points]
-        _alike(subjects)
+        points = [list(subject.points) for subject in subjects]
+        weights = [(p.step, p.w) for of_subject in points for p in of_subject]
+        _alike(subjects, [of_subject[-1].w if of_subject else None for of_subject in points])
         wanted = len(self.files) + sum(map(len, steps.values()))
         if not weights or (every and len(weights) < wanted):
             raise Refusal(
@@ -376,15 +388,23 @@ def _check_plane(
         raise Refusal(f"directions={directions}: a plane; take dimensions=2, or sharp plot connect")
 
 
-def _alike(subjects: Sequence[Subject]) -> None:
-    """Refuses points of networks of other sizes, or of other data."""
+def _alike(subjects: Sequence[Subject], weights: Sequence[Tensor | None]) -> None:
+    """Refuses points of networks of other sizes, of other data, or of another loss at the same `weights`,
+    some of each subject's."""
+    from sharpcli.engine.landscapes import have_one_loss
+
     first = subjects[0].experiment
-    for subject in subjects[1:]:
+    for subject, w in zip(subjects[1:], weights[1:], strict=True):
         other = subject.experiment
         if other.problem.layout != first.problem.layout or len(other.problem.w0) != len(first.problem.w0):
             raise Refusal(f"{subject.name}: other weights than {subjects[0].name}, of another model")
         if other.data_hash != first.data_hash:
             raise Refusal(f"{subject.name}: trained on other examples than {subjects[0].name}")
+        if w is not None and not have_one_loss(first, other, w):
+            raise Refusal(
+                f"{subject.name}: at its weights the loss of {subjects[0].name} is another: the two differ "
+                f"in their model, their loss or in parameters that are not trained; name runs that do not"
+            )
 
 
 def _tell_loss(tell: Any, step: int, value: float) -> None:

@@ -205,7 +205,17 @@ def of_run(
             f"something else; "
             "restore the file, or train a new run"
         )
+    n = len(experiment.problem.examples[1])
+    chunks = [min(of.get("chunk", n), n) for of in (run.config, checked.config)]
+    if experiment.problem.surface.joint and chunks[0] != chunks[1]:
+        raise Refusal(
+            f"chunk={checked.config['chunk']}: {run.name} normalizes {chunks[0]} examples together (batch "
+            f"norm), and another number is another loss; leave chunk out, and give graph_gb= for less memory"
+        )
     source["measure"] = checked.config["measure"]
+    if experiment.schedule.asks_for_loss:  # at the rows of other measures than these
+        logged = {row["step"]: row["lr_now"] for row in run.logged() if "lr_now" in row}
+        experiment.schedule.known |= {step: lr for step, lr in logged.items() if step < experiment.steps}
 
     def points() -> Iterator[SavedPoint]:
         for step in at:
@@ -243,7 +253,7 @@ def of_watched(
     from sharpcli.engine.experiment import build
     from sharpcli.provenance import provenance
 
-    checked = _checked_file(overrides)
+    checked = checked_file(overrides)
     for step in at:
         try:
             state = run.load(step)["state_dict"]
@@ -264,7 +274,7 @@ def of_watched(
         )
 
 
-def _checked_file(overrides: Sequence[str]) -> Checked:
+def checked_file(overrides: Sequence[str]) -> Checked:
     """The config of somebody's weights in the network that the overrides describe; batch norm as stored,
     unless the overrides say otherwise."""
     sets_batchnorm = any(o.startswith(("problem.batchnorm=", "problem=")) for o in overrides)
@@ -274,7 +284,7 @@ def _checked_file(overrides: Sequence[str]) -> Checked:
 
 def of_file(file: Path, overrides: Sequence[str], group: Processes, options: Options) -> Subject:
     """Somebody's weights in a network that the overrides describe as for `sharp train`."""
-    checked = _checked_file(overrides)
+    checked = checked_file(overrides)
     from sharpcli.commands import state_dict
     from sharpcli.engine.experiment import build
     from sharpcli.provenance import provenance

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -26,13 +26,14 @@ from sharpcli.engine.memory import enough_memory, enough_to_build, keep_freed_me
 from sharpcli.errors import Refusal
 from sharpcli.landscape import compiled_steps
 from sharpcli.landscape.compiled_products import When
+from sharpcli.landscape.differences import uniform_curvature
 from sharpcli.landscape.distributed import ALONE, Processes
 from sharpcli.landscape.half_precision import HalfPrecision
 from sharpcli.landscape.second_derivatives import EXAMPLES, doubled
-from sharpcli.landscape.surface import LossSurface
+from sharpcli.landscape.surface import LossSurface, Penalty
 from sharpcli.landscape.third_derivatives import check_penalty
 from sharpcli.measures import Estimates, Point
-from sharpcli.objectives import asks_for_time, changed, flow_strength
+from sharpcli.objectives import asks_for_time, changed, divides_examples, flow_strength, refuse_order
 from sharpcli.optimizers import (
     Optimizer,
     State,
@@ -58,8 +59,9 @@ class Experiment:
     """What a config means. `due` says at which steps each measure is due; `compile_toys`, that toys may run
     compiled; `population`, of how many examples the `measure_examples` are a part; `init` [D] is where
     training begins, None for a file of weights; `stop_loss`, the training loss at which it ends; `precision`,
-    the half precision of training steps; `compile_step`, when they are compiled. `tried` names what this
-    process has tried once, and need not try again."""
+    the half precision of training steps; `compile_step`, when they are compiled; `added_curvature`, c where
+    the objectives add c I to the Hessian (weight decay), None where they add something else. `tried` names
+    what this process has tried once, and need not try again."""
 
     seed: int
     lr: float
@@ -81,6 +83,7 @@ class Experiment:
     stop_loss: float | None = None
     precision: str | None = None
     compile_step: When = "false"
+    added_curvature: float | None = 0.0
     tried: set[str] = field(default_factory=set, compare=False)
 
     @functools.cached_property
@@ -212,7 +215,7 @@ def build(
             f"optimizer: {inner} is inside of another rule, where its average is not measured; put it "
             f"around, as optimizer=averaging optimizer@optimizer.base=..."
         )
-    _rehearse(experiment)
+    experiment = replace(experiment, added_curvature=_rehearse(experiment))
     return _split(experiment, local["split_state"])
 
 
@@ -342,9 +345,19 @@ def _without_functions(thing: Any) -> Any:
     return replace(thing, **{name: reached for name, value in values.items() if callable(value)})
 
 
-def _rehearse(experiment: Experiment) -> None:
+def _curvature(penalties: Sequence[tuple[Penalty, Tensor]]) -> float | None:
+    """The `uniform_curvature` of the first of these penalties, at its weights, that can be evaluated."""
+    for penalty, w in penalties:
+        with contextlib.suppress(RuntimeError, TypeError):
+            return uniform_curvature(penalty, w)
+    return None
+
+
+def _rehearse(experiment: Experiment) -> float | None:
     """Runs what each part checks of its own values, at no cost, and refuses a part that gives what it must
-    not."""
+    not. Returns the `added_curvature` of the objectives."""
+    added: list[float | None] = [0.0]
+    refuse_order(experiment.objectives)
     w, rng = experiment.problem.w0, generator(0, "rehearsal", 0)
     # of the first step, of one in the middle and of the last
     steps = (0, experiment.steps // 2, max(experiment.steps - 1, 0))
@@ -368,6 +381,9 @@ def _rehearse(experiment: Experiment) -> None:
                 precise = changed(objective, doubled(few), w.double(), rng_again, times[0]).penalty
             if precise is not None:
                 check_penalty(precise, w.double(), name)
+            if not divides_examples(objective) and n == max(sizes):
+                of_w = [(precise, w.double())] if precise is not None else []
+                added.append(_curvature([*of_w, (shown.penalty, w)]))
     untouchable: Any = _Untouchable()
     # what a rule asks of the gradient that the rule around it gives
     if experiment.init is not None and hasattr(experiment.optimizer, "step"):
@@ -387,12 +403,15 @@ def _rehearse(experiment: Experiment) -> None:
         optimizer=experiment.optimizer,
         state=state,
         init=experiment.init,
+        constant_lr=experiment.schedule.is_constant,
         batch_size=experiment.minibatches.batch_size,
         flow_strength=experiment.flow_strength,
     )
     for measure in experiment.measures.values():
         with contextlib.suppress(_Reached):
             measure(point)
+    known = [c for c in added if c is not None]
+    return sum(known) if len(known) == len(added) else None
 
 
 def with_start(experiment: Experiment, w: Tensor) -> Experiment:

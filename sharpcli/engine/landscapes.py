@@ -3,6 +3,7 @@ to another point."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,19 @@ from sharpcli.landscape.surface import LossSurface
 from sharpcli.landscape.symmetries import exchangeable
 from sharpcli.problems.minibatches import Minibatches
 from sharpcli.rng import generator
+
+COMPARED = 64  # examples on which two networks are compared
+
+
+def have_one_loss(one: Experiment, other: Experiment, w: Tensor) -> bool:
+    """Whether two experiments have the same loss at w, on a few of their examples: where activation, loss or
+    frozen parameters differ, weights of one say nothing in the other's network."""
+    values = []
+    for experiment in (one, other):
+        x, y = experiment.problem.examples
+        few = experiment.problem.surface.on([(x[:COMPARED], y[:COMPARED])])
+        values.append(float(few.value(w)))
+    return math.isclose(*values, rel_tol=1e-4, abs_tol=1e-9)
 
 
 def chosen(

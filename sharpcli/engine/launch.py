@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sharpcli.config import former
 from sharpcli.config.check import Checked
 from sharpcli.config.paths import exists
 from sharpcli.due import in_steps, times
@@ -189,9 +190,13 @@ def _held(
 
 
 def _facts_of(checked: Checked, lanes: Sequence[Lane]) -> dict[str, Any]:
-    """What the provenance of a run says of its config and its problem."""
+    """What the provenance of a run says of its config and its problem; of replicas that differ in their data,
+    the hash of all of them."""
     first = lanes[0].experiment
     facts = {"hash": checked.hash, "contents": checked.contents, "steps": first.steps, **first.facts}
+    if any(setting.startswith("data.") for setting in lanes[0].label or ()):
+        of_lanes = [lane.experiment.facts for lane in lanes]
+        facts |= {key: former.digest({key: [of[key] for of in of_lanes]}) for key in ("data", "test_data")}
     return facts | ({"replicas": len(lanes)} if lanes[0].label is not None else {})
 
 
@@ -275,9 +280,11 @@ def start_weights(checked: Checked, experiment: Experiment) -> Tensor | None:
 
 def with_original_start(experiment: Experiment, run: Run) -> Experiment:
     """The experiment with `init` set to the run's checkpoint of step 0, if `init_from` started it from
-    another run."""
-    if not run.config.get("init_from") or 0 not in run.checkpoints():
+    another run; None where that checkpoint is gone, of which measures of the start say so."""
+    if not run.config.get("init_from"):
         return experiment
+    if 0 not in run.checkpoints():
+        return replace(experiment, init=None)
     try:
         return with_start(experiment, run.load(0)["w"].to(experiment.problem.w0))
     except (ValueError, OSError, RuntimeError) as problem:

@@ -35,6 +35,32 @@ def disagreement(
     return min(pairs, key=lambda pair: abs(pair[0] - pair[1]))
 
 
+def uniform_curvature(
+    function: Callable[[Float[Tensor, " D"]], Float[Tensor, ""]], w: Float[Tensor, " D"]
+) -> float | None:
+    """The number c of a function whose Hessian at w is c I, as of c/2 |w|^2, and 0 of a linear one; None of
+    any other. By differences of its gradient along two random directions."""
+
+    def gradient(at: Tensor) -> Tensor:
+        leaf = at.detach().clone().requires_grad_()
+        value = function(leaf)
+        return torch.autograd.grad(value, leaf)[0] if value.requires_grad else torch.zeros_like(w)
+
+    rng, found = Generator().manual_seed(0), []
+    h = torch.finfo(w.dtype).eps ** (1 / 3) * max(float(w.norm()), 1.0)
+    for _ in range(2):
+        v = torch.randn(len(w), generator=rng, dtype=torch.float64).to(w)
+        v = v / v.norm()
+        ends = [gradient(w + side * h * v) for side in (1, -1)]
+        Hv = (ends[0] - ends[1]) / (2 * h)
+        c = float(v @ Hv)
+        rounding = torch.finfo(w.dtype).eps * float(ends[0].norm()) / h
+        if float((Hv - c * v).norm()) > DIFFERENCE * abs(c) + FLOOR_EPS * rounding:
+            return None
+        found.append(0.0 if abs(c) <= FLOOR_EPS * rounding else c)
+    return found[0] if abs(found[0] - found[1]) <= DIFFERENCE * abs(found[0]) else None
+
+
 def _compared(
     value: Callable[[Tensor], float], gradient: Tensor, w: Tensor, rng: Generator
 ) -> tuple[float, float, bool]:

@@ -35,14 +35,15 @@ class Interpolators:
     multiplied by B_i^(1/2); at an interpolator Tr H = (1/n) |J|_F^2.
 
     Raises Refusal for a loss with a singular B_i, such as cross-entropy, whose infimum lies at infinite
-    outputs; and for one that couples the outputs of different examples.
+    outputs; and for one that couples the outputs of different examples, or batches that are normalized one by
+    one.
     """
 
     surface: LossSurface
 
     @cached_property
     def _examples(self) -> tuple[Shaped[Tensor, "n ..."], Shaped[Tensor, "n ..."]]:
-        return self.surface.joined
+        return self.surface.as_one
 
     def outputs(self, w: Float[Tensor, " D"]) -> Float[Tensor, " nC"]:
         """f(w), flattened."""

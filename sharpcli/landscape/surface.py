@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sharpcli.errors import Refusal
-from sharpcli.landscape.batches import Batch, can_be_cut, joined
+from sharpcli.landscape.batches import Batch, Rows, can_be_cut, joined
 from sharpcli.landscape.compiled_products import CompiledProducts
 from sharpcli.landscape.distributed import ALONE, Processes
 from sharpcli.landscape.hessian_products import Linearization, curvature_grad, finite
@@ -75,6 +75,26 @@ class LossSurface:
         """All examples as one batch."""
         x, y = zip(*self.batches, strict=True)
         return joined(x), joined(y)
+
+    @property
+    def as_one(self) -> Batch:
+        """All examples as one batch, to be evaluated together. Refuses batches whose outputs depend on one
+        another, of which the one of all examples is another loss."""
+        if self.joint and len(self.batches) > 1:
+            raise Refusal(
+                f"{self.examples} examples in {len(self.batches)} batches that are normalized one by one "
+                f"(batch norm) have no loss as one batch; take chunk={self.examples} or more, or another norm"
+            )
+        return self.joined
+
+    def over(self, x: Rows, y: Rows) -> LossSurface:
+        """The same loss over these examples: where the outputs of a batch depend on one another, in batches
+        no larger than this surface's, as a step of training has them."""
+        largest = max(len(y) for _, y in self.batches)
+        if not self.joint or len(y) <= largest:
+            return self.on([(x, y)])
+        edges = range(0, len(y), largest)
+        return self.on([(x[i : i + largest], y[i : i + largest]) for i in edges])
 
     @property
     def own_batches(self) -> tuple[Batch, ...]:

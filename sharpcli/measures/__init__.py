@@ -179,26 +179,23 @@ def update(at: Point) -> tuple[Tensor, float, float]:
     surface, seen = at.surface, list[tuple[Tensor, Tensor]]()  # the weights and their gradients
 
     def grad(w: Tensor) -> Tensor:
-        seen.append((w, surface.grad(w)))
-        return seen[-1][1]
-
-    def direction(state: State, lr: float) -> Tensor:
-        """d of the update w - lr d."""
-        after, _ = at.optimizer.step(at.w, state, grad, lr)
-        return (at.w - after) / lr
+        g = surface.grad(w.to(at.w.dtype))
+        seen.append((w, g))
+        return g.to(w.dtype)
 
     if at.state is None or not at.lr > 0:
         d = grad(at.w)
     else:
-        grad.whole = surface  # type: ignore[attr-defined]  # for rules that are defined by the loss itself
-        d = direction(at.state, at.lr)
-        # a shorter step is lost in the rounding of w: d is then that of a step of this length
-        scale = float(seen[0][1].norm()) if seen else 0.0
-        least = torch.finfo(at.w.dtype).eps ** 0.5 * max(float(at.w.norm()), 1e-3) / max(scale, 1e-300)
-        if scale > 0 and at.lr < least:
-            d = direction(at.state, least)
+        # the step is taken in float64, in whose digits a short step is not lost beside w
+        wide = at.w.dtype if at.w.device.type == "mps" else torch.float64
+        # for rules that are defined by the loss itself
+        grad.whole = surface.through(lambda w: w.to(at.w.dtype))  # type: ignore[attr-defined]
+        state = tuple(part.to(wide) if part.is_floating_point() else part for part in at.state)
+        w = at.w.to(wide)
+        after, _ = at.optimizer.step(w, state, grad, at.lr)
+        d = ((w - after) / at.lr).to(at.w)
     # most rules take a gradient at w, and some at another point alone
-    own = next((g for w, g in seen if torch.equal(w, at.w)), None)
+    own = next((g for w, g in seen if torch.equal(w, at.w.to(w.dtype))), None)
     g = grad(at.w) if own is None else own
     return d, float(g.double() @ d.double()), len(seen)
 
@@ -220,7 +217,7 @@ def elapsed(at: Point, measure: str, power: int = 1) -> float:
         )
     if (time := flow_step(at.optimizer, at.lr)) is None:
         raise Refusal(
-            f"measure={measure}: optimizer={type(at.optimizer).__name__} follows no gradient flow; use "
-            f"optimizer=gd or optimizer=momentum"
+            f"measure={measure}: optimizer={type(at.optimizer).__name__} states no gradient flow "
+            f"that it follows; use optimizer=gd or optimizer=momentum"
         )
     return float(time**power * at.step)

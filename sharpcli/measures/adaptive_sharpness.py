@@ -128,7 +128,7 @@ def worst_case(
 def pieces(surface: LossSurface, size: int) -> list[LossSurface]:
     """The surface of every `size` examples in turn; the last may have fewer."""
     x, y = surface.joined
-    return [surface.on([(x[i : i + size], y[i : i + size])]) for i in range(0, len(y), size)]
+    return [surface.over(x[i : i + size], y[i : i + size]) for i in range(0, len(y), size)]
 
 
 def standardized(outputs: Tensor) -> Tensor:

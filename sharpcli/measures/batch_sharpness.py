@@ -65,7 +65,7 @@ def batch_sharpness(at: Point, *, batch_size: Any, rtol: float, max_batches: int
     stderr: float | None = None  # of fewer than FEWEST batches with a gradient nothing is known
     while not converged and batches < max_batches:
         examples = torch.randperm(n, generator=at.rng)[:batch_size].to(y.device)
-        of_batch = quotient(at, at.surface.on([(x[examples], y[examples])]))
+        of_batch = quotient(at, at.surface.over(x[examples], y[examples]))
         batches += 1
         if of_batch is None:
             zero_gradients += 1

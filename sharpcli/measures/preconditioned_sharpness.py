@@ -10,12 +10,13 @@ from sharpcli.errors import Refusal
 from sharpcli.landscape.curvature import Curvature
 from sharpcli.linalg.accuracy import eigenvalue_rounding
 from sharpcli.measures import Estimates, Point
-from sharpcli.optimizers import edge, preconditioner
+from sharpcli.optimizers import edge, knows_metric, preconditioner
 
 
 def preconditioned_sharpness(at: Point, *, k: int, tol: float, max_products: int) -> Estimates:
     """The largest eigenvalues of P^(-1/2) H P^(-1/2), P [D] the diagonal by which the optimizer divides its
-    step, with bias correction and epsilon as the optimizer uses them; P = I where it divides by nothing.
+    step, with bias correction and epsilon as the optimizer uses them; P = I where it divides by nothing,
+    which its edge or its gradient flow says.
 
     Adam and RMSProp have P = 0 before their first step, and no column at step 0. The unit 1/lr is
     loss/weight^2 for P = I, and 1/weight for Adam and RMSProp. Refuses k out of range, tol <= 0, max_products
@@ -43,6 +44,11 @@ def preconditioned_sharpness(at: Point, *, k: int, tol: float, max_products: int
             "has none"
         )
     metric = preconditioner(at.optimizer, at.state, at.lr)
+    if metric is None and not knows_metric(at.optimizer, at.lr):
+        raise Refusal(
+            f"measure=preconditioned_sharpness: optimizer={type(at.optimizer).__name__} states neither what "
+            f"it divides its steps by nor that this is nothing; measure=sharpness is of H itself"
+        )
     P, threshold = (torch.ones_like(at.w), edge(at.optimizer, at.lr)) if metric is None else metric
     if not bool((P > 0).all()):
         return Estimates()

@@ -23,7 +23,8 @@ def projected(at: Point, *, steps: int, tol: float) -> Estimates:
 
     By at most `steps` steps of size 1/lambda_1 until the residuals r (as in `manifold`) are below 1e-3, then
     by Newton's steps, which from further away would lead to a sharper point. For toys and small networks:
-    refuses Jacobians of more than 2e7 entries, a loss without interpolators, tol <= 0.
+    refuses Jacobians of more than 2e7 entries, a loss without interpolators, tol <= 0, and batch norm with
+    statistics of w or of several batches.
 
     Columns:
         projected_distance [weight]: |w - w*|
@@ -36,6 +37,11 @@ def projected(at: Point, *, steps: int, tol: float) -> Estimates:
     """
     if not (tol > 0 and steps >= 0):
         raise Refusal(f"measure.projected: steps={steps} tol={tol}; steps at least 0, tol above 0")
+    if at.problem.at(at.w).predict is not at.problem.surface.predict:
+        raise Refusal(
+            "measure=projected: the statistics of batch norm are those of w, and other weights have others; "
+            "take problem.batchnorm=batch and a chunk of all examples"
+        )
     surface, spent = counted(at.surface)
     interpolators = Interpolators(surface)
     w, residual, descended = descend(interpolators, at.surface, at.w, at.problem, steps, tol)

@@ -7,7 +7,8 @@ of one step have the same noise. A function that names `time` after `rng` is giv
 that the step takes (lr for gradient descent, None for a rule that follows another flow). A dataclass may also
 have a method `compiled() -> Noise | None`, for toys whose steps are compiled, and a method
 `flow_strength(batch_size) -> float | None`, the speed of its limiting flow, batch_size that of equal batches
-with the noise of the run's; the functions of these names below call them.
+with the noise of the run's, and an attribute `states = {"label_noise": "delta"}`, which setting is the size
+of the noise of labels (1 where none is stated); the functions of these names below call them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
+from sharpcli.errors import Refusal
 from sharpcli.landscape.surface import LossSurface
 from sharpcli.rng import Stream
 
@@ -36,6 +38,23 @@ def changed(objective: Any, surface: LossSurface, w: Tensor, rng: Stream, time: 
     """The loss that a step of this `time` descends on, from the loss of its examples."""
     asked = {"time": time} if asks_for_time(objective) else {}
     return cast(LossSurface, objective(surface, w, rng, **asked))
+
+
+def divides_examples(objective: Any) -> bool:
+    """Whether an objective takes groups of a step's examples apart, so that no loss of all is left for
+    another objective to change."""
+    return bool(getattr(getattr(objective, "target", objective), "divides_examples", False))
+
+
+def refuse_order(objectives: Mapping[str, Any]) -> None:
+    """Refuses an objective that divides the examples before another one."""
+    for name in list(objectives)[:-1]:
+        if divides_examples(objectives[name]):
+            others = [other for other in objectives if other != name]
+            raise Refusal(
+                f"objective=[{','.join(objectives)}]: {name} divides the examples of a step, and what comes "
+                f"after it would be of a part of them; put it last: objective=[{','.join([*others, name])}]"
+            )
 
 
 def asks_for_time(objective: Any) -> bool:

@@ -4,6 +4,7 @@ arXiv:2110.06914."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class LabelNoise:
     distribution.
     """
 
+    states: ClassVar[dict[str, str]] = {"label_noise": "delta"}
     delta: float
     distribution: str
     shared: bool

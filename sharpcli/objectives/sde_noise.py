@@ -48,7 +48,7 @@ def sde_noise(
             f"objective.sde_noise.dt={dt:g}: a step of this run {of_step}, and its noise would be of another "
             f"size; take optimizer=gd with schedule=constant and dt equal to lr"
         )
-    x, y = surface.joined
+    x, y = surface.as_one
     n = len(y)
     w_t = w.detach().requires_grad_()
     f = surface.exact.predict(w_t, x)

@@ -17,8 +17,7 @@ def svag(surface: LossSurface, w: Tensor, rng: Stream, *, l: float) -> LossSurfa
     examples: the mean of the gradient stays, and its covariance is l times that of a gradient of half of the
     examples.
 
-    Noise of an objective that is named after it is drawn for A alone, and for A and B where it is named
-    before.
+    Other objectives come before it: after it they would change A alone.
 
     With step size lr / l and l times as many steps, l -> infinity gives the stochastic differential equation
     of SGD at lr with half the batch; l = 1 is A alone. Refuses l < 1 and an odd number of examples.
@@ -38,3 +37,6 @@ def svag(surface: LossSurface, w: Tensor, rng: Stream, *, l: float) -> LossSurfa
 
     first_term = replace(surface, loss=lambda f, y: (1 + s) / 2 * loss(f, y), batches=((x[:half], y[:half]),))
     return first_term.plus(second_term)
+
+
+svag.divides_examples = True  # type: ignore[attr-defined]

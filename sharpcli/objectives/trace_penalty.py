@@ -24,7 +24,7 @@ def trace_penalty(
     if strength == 0:
         return surface
     V = torch.from_numpy(rng.signs(probes * len(w))).to(w).view(probes, -1)
-    x, y = surface.joined
+    x, y = surface.as_one
     exact = surface.exact
 
     def loss(at: Tensor) -> Tensor:

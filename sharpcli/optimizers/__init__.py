@@ -6,7 +6,7 @@ rule that lacks one has nothing to say there.
 | `edge(lr)` | the curvature above which the rule diverges on a quadratic | no edge is logged or drawn |
 | `base_edge(lr)` | the edge of the rule that this one wraps, drawn for comparison | none is drawn |
 | `preconditioner(state, lr)` | P [D] that steps are divided by, the edge of P^(-1/2) H P^(-1/2) | P = 1 |
-| `flow_step(lr)` | the time of gradient flow that a step takes, for small lr; None for another flow | lr |
+| `flow_step(lr)` | the time of gradient flow that a step takes, for small lr; None for another flow | None |
 | `shaped(layout)` | the rule for weights that are the concatenation of these tensors | itself |
 | `columns(state, lr)` | numbers of its state, added to every row | no column |
 | `average(state)` | an average [D] of the weights, measured beside them | none is measured |
@@ -67,15 +67,28 @@ def base_edge(rule: Any, lr: float) -> float | None:
     return rule.base_edge(lr) if _states(rule, "base_edge") and lr > 0 else None
 
 
-def preconditioner(rule: Any, state: State, lr: float) -> tuple[Tensor, float] | None:
+def preconditioner(rule: Any, state: State, lr: float) -> tuple[Tensor, float | None] | None:
     """The diagonal P [D] that steps are divided by, and the edge of P^(-1/2) H P^(-1/2); None for P = 1."""
     return rule.preconditioner(state, lr) if _states(rule, "preconditioner") else None
+
+
+def knows_metric(rule: Any, lr: float) -> bool:
+    """Whether a rule states what it divides its steps by: a preconditioner, or by its edge or its gradient
+    flow that it divides them by nothing. A rule around another one says what that one says, where it hands on
+    its preconditioner."""
+    inside = [value for value in getattr(rule, "__dict__", {}).values() if hasattr(value, "step")]
+    if not inside:
+        plain = lr == 0 or edge(rule, lr) is not None or flow_step(rule, lr) is not None
+        return plain or _states(rule, "preconditioner")
+    if not _states(rule, "preconditioner") and any(_states(inner, "preconditioner") for inner in inside):
+        return False
+    return all(knows_metric(inner, lr) for inner in inside)
 
 
 def flow_step(rule: Any, lr: float) -> float | None:
     """The time of gradient flow that a step takes, in the limit of small lr, of a rule with P = 1; None where
     it follows another flow."""
-    return rule.flow_step(lr) if _states(rule, "flow_step") else lr
+    return rule.flow_step(lr) if _states(rule, "flow_step") else None
 
 
 def shaped(rule: Any, layout: Layout) -> Any:

@@ -92,7 +92,7 @@ class Averaging:
         """That of the base."""
         return edge(self.base, lr)
 
-    def preconditioner(self, state: State, lr: float) -> tuple[Tensor, float] | None:
+    def preconditioner(self, state: State, lr: float) -> tuple[Tensor, float | None] | None:
         return preconditioner(self.base, state[2:], lr)
 
     def columns(self, state: State, lr: float) -> dict[str, float]:

@@ -53,6 +53,10 @@ class CentralFlow:
         zero = torch.zeros((), dtype=torch.float64)
         return w.new_zeros(0, len(w)), zero, zero
 
+    def flow_step(self, lr: float) -> float:
+        """lr: gradient descent's."""
+        return lr
+
     def step(self, w: Tensor, state: State, grad: Grad, lr: float) -> tuple[Tensor, State]:
         surface = whole_loss(grad, "central_flow")
         if not len(state[0]):  # before the first step

@@ -57,8 +57,10 @@ class Clipping:
         it the rule need not diverge."""
         return edge(self.base, lr)
 
-    def preconditioner(self, state: State, lr: float) -> tuple[Tensor, float] | None:
-        return preconditioner(self.base, state, lr)
+    def preconditioner(self, state: State, lr: float) -> tuple[Tensor, None] | None:
+        """P of the base. No edge is stated: the rule need not diverge beyond the base's."""
+        metric = preconditioner(self.base, state, lr)
+        return None if metric is None else (metric[0], None)
 
     def flow_step(self, lr: float) -> None:
         """None: while a gradient is cut, a step takes less time of gradient flow than the base's."""

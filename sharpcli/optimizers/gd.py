@@ -24,6 +24,10 @@ class GD:
         """2 / lr, where w_i <- (1 - lr lambda_i) w_i begins to grow on a quadratic."""
         return 2 / lr
 
+    def flow_step(self, lr: float) -> float:
+        """lr."""
+        return lr
+
     def compiled(self) -> Rule:
         """The rule of plain descent."""
         return Rule()

@@ -41,5 +41,9 @@ class GradientFlow:
     def init(self, w: Tensor) -> State:
         return ()
 
+    def flow_step(self, lr: float) -> float:
+        """lr: the flow itself."""
+        return lr
+
     def step(self, w: Tensor, state: State, grad: Grad, lr: float) -> tuple[Tensor, State]:
         return integrate(lambda at: -grad(at), w, lr, self.solver, self.rtol, self.atol, self.tol), ()

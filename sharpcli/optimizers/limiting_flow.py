@@ -51,6 +51,10 @@ class LimitingFlow:
         """tau = -1: w has not been brought to the manifold yet."""
         return (torch.tensor([-1.0], dtype=torch.float64),)
 
+    def flow_step(self, lr: float) -> float:
+        """lr: the time of this flow."""
+        return lr
+
     def step(self, w: Tensor, state: State, grad: Grad, lr: float) -> tuple[Tensor, State]:
         interpolators, tau = Interpolators(whole_loss(grad, "limiting_flow")), float(state[0])
         if tau < 0:

@@ -61,7 +61,7 @@ class Parted:
     def flow_step(self, lr: float) -> float | None:
         return flow_step(self.base, lr)
 
-    def preconditioner(self, state: State, lr: float) -> tuple[Tensor, float] | None:
+    def preconditioner(self, state: State, lr: float) -> tuple[Tensor, float | None] | None:
         metric = preconditioner(self.base, state, lr)
         return None if metric is None else (self.split.whole(metric[0]), metric[1])
 

@@ -177,8 +177,10 @@ class SAM:
         arXiv:2309.12488, `measure=sam_sharpness`)."""
         return edge(self.base, lr)
 
-    def preconditioner(self, state: State, lr: float) -> tuple[Tensor, float] | None:
-        return preconditioner(self.base, self._of_base(state), lr)
+    def preconditioner(self, state: State, lr: float) -> tuple[Tensor, None] | None:
+        """P of the base. No edge is stated: with SAM the rule overshoots below the base's."""
+        metric = preconditioner(self.base, self._of_base(state), lr)
+        return None if metric is None else (metric[0], None)
 
     def flow_step(self, lr: float) -> float | None:
         """That of the base."""

@@ -61,7 +61,7 @@ class Switch:
     def shaped(self, layout: Layout) -> Self:
         return replace(self, before=shaped(self.before, layout), after=shaped(self.after, layout))
 
-    def preconditioner(self, state: State, lr: float) -> tuple[Tensor, float] | None:
+    def preconditioner(self, state: State, lr: float) -> tuple[Tensor, float | None] | None:
         rule, own, _, _ = self._active(state)
         return preconditioner(rule, own, lr)
 

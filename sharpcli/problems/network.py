@@ -27,6 +27,7 @@ from sharpcli.problems.network_norms import structural_norms
 from sharpcli.problems.problem import Better, Problem
 from sharpcli.problems.user_parts import (
     EXAMPLES,
+    are_coupled,
     check_loss,
     check_model,
     check_outputs,
@@ -108,12 +109,11 @@ def network(
     weigh = counted_targets if _are_classes(y_train) else examples_in
     check_loss(predict, loss, w0, x_train, y_train, weigh)
     # under batch norm an example's output depends on its batch, which must then not be split
-    joint = batchnorm == "batch" and bool(norms)
-    pieces = chunks((x_train, y_train), chunk)
+    joint = (batchnorm != "stored" and bool(norms)) or are_coupled(predict, w0, x_train[:EXAMPLES])
     surface = LossSurface(
         predict,
         loss,
-        pieces,
+        chunks((x_train, y_train), chunk),
         graph_budget=graph_budget,
         processes=processes,
         joint=joint,
@@ -125,7 +125,9 @@ def network(
         if batchnorm != "population" or not norms:
             return surface
         fixed = with_population_statistics(module, norms, predict, w, surface.batches)
-        return replace(surface, predict=flat(fixed, list(trainable), eager=calls_compiled))
+        predict_at = flat(fixed, list(trainable), eager=calls_compiled)
+        # a layer of the model's own may still couple them
+        return replace(surface, predict=predict_at, joint=are_coupled(predict_at, w, x_train[:EXAMPLES]))
 
     tests = chunks((x_test, y_test), chunk)
 

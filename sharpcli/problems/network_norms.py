@@ -16,11 +16,8 @@ def structural_norms(module: nn.Module, names: Sequence[str]) -> Callable[[Tenso
     the module's own; {} for other kinds of network than a `Sequential` of linear layers and ReLU."""
     linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
     has_relu = any(isinstance(m, nn.ReLU) for m in module.modules())
-    if (
-        not isinstance(module, nn.Sequential)
-        or not linear
-        or not all(isinstance(m, POSITIVE) for m in module)
-    ):
+    # the very classes: one that inherits from them may compute something else
+    if type(module) is not nn.Sequential or not linear or not all(type(m) in POSITIVE for m in module):
         return lambda w: {}
     shapes = [module.get_parameter(name).shape for name in names]
     sizes = [shape.numel() for shape in shapes]

@@ -31,6 +31,7 @@ Loss = Callable[[Any, Any], Tensor]
 Weigh = Callable[[Batch], float]
 
 EXAMPLES = 8  # examples on which a model and a loss are tried
+COUPLED = 1e-2  # of the largest output, from which outputs of other batches differ by more than rounding
 UNIONS = 8  # batches whose union with the first is tried
 CHANGES_ITSELF = (
     "the model's forward changes its own parameters (an embedding's max_norm?); its loss is no function of w"
@@ -141,6 +142,27 @@ def check_model(module: nn.Module, predict: Predict, w: Tensor, x: Rows) -> Trie
                 f"function of w: remove what is counted or stored in forward"
             )
     return Tried(first, calls.compiled)
+
+
+def are_coupled(predict: Predict, w: Tensor, x: Rows) -> bool:
+    """Whether the outputs of examples depend on which others are evaluated with them, as under batch norm:
+    tried at weights near w, since at w a last layer may be zero."""
+    if len(x) < 4:
+        return False
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, len(w), generator=rng, dtype=torch.float64).to(w)
+    near = w * (1 + 0.1 * noise[0]) + 0.01 * noise[1]
+    with torch.no_grad():
+        together = tree_leaves(predict(near, x))
+        parts = [tree_leaves(predict(near, part)) for part in (x[: len(x) // 2], x[len(x) // 2 :])]
+    for whole, *pieces in zip(together, *parts, strict=True):
+        if not isinstance(whole, Tensor) or whole.shape[:1] != (len(x),) or not whole.is_floating_point():
+            continue
+        alone = torch.cat(pieces)
+        size = float(whole.abs().max())
+        if whole.shape == alone.shape and not bool(((whole - alone).abs() <= COUPLED * size).all()):
+            return True
+    return False
 
 
 @contextmanager

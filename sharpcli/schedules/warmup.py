@@ -3,9 +3,10 @@
 import math
 
 from sharpcli.errors import Refusal
-from sharpcli.schedules import Shape
+from sharpcli.schedules import Shape, handing_on
 
 
+@handing_on
 def warmup(step: int, steps: int, lr: float, least_loss: float, *, share: float, base: Shape) -> float:
     """Over the share `share` of the steps the learning rate rises linearly to that with which the schedule
     `base` begins, which then has the other steps as its whole run.

@@ -38,7 +38,7 @@ def connected(
     Accuracies are null for networks without classes. Refuses fewer than two runs or three points, networks of
     other data or sizes, and a checkpoint that cannot be read."""
     from sharpcli.engine.experiment import build
-    from sharpcli.engine.landscapes import along, fitted, matched_to
+    from sharpcli.engine.landscapes import along, fitted, have_one_loss, matched_to
     from sharpcli.engine.measuring import restore
     from sharpcli.landscape.paths import barrier, places
 
@@ -49,6 +49,10 @@ def connected(
     experiment = build(check(stored(runs[0].config), []))
     if any(run.provenance.get("data") != experiment.data_hash for run in runs):
         raise Refusal("the networks that a curve joins must be trained on the same examples")
+    for run in runs[1:]:
+        of_run = build(check(stored(run.config), []))
+        if not have_one_loss(experiment, of_run, of_run.problem.w0):
+            raise Refusal("the networks that a curve joins must be of one model and loss")
     ts = places(curve, points)
     rows = []
     for seed, (one, other) in enumerate(pairwise(runs)):
