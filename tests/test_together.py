@@ -209,7 +209,7 @@ def test_batch_norm_of_ones_own_is_noticed_by_what_it_does(experiment, own):
 
 @pytest.mark.parametrize("name", ["muon", "lion", "sign_descent"])
 def test_a_rule_that_says_nothing_of_its_metric_has_no_preconditioned_sharpness(experiment, name):
-    with pytest.raises(Refusal, match="states neither"):
+    with pytest.raises(Refusal, match="states nothing"):
         experiment(*NET, f"optimizer={name}", "measure=[preconditioned_sharpness]")
 
 

@@ -15,12 +15,11 @@ from sharpcli.optimizers import edge, knows_metric, preconditioner
 
 def preconditioned_sharpness(at: Point, *, k: int, tol: float, max_products: int) -> Estimates:
     """The largest eigenvalues of P^(-1/2) H P^(-1/2), P [D] the diagonal by which the optimizer divides its
-    step, with bias correction and epsilon as the optimizer uses them; P = I where it divides by nothing,
-    which its edge or its gradient flow says.
+    step, with bias correction and epsilon as the optimizer uses them; P = I where it states none.
 
     Adam and RMSProp have P = 0 before their first step, and no column at step 0. The unit 1/lr is
     loss/weight^2 for P = I, and 1/weight for Adam and RMSProp. Refuses k out of range, tol <= 0, max_products
-    below k, and weights without an optimizer state.
+    below k, weights without an optimizer state, and an optimizer of which P is not known.
 
     Columns:
         preconditioned_lambda_1 ... preconditioned_lambda_k [1/lr, error _error]: the k largest eigenvalues of
@@ -46,8 +45,8 @@ def preconditioned_sharpness(at: Point, *, k: int, tol: float, max_products: int
     metric = preconditioner(at.optimizer, at.state, at.lr)
     if metric is None and not knows_metric(at.optimizer, at.lr):
         raise Refusal(
-            f"measure=preconditioned_sharpness: optimizer={type(at.optimizer).__name__} states neither what "
-            f"it divides its steps by nor that this is nothing; measure=sharpness is of H itself"
+            f"measure=preconditioned_sharpness: optimizer={type(at.optimizer).__name__} follows no gradient "
+            f"flow and states nothing that it divides its steps by; measure=sharpness is of H itself"
         )
     P, threshold = (torch.ones_like(at.w), edge(at.optimizer, at.lr)) if metric is None else metric
     if not bool((P > 0).all()):

@@ -73,13 +73,13 @@ def preconditioner(rule: Any, state: State, lr: float) -> tuple[Tensor, float | 
 
 
 def knows_metric(rule: Any, lr: float) -> bool:
-    """Whether a rule states what it divides its steps by: a preconditioner, or by its edge or its gradient
-    flow that it divides them by nothing. A rule around another one says what that one says, where it hands on
-    its preconditioner."""
+    """Whether P is known: not of a rule that follows no gradient flow, as it states, and states neither a
+    preconditioner nor an edge. A rule around another one knows what that one knows, where it hands on its
+    preconditioner."""
     inside = [value for value in getattr(rule, "__dict__", {}).values() if hasattr(value, "step")]
     if not inside:
-        plain = lr == 0 or edge(rule, lr) is not None or flow_step(rule, lr) is not None
-        return plain or _states(rule, "preconditioner")
+        follows_a_flow = not _states(rule, "flow_step") or flow_step(rule, lr) is not None
+        return follows_a_flow or _states(rule, "preconditioner") or _states(rule, "edge")
     if not _states(rule, "preconditioner") and any(_states(inner, "preconditioner") for inner in inside):
         return False
     return all(knows_metric(inner, lr) for inner in inside)
