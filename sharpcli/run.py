@@ -239,7 +239,8 @@ class Run:
         a row each. `complain` is told of lines of measured.jsonl that are no rows.
 
         A measure's columns are of one number of examples: of that on which it was measured at the most steps,
-        the larger of two. Its numbers of other examples are left out, and `note` is told so.
+        the larger of two. Its numbers of other examples are left out, and `note` is told so; and where the
+        settings of a measure were not the same each time.
         """
         logged = self.logged()
         measured, wrong = self._measured()
@@ -250,6 +251,10 @@ class Run:
         joined = {(row["step"], row.get("replica", 0)): row for row in logged}
         if not measured:
             return [joined[at] for at in sorted(joined)]
+        for measure, setting in _resettled(self.config.get("measure", {}), measured):
+            note(
+                f"{self.path}: {measure} was measured with several values of {setting}, the newest are shown"
+            )
         # rows of some parameters alone are not the network's numbers
         measured = [
             {k: v for k, v in row.items() if k != "provenance"} for row in measured if "params" not in row
@@ -728,6 +733,23 @@ def _mixed(rows: Iterable[Row]) -> list[str]:
             if name.endswith("_examples") and isinstance(row[name], int):
                 found.setdefault(name, set()).add(row[name])
     return [name for name, counts in found.items() if len(counts) > 1]
+
+
+def _resettled(logged: Mapping[str, Any], measured: Iterable[Row]) -> list[tuple[str, str]]:
+    """The measures that rows of measured.jsonl have with other settings than the run's own, or than earlier
+    rows, and the first such setting."""
+    known = {name: dict(settings) for name, settings in logged.items() if isinstance(settings, Mapping)}
+    out: dict[str, str] = {}
+    for row in measured:
+        parts = row.get("provenance", {}).get("measure", {}) if "params" not in row else {}
+        for name, settings in parts.items() if isinstance(parts, Mapping) else ():
+            if f"{name}_seconds" not in row or not isinstance(settings, Mapping):
+                continue
+            before = known.setdefault(name, dict(settings))
+            for setting, value in settings.items():
+                if setting != "every" and before.get(setting, value) != value:
+                    out.setdefault(name, setting)
+    return [*out.items()]
 
 
 def _without(row: Row, columns: set[str], name: str, count: int) -> Row:

@@ -315,3 +315,50 @@ def test_a_run_whose_first_weights_are_lost_has_no_distance_from_them(sharp, fol
     assert sharp("measure", str(run), "measure=[norms]", "-o", "again.jsonl").code == 0
     (row,) = rows_of(folder / "again.jsonl")
     assert "l2_norm" in row and "init_distance" not in row
+
+
+HEAD_FIRST = """
+import torch
+class Net(torch.nn.Module):
+    def __init__(self, first: bool = True):
+        super().__init__()
+        if first:
+            self.head = torch.nn.Linear(6, 10)
+        self.body = torch.nn.Linear(64, 6)
+        if not first:
+            self.head = torch.nn.Linear(6, 10)
+    def forward(self, x):
+        return self.head(torch.tanh(self.body(x.flatten(1))))
+"""
+
+
+def test_the_last_layer_is_the_one_that_is_evaluated_last(experiment, own):
+    own("own_heads", HEAD_FIRST)
+    for first in ("true", "false"):
+        e = experiment("model=own_heads.Net", "trust=[own_heads]", f"model.first={first}")
+        assert e.problem.last_matrix == "head.weight"
+    assert experiment(*NET, "model.widths=[6,5]").problem.last_matrix.startswith("5")
+
+
+def test_a_watchs_learning_rate_is_that_of_its_measures(experiment):
+    import sharpcli as sharp
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    data = [(torch.randn(8, 3), torch.randn(8, 1))]
+    edges = []
+    for lr in (0.1, 0.2):
+        watch = sharp.Watch(model, nn.functional.mse_loss, data, ["sam_sharpness"], every=1, lr=lr)
+        edges.append(watch.last.row["sam_edge"])
+    assert None not in edges and edges[0] > edges[1]
+
+
+def test_measuring_again_with_other_settings_is_told_of(sharp, folder):
+    words = [*NET, "steps=2", "measure_every=2", "measure=[scores,sam_sharpness]"]
+    assert sharp("train", *words).code == 0
+    plot = ("plot", "compare", "runs", "y=sam_sharpness", "-o", "x.png")
+    assert "several values" not in sharp(*plot).err
+    again = ("measure", "runs", "--step", "2", "measure=[sam_sharpness]")
+    assert sharp(*again).code == 0 and "several values" not in sharp(*plot).err
+    assert sharp(*again, "measure.sam_sharpness.rho=0.5").code == 0
+    assert "sam_sharpness was measured with several values of rho" in sharp(*plot).err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -185,6 +185,11 @@ def experiment_of(
         init=None,
         population=mine.population,
     )
+
+
+def with_lr(experiment: Experiment, lr: float) -> Experiment:
+    """The same experiment at another learning rate."""
+    return replace(experiment, lr=lr, schedule=replace(experiment.schedule, lr=lr))
 
 
 def built(measures: Measures, settings: Mapping[str, Any]) -> dict[str, Measure]:

@@ -293,7 +293,7 @@ def _problem(
         layout=layout,
         frozen=tuple(frozen),
         held=frozen,
-        last_matrix=next((name for name, p in reversed(list(parts.items())) if p.ndim > 1), ""),
+        last_matrix=tried.last_matrix.removeprefix("net." if whole else ""),
         norms=structural_norms(module, [name for name, _ in layout]),
     )
 

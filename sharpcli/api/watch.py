@@ -14,7 +14,17 @@ import torch
 from torch import nn
 
 from sharpcli.api.arguments import size_in_bytes, whole
-from sharpcli.api.measure import BASIS_GB, CHUNK, GRAPH_GB, Measured, Measures, built, experiment_of, measured
+from sharpcli.api.measure import (
+    BASIS_GB,
+    CHUNK,
+    GRAPH_GB,
+    Measured,
+    Measures,
+    built,
+    experiment_of,
+    measured,
+    with_lr,
+)
 from sharpcli.api.problem import Loss, Weight, own
 from sharpcli.api.refused import python
 from sharpcli.config.identity import hash_of
@@ -152,7 +162,8 @@ class Watch:
             raise Refusal(f"the model's weights are not finite at step {self.steps}: training diverged")
         with self._own.untouched():
             row["train_loss"] = float(self._own.problem.surface.value(w))
-        found, self._warm = measured(self._experiment, self._own, w, self._warm, self.steps)
+        experiment = self._experiment if self.lr is None else with_lr(self._experiment, row["lr_now"])
+        found, self._warm = measured(experiment, self._own, w, self._warm, self.steps)
         self._seconds += time.perf_counter() - began
         row |= {**found.row, "seconds": round(self._seconds, 3)}
         self.last = found

@@ -158,7 +158,7 @@ def network(
         layout=tuple((name, p.shape) for name, p in trainable.items()),
         frozen=tuple(frozen),
         held={**frozen, **{name: b.detach() for name, b in module.named_buffers()}},
-        last_matrix=next((name for name, p in reversed(list(module.named_parameters())) if p.ndim > 1), ""),
+        last_matrix=tried.last_matrix,
         tests=(x_test, y_test) if len(y_test) else None,
         error=error if data.classes else None,
         test_error=(lambda surface, w: error(surface.on(tests), w)) if data.classes and tests else None,

@@ -8,7 +8,7 @@ import copy
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
@@ -103,10 +103,12 @@ def with_numbers(module: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 @dataclass(frozen=True)
 class Tried:
-    """What a pass over a model showed: its `outputs`, and whether it calls functions of `torch.compile`."""
+    """What a pass over a model showed: its `outputs`, whether it calls functions of `torch.compile`, and the
+    name of the `last_matrix` that it came to; empty where no module of the model owns a matrix."""
 
     outputs: Any
     compiled: bool
+    last_matrix: str
 
 
 def check_model(module: nn.Module, predict: Predict, w: Tensor, x: Rows) -> Tried:
@@ -116,7 +118,7 @@ def check_model(module: nn.Module, predict: Predict, w: Tensor, x: Rows) -> Trie
     before, at = _state(module), w.clone().requires_grad_()
     with torch.random.fork_rng():
         # with gradients, without which Hugging Face's models would set no checkpoints
-        with _called() as calls, torch.enable_grad(), _refusing_in_place():
+        with _passed(module) as matrices, _called() as calls, torch.enable_grad(), _refusing_in_place():
             first = mapped(Tensor.detach, predict(at, x))
         middle = _state(module)
         with torch.enable_grad(), _refusing_in_place():
@@ -141,7 +143,7 @@ def check_model(module: nn.Module, predict: Predict, w: Tensor, x: Rows) -> Trie
                 f"the model's forward changes {changed[0]}, which its outputs may depend on; its loss is no "
                 f"function of w: remove what is counted or stored in forward"
             )
-    return Tried(first, calls.compiled)
+    return Tried(first, calls.compiled, matrices[-1] if matrices else "")
 
 
 def are_coupled(predict: Predict, w: Tensor, x: Rows) -> bool:
@@ -163,6 +165,28 @@ def are_coupled(predict: Predict, w: Tensor, x: Rows) -> bool:
         if whole.shape == alone.shape and not bool(((whole - alone).abs() <= COUPLED * size).all()):
             return True
     return False
+
+
+@contextmanager
+def _passed(module: nn.Module) -> Iterator[list[str]]:
+    """The names of the matrices of the modules that a pass has come through, in their order: the last layer
+    is the one that is evaluated last, wherever the model lists it."""
+    names = {id(p): name for name, p in module.named_parameters()}
+    passed: list[str] = []
+
+    def noting(own: Sequence[str]) -> Callable[..., None]:
+        return lambda *_: passed.extend(own)
+
+    hooks = []
+    for m in module.modules():
+        own = [names[id(p)] for p in m.parameters(recurse=False) if p.ndim > 1 and id(p) in names]
+        if own:
+            hooks.append(m.register_forward_hook(noting(own)))
+    try:
+        yield passed
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager
