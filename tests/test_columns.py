@@ -32,7 +32,7 @@ RUNS = [  # the words of a run, and what it measures
         "problem=matrix_sensing problem.d=4 problem.n=6 lr=0.002 steps=4",
         "scores, norms, least_norm, projected",
     ),
-    ("problem=xor steps=1", "scores, norms"),
+    ("problem=xor steps=1 objective=[weight_decay]", "scores, norms"),
     ("problem=quartic steps=1 stop_loss=1e9", "scores, norms"),
     ("problem=least_squares steps=1", "scores, norms"),
     ("problem=self_stabilization lr=0.1 steps=1", "scores"),

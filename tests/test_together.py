@@ -167,10 +167,14 @@ def test_the_edge_beside_weight_decay_is_where_descent_diverges(sharp, folder, v
     """Descent on h w^2 / 2 + s w^2 / 2 diverges from h + s > 2 / lr on."""
     words = ["problem=quadratic", f"problem.eigenvalues=[{value}]", "problem.start=[1.0]", "lr=0.09"]
     words += ["objective=[weight_decay]", "objective.weight_decay.strength=20", "steps=100"]
-    assert sharp("train", *words, "measure=[scores,sharpness]", "measure_every=100").code == 0
+    said = sharp("train", *words, "measure=[scores,sharpness]", "measure_every=100")
     first, end = rows_of(only_run(folder) / "metrics.jsonl")
-    assert end["edge"] == pytest.approx(2 / 0.09 - 20)
-    assert (end["train_loss"] > first["train_loss"]) == (value > end["edge"])
+    assert (end["edge"], end["added_curvature"]) == (pytest.approx(2 / 0.09), pytest.approx(20))
+    diverges = value + end["added_curvature"] > end["edge"]
+    assert (end["train_loss"] > first["train_loss"]) == diverges
+    assert "2/lr = 2.222" not in said.out and "2/lr = 22.22 less 20 of the objectives" in said.out
+    assert sharp("plot", "sharpness", "runs", "-o", "x.svg").code == 0
+    assert "= 2.2222" in (folder / "x.svg").read_text()
 
 
 def test_an_edge_is_stated_only_where_the_curvature_that_is_added_is_known(experiment):

@@ -30,8 +30,10 @@ LOOP = """Columns:
     lr_now [weight^2/loss]: the step size of the next step, and in the last row that of the last step, where
         the setting `lr` is that of the whole schedule; its unit is weight for Adam and RMSProp
     edge [loss/weight^2, exact]: the edge of stability: the sharpness above which the optimizer diverges on a
-        quadratic, 2/lr for gradient descent, less what objectives add to every curvature (weight decay);
-        absent for an optimizer that states none, and where an objective adds another curvature
+        quadratic, 2/lr for gradient descent; absent for an optimizer that states none
+    added_curvature [loss/weight^2, exact]: what the objectives add to every curvature of the loss that a step
+        descends on, as weight decay its strength: lambda_1 and this together meet the edge; absent where they
+        add none, or another curvature than the same in all directions (gradient_penalty, trace_penalty)
     base_edge [loss/weight^2, exact]: SAM: the edge of the optimizer that SAM wraps
     central_variance [weight^2]: method=central_flow: tr S, S the covariance of gradient descent's oscillation
         around the flow: the predicted mean of |w_t - w|^2 over its steps t (Cohen et al. 2024,

@@ -21,7 +21,7 @@ DRIFT = 0.01  # share of its value by which a curve that has settled may still r
 FEWEST = 4  # values of a stretch of which it is said whether it is flat
 MOST_SHOWN = 8  # settings of replicas that the end of a run shows
 SHOWN = 4  # values of a row without scores that the end of a run shows
-OF_LOOP = ("step", "epoch", "lr_now", "edge", "base_edge", "seconds", "lambda_1")
+OF_LOOP = ("step", "epoch", "lr_now", "edge", "base_edge", "added_curvature", "seconds", "lambda_1")
 
 
 def complain(message: str) -> None:
@@ -98,11 +98,12 @@ def measured_names(row: Row) -> list[str]:
 
 def edges(row: Row) -> str:
     """`, 2/lr = 10`: the edges of stability that a row states, by the formula where they are gradient
-    descent's."""
-    out = ""
+    descent's, less the curvature that objectives add."""
+    out, added = "", row.get("added_curvature", 0.0)
+    less = f" less {added:.4g} of the objectives" if added else ""
     for key, name in (("edge", "edge of this optimizer"), ("base_edge", "edge of its base")):
         if is_number(edge := row.get(key)):
-            out += f", {'2/lr' if key == 'edge' and is_two_over_lr(row) else name} = {edge:.4g}"
+            out += f", {'2/lr' if key == 'edge' and is_two_over_lr(row) else name} = {edge:.4g}{less}"
     return out
 
 

@@ -217,8 +217,9 @@ def _row(lane: Lane, position: Position) -> Row | None:
     lr = lr_at(experiment, lane.w, at)
     row: Row = {"step": at, "epoch": round(at / experiment.minibatches.per_epoch, 6), "lr_now": lr}
     edges = {"edge": edge(experiment.optimizer, lr), "base_edge": base_edge(experiment.optimizer, lr)}
-    if (added := experiment.added_curvature) is not None:  # to the curvature that is measured
-        row |= {name: value - added for name, value in edges.items() if value is not None}
+    row |= {name: value for name, value in edges.items() if value is not None}
+    if added := experiment.added_curvature:  # to the curvature that is measured
+        row["added_curvature"] = added
     if finite:
         row |= columns(experiment.optimizer, lane.state, lr)
         measured, lane.warm, lane.gradient = measure_for_step(

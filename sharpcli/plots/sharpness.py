@@ -22,6 +22,7 @@ def sharpness(frame: pd.DataFrame, *, x: str) -> Figure:
     such line. Refuses runs without lambda_1, and an `x` that a run cannot be drawn over."""
     need(frame, "lambda_1", "sharpness")
     need_axis(frame, x)
+    frame = _less_what_is_added(frame)
     has_loss = _is_measured(frame, "train_loss")  # rows of sharp measure -o may have none
     preconditioned = _is_measured(frame, "preconditioned_lambda_1")
     fig, axes = figure(1 + has_loss + preconditioned)
@@ -95,6 +96,16 @@ def _losses(ax: Axes, frame: pd.DataFrame, x: str) -> None:
         legend(ax)
     else:
         ax.set_title(frame["run"].iloc[0], fontsize="small")
+
+
+def _less_what_is_added(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with the edges less the curvature that objectives add to the one that is measured."""
+    if "added_curvature" not in frame:
+        return frame
+    out, added = frame.copy(), frame["added_curvature"].astype(float).fillna(0.0)
+    for column in {"edge", "base_edge"} & set(frame):
+        out[column] = frame[column] - added
+    return out
 
 
 def _smaller(rows: pd.DataFrame, prefix: str) -> list[str]:
