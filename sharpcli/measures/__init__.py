@@ -19,6 +19,7 @@ from sharpcli.linalg.accuracy import mean_and_stderr, widening
 from sharpcli.optimizers import Optimizer, State, flow_step, preconditioner
 from sharpcli.problems.problem import ClosedFlows, Problem
 
+THREE_DIGITS = 1e3
 GROUPS = 8  # of the measured examples, whose differences say what other examples would change
 
 __all__ = [
@@ -192,8 +193,18 @@ def update(at: Point) -> tuple[Tensor, float, float]:
         grad.whole = surface.through(lambda w: w.to(at.w.dtype))  # type: ignore[attr-defined]
         state = tuple(part.to(wide) if part.is_floating_point() else part for part in at.state)
         w = at.w.to(wide)
-        after, _ = at.optimizer.step(w, state, grad, at.lr)
-        d = ((w - after) / at.lr).to(at.w)
+
+        def direction(lr: float) -> Tensor:
+            """d of the update w - lr d."""
+            after, _ = at.optimizer.step(w, state, grad, lr)
+            return ((w - after) / lr).to(at.w)
+
+        d = direction(at.lr)
+        # of a shorter step not three digits are left: d is then that of a step of this length
+        scale = float(seen[0][1].double().norm()) if seen else 0.0
+        least = THREE_DIGITS * torch.finfo(wide).eps * max(float(w.norm()), 1e-3) / max(scale, 1e-300)
+        if scale > 0 and at.lr < least:
+            d = direction(least)
     # most rules take a gradient at w, and some at another point alone
     own = next((g for w, g in seen if torch.equal(w, at.w.to(w.dtype))), None)
     g = grad(at.w) if own is None else own
