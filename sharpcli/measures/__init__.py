@@ -200,11 +200,11 @@ def update(at: Point) -> tuple[Tensor, float, float]:
             return ((w - after) / lr).to(at.w)
 
         d = direction(at.lr)
-        # of a shorter step not three digits are left: d is then that of a step of this length
+        # where fewer than three digits of the step are left in w - lr d, d is that of a longer step
         scale = float(seen[0][1].double().norm()) if seen else 0.0
-        least = THREE_DIGITS * torch.finfo(wide).eps * max(float(w.norm()), 1e-3) / max(scale, 1e-300)
-        if scale > 0 and at.lr < least:
-            d = direction(least)
+        length, eps = max(float(w.norm()), 1e-3) / max(scale, 1e-300), torch.finfo(wide).eps
+        if scale > 0 and at.lr < THREE_DIGITS * eps * length:
+            d = direction(eps**0.5 * length)
     # most rules take a gradient at w, and some at another point alone
     own = next((g for w, g in seen if torch.equal(w, at.w.to(w.dtype))), None)
     g = grad(at.w) if own is None else own
