@@ -316,9 +316,8 @@ def forget_data() -> None:
     _data.cache_clear()
 
 
-SPLIT_FROM = (
-    10**7
-)  # weights from which the state of an optimizer is held in parts: 80 MB of Adam's in float32
+# weights from which the state of an optimizer is held in parts: 80 MB of Adam's in float32
+SPLIT_FROM = 10**7
 MOST_REHEARSED = 512  # examples of a batch with which objectives are tried before the first step
 
 

@@ -39,7 +39,7 @@ def uniform_curvature(
     function: Callable[[Float[Tensor, " D"]], Float[Tensor, ""]], w: Float[Tensor, " D"]
 ) -> float | None:
     """The number c of a function whose Hessian at w is c I, as of c/2 |w|^2, and 0 of a linear one; None of
-    any other. By differences of its gradient along two random directions."""
+    any other; to six digits. By differences of its gradient along two random directions."""
 
     def gradient(at: Tensor) -> Tensor:
         leaf = at.detach().clone().requires_grad_()
@@ -58,7 +58,9 @@ def uniform_curvature(
         if float((Hv - c * v).norm()) > DIFFERENCE * abs(c) + FLOOR_EPS * rounding:
             return None
         found.append(0.0 if abs(c) <= FLOOR_EPS * rounding else c)
-    return found[0] if abs(found[0] - found[1]) <= DIFFERENCE * abs(found[0]) else None
+    if abs(found[0] - found[1]) > DIFFERENCE * abs(found[0]):
+        return None
+    return float(f"{found[0]:.6g}")
 
 
 def _compared(
