@@ -45,6 +45,11 @@ LOST = (
     "checkpoints",
 )  # what a run without provenance.json may hold
 FINISHED = ("complete", "diverged")
+# settings of measures that decide how much is measured and how precisely, and not what a column is
+EFFORT = {
+    *("every", "k", "least", "tol", "rtol", "atol", "max_products", "max_batches", "max_forwards"),
+    *("steps", "restarts", "probes", "samples", "pairs", "sigmas", "control", "tested"),
+}
 Complain = Callable[[str], Any]
 
 
@@ -737,7 +742,7 @@ def _mixed(rows: Iterable[Row]) -> list[str]:
 
 def _resettled(logged: Mapping[str, Any], measured: Iterable[Row]) -> list[tuple[str, str]]:
     """The measures that rows of measured.jsonl have with other settings than the run's own, or than earlier
-    rows, and the first such setting."""
+    rows, and the first such setting but those of `EFFORT`."""
     known = {name: dict(settings) for name, settings in logged.items() if isinstance(settings, Mapping)}
     out: dict[str, str] = {}
     for row in measured:
@@ -747,7 +752,7 @@ def _resettled(logged: Mapping[str, Any], measured: Iterable[Row]) -> list[tuple
                 continue
             before = known.setdefault(name, dict(settings))
             for setting, value in settings.items():
-                if setting != "every" and before.get(setting, value) != value:
+                if setting not in EFFORT and before.get(setting, value) != value:
                     out.setdefault(name, setting)
     return [*out.items()]
 
