@@ -366,3 +366,11 @@ def test_measuring_again_with_other_settings_is_told_of(sharp, folder):
     assert sharp(*again).code == 0 and "several values" not in sharp(*plot).err
     assert sharp(*again, "measure.sam_sharpness.rho=0.5").code == 0
     assert "sam_sharpness was measured with several values of rho" in sharp(*plot).err
+
+
+@pytest.mark.parametrize("base, known", [("gd", True), ("momentum", False), ("adam", False)])
+def test_the_edge_of_sam_is_known_around_gradient_descent_alone(experiment, base, known):
+    """Long & Bartlett's formula tends to 2/lr for a small radius, and momentum's edge is 2 (1 + beta)/lr."""
+    e = experiment(*NET, "method=sam", f"optimizer@optimizer.base={base}", "measure=[sam_sharpness]")
+    row, _ = measure(e, e.problem.w0, 0, {}, ["sam_sharpness"], e.optimizer.init(e.problem.w0))
+    assert (row["sam_edge"] is not None) == known and row["sam_sharpness"] > 0
