@@ -162,7 +162,7 @@ def are_coupled(predict: Predict, w: Tensor, x: Rows) -> bool:
             continue
         alone = torch.cat(pieces)
         size = float(whole.abs().max())
-        if whole.shape == alone.shape and not bool(((whole - alone).abs() <= COUPLED * size).all()):
+        if whole.shape == alone.shape and bool(((whole - alone).abs() > COUPLED * size).any()):
             return True
     return False
 
