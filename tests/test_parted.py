@@ -14,7 +14,8 @@ from threads import in_two_threads
 from sharpcli.config.build import part
 from sharpcli.config.check import check
 from sharpcli.config.words import compose
-from sharpcli.optimizers import preconditioner, started
+from sharpcli.optimizers import is_coordinatewise, preconditioner, started
+from sharpcli.optimizers.momentum import Momentum
 from sharpcli.optimizers.parted import has_parts, in_parts, own, whole
 
 D = 101  # odd
@@ -88,6 +89,16 @@ def test_a_coordinatewise_rule_moves_a_weight_by_its_own_numbers_alone(name):
         return w
 
     assert not torch.equal(after(0.0)[0], after(0.5)[0]) and torch.equal(after(0.0)[1:], after(0.5)[1:])
+
+
+def test_a_rule_that_inherits_from_a_coordinatewise_one_and_steps_otherwise_is_not_split():
+    class Normed(Momentum):
+        def step(self, w, state, grad, lr):
+            return super().step(w, state, lambda u: grad(u) / grad(u).norm(), lr)
+
+    assert is_coordinatewise(Momentum(0.9, False)) and not is_coordinatewise(Normed(0.9, False))
+    rule = Normed(0.9, False)
+    assert not any(in_two_threads(lambda processes: has_parts(in_parts(rule, D, processes))))
 
 
 @pytest.mark.parametrize("name", ["gd", "muon"])

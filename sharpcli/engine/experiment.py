@@ -40,6 +40,7 @@ from sharpcli.optimizers import (
     flow_step,
     needs_exact_gradient,
     needs_full_batch,
+    rules_inside,
     shaped,
     started,
 )
@@ -230,7 +231,7 @@ def _split(experiment: Experiment, when: str) -> Experiment:
 
 def _inside(rule: Any) -> str:
     """The name of a rule that keeps an average inside of this one; empty without one."""
-    inside = [value for value in getattr(rule, "__dict__", {}).values() if hasattr(value, "step")]
+    inside = rules_inside(rule).values()
     here = [type(inner).__name__.lower() for inner in inside if hasattr(inner, "average")]
     return next(iter([*here, *filter(None, map(_inside, inside))]), "")
 

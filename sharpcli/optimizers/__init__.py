@@ -76,7 +76,7 @@ def knows_metric(rule: Any, lr: float) -> bool:
     """Whether P is known: not of a rule that follows no gradient flow, as it states, and states neither a
     preconditioner nor an edge. A rule around another one knows what that one knows, where it hands on its
     preconditioner."""
-    inside = [value for value in getattr(rule, "__dict__", {}).values() if hasattr(value, "step")]
+    inside = list(rules_inside(rule).values())
     if not inside:
         follows_a_flow = not _states(rule, "flow_step") or flow_step(rule, lr) is not None
         return follows_a_flow or _states(rule, "preconditioner") or _states(rule, "edge")
@@ -109,6 +109,21 @@ def average(rule: Any, state: State) -> Tensor | None:
 def compiled(rule: Any) -> Rule | None:
     """The rule as compiled steps know it; None where it has no such form."""
     return rule.compiled() if _states(rule, "compiled") else None
+
+
+def rules_inside(rule: Any) -> dict[str, Any]:
+    """The rules that a rule is made around, by the name of its attribute."""
+    return {name: value for name, value in getattr(rule, "__dict__", {}).items() if hasattr(value, "step")}
+
+
+def is_coordinatewise(rule: Any) -> bool:
+    """Whether each weight moves by its own weight, state and gradient alone, as the rule states."""
+    return _states(rule, "coordinatewise") and bool(rule.coordinatewise)
+
+
+def hands_on_state(rule: Any) -> bool:
+    """Whether a rule around another one says, by `inner`, which of its state is that one's."""
+    return _states(rule, "inner")
 
 
 def _states(rule: Any, method: str) -> bool:
@@ -171,13 +186,12 @@ def needs_full_batch(rule: Any) -> bool:
 def remarks(rule: Any, steps: int, batch_size: int) -> list[str]:
     """What the rule, and those that it is made around, say of settings that change nothing in a run of so
     many steps and examples a batch."""
-    inside = [value for value in getattr(rule, "__dict__", {}).values() if hasattr(value, "step")]
     own = rule.remark(steps, batch_size) if callable(getattr(rule, "remark", None)) else None
-    of_inside = [line for inner in inside for line in remarks(inner, steps, batch_size)]
+    of_inside = [line for inner in rules_inside(rule).values() for line in remarks(inner, steps, batch_size)]
     return of_inside if own is None else [own, *of_inside]
 
 
 def needs_exact_gradient(rule: Any) -> bool:
     """Whether the rule, or a rule that it is made around, solves to a tolerance."""
-    inside = [value for value in getattr(rule, "__dict__", {}).values() if hasattr(value, "step")]
+    inside = rules_inside(rule).values()
     return bool(getattr(rule, "exact_gradient", False)) or any(map(needs_exact_gradient, inside))

@@ -25,7 +25,10 @@ from sharpcli.optimizers import (
     columns,
     edge,
     flow_step,
+    hands_on_state,
+    is_coordinatewise,
     preconditioner,
+    rules_inside,
     started,
 )
 
@@ -81,33 +84,31 @@ class Parted:
 def in_parts(rule: Any, D: int, processes: Processes) -> Any:
     """The rule with its state for D weights, or that of the rules inside of it, in parts, as far as it is
     coordinatewise; itself where no state is."""
-    if getattr(rule, "coordinatewise", False):
+    if is_coordinatewise(rule):
         split = Split(D, processes.rank, processes.size, processes.sum)
         return Parted(rule, split) if rule.init(torch.zeros(1)) else rule
-    if not hasattr(rule, "inner"):
+    if not hands_on_state(rule):
         return rule
-    inside = {name: value for name, value in vars(rule).items() if hasattr(value, "step")}
     out = copy.copy(rule)
-    for name, value in inside.items():
+    for name, value in rules_inside(rule).items():
         object.__setattr__(out, name, in_parts(value, D, processes))
     return out
 
 
 def has_parts(rule: Any) -> bool:
     """Whether a state of the rule, or of a rule inside of it, is in parts."""
-    inside = [value for value in getattr(rule, "__dict__", {}).values() if hasattr(value, "step")]
-    return isinstance(rule, Parted) or any(map(has_parts, inside))
+    return isinstance(rule, Parted) or any(map(has_parts, rules_inside(rule).values()))
 
 
 def whole(rule: Any, state: State) -> State:
     """The state of all coordinates, in every process; all of them call it."""
     if isinstance(rule, Parted):
         return rule.whole(state)
-    return rule.inner(state, whole) if hasattr(rule, "inner") else state
+    return rule.inner(state, whole) if hands_on_state(rule) else state
 
 
 def own(rule: Any, state: State) -> State:
     """What this process holds of a state of all coordinates."""
     if isinstance(rule, Parted):
         return rule.own(state)
-    return rule.inner(state, own) if hasattr(rule, "inner") else state
+    return rule.inner(state, own) if hands_on_state(rule) else state
