@@ -94,7 +94,7 @@ def solve():
     """Every function of sharpcli.linalg, on matrices."""
     import torch
 
-    from sharpcli.linalg import accuracy, ascent, lanczos, nearby, quadrature, semidefinite, trace
+    from sharpcli.linalg import accuracy, ascent, lanczos, nearby, quadrature, sampled, semidefinite, trace
     from sharpcli.linalg import krylov as krylov_module
 
     symmetric = normal(60, 60)
@@ -124,6 +124,25 @@ def solve():
         for _ in range(2):
             again = lanczos.from_remembered(product, again.remembered, 1, tol, 60, 60)
         assert again.converged and len(again.remembered.ages) > 1
+        assert len(again.remembered.near(1, least=True)) > 1
+        for share in (0.1, 0.5):  # of the cost of a product: too dear to say how A has changed
+            cheap = sampled.Sampled(product, lambda V: 0.01 * V, share)
+            again = lanczos.from_remembered(
+                product,
+                again.remembered,
+                2,
+                tol,
+                60,
+                60,
+                fresh=partial(normal, 60, dtype=dtype),
+                sampled=cheap,
+            )
+        assert again.converged and cheap.spent > 0 and len(again.remembered.sought) == 1
+        assert again.remembered.foretold(0 * again.remembered.vectors)[1] < 1e-3
+        krylov = krylov_module.Krylov(product, start, 60)
+        sought = sampled.search(product, krylov.V, normal(60, seed=2, dtype=dtype), 1.0, 3)
+        assert sought.may_exceed(-100.0, krylov.V, True) and not sought.lies_in(krylov.V)
+        assert sampled.admit(krylov, sought.vector, 1, 0.1, 5, True) is not None
         rules = []
         for seed in range(2):
             krylov = krylov_module.Krylov(matvec, normal(1, 60, seed=seed, dtype=dtype), 60)
@@ -366,6 +385,9 @@ def share_curvature():
         assert parted.eigenpairs("hessian", 2, 1e-6, 22, cold.vectors).converged
         assert parted.eigenpairs("hessian", 1, 1e-7, 22, cold.remembered.saved()).products
         assert parted.room
+    large = Curvature(surface(n=400), normal(22), **SETTINGS)
+    sampled = large._sampled("hessian", normal(1, 22, seed=4), True)
+    assert 0 < sampled.share < 0.25 and sampled.changed(normal(2, 22)).shape == (2, 22)
     near = Curvature(surface(), normal(22), **SETTINGS)
     assert near.known_grad is None
     assert near.eigenpairs("hessian", 2, 1e-6, 22, cold.remembered.saved()).converged

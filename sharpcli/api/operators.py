@@ -41,7 +41,7 @@ class Eigenpairs:
     errors: Float64[Tensor, " k"]
     residuals: Float64[Tensor, " k"]
     vectors: Float[Tensor, "k D"]
-    products: int
+    products: int | float
     converged: bool
 
 

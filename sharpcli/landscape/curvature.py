@@ -15,11 +15,12 @@ from torch import Tensor
 
 from sharpcli.errors import Refusal
 from sharpcli.landscape.hessian_products import Linearization
-from sharpcli.landscape.surface import LossSurface
+from sharpcli.landscape.surface import LEAST_SAMPLED, LossSurface
 from sharpcli.linalg.krylov import KEPT_VECTORS, Krylov, Matvec
-from sharpcli.linalg.lanczos import Ritz, Tell, extremes, from_remembered
+from sharpcli.linalg.lanczos import Ritz, Tell, extremes, from_remembered, searched
 from sharpcli.linalg.nearby import Remembered
 from sharpcli.linalg.quadrature import Quadrature, Rule, extend, rule, stack
+from sharpcli.linalg.sampled import Sampled
 from sharpcli.linalg.split import Split
 from sharpcli.linalg.trace import Method, Trace, estimate
 from sharpcli.rng import generator
@@ -31,6 +32,7 @@ Warm = Mapping[str, Tensor] | Tensor  # `Remembered.saved`, or start vectors [b,
 # that had overtaken the largest was missed by 6e-3.
 WARM_SLACK = 3.0
 SMALL = 512  # parameters: with fewer, products cost little, and block Lanczos is the most exact
+LEAST_SAMPLED_FIRST = 512  # examples of the sample by which a first search is made
 DENSE_ROWS = 32  # rows of the identity multiplied in one call by `dense`: bounds the memory of the products
 
 
@@ -45,6 +47,9 @@ class Curvature:
 
     Of several processes each holds a part of the coordinates of every basis vector (`split`), and its share
     of `basis_bytes`: results do not depend on how many they are.
+
+    `is_fixed` says that the coordinates w are the same ones at every point, so that what a sample of the
+    examples says at an earlier w tells how the matrix has changed.
     """
 
     def __init__(
@@ -56,9 +61,10 @@ class Curvature:
         basis_bytes: int,
         tell: Tell | None = None,
         before: Callable[[], object] | None = None,
+        is_fixed: bool = True,
     ) -> None:
         self.surface, self.w, self.tell, self.before = surface, w, tell, before
-        self.key, self.basis_bytes = (seed, step), basis_bytes
+        self.key, self.basis_bytes, self.is_fixed = (seed, step), basis_bytes, is_fixed
         share = surface.processes
         self.split = None if share.size == 1 else Split(len(w), share.rank, share.size, share.sum)
         self._linearization: Linearization | None = None
@@ -88,7 +94,7 @@ class Curvature:
 
     def matvec(self, operator: Operator) -> Matvec:
         """The function V -> A V for the Hessian or the Gauss-Newton matrix A at w."""
-        return self.linearization.hvp if operator == "hessian" else self.linearization.ggn
+        return _products(self.linearization, operator)
 
     def _own(self, rows: Float[Tensor, "*m D"]) -> Float[Tensor, "*m d"]:
         """The coordinates that this process holds in solves: all of them in a single process."""
@@ -96,16 +102,40 @@ class Curvature:
 
     def _matvec(self, operator: Operator) -> Matvec:
         """The function V -> A V for the coordinates that this process holds."""
-        of_whole, split = self.matvec(operator), self.split
+        return self._of_parts(self.linearization, operator)
+
+    def _of_parts(self, linearization: Linearization, operator: Operator) -> Matvec:
+        of_whole, split = _products(linearization, operator), self.split
         if split is None:
             return of_whole
 
         def of_parts(V: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
             # a kept graph multiplies vectors in turn anyway: then no two of them need be whole at once
-            rows = V.split(1) if self.linearization.kept else (V,)
+            rows = V.split(1) if linearization.kept else (V,)
             return torch.cat([split.own(of_whole(split.whole(row))) for row in rows])
 
         return of_parts
+
+    def _sampled(self, operator: Operator, earlier: Float[Tensor, "a D"], is_going_on: bool) -> Sampled:
+        """The products with the matrix of a sample of the examples, the same one at every point; of all where
+        they are few. `earlier` is the point of an earlier solve, none where it is not known."""
+        # a first search has no direction to go on from, and no earlier values: a larger sample is nearer
+        rng = generator(self.key[0], "sample", 0)
+        surface = self.surface.sample(rng, LEAST_SAMPLED if is_going_on else LEAST_SAMPLED_FIRST)
+        share = 1.0 if surface is self.surface else surface.examples / self.surface.examples
+        made: list[Matvec] = []
+
+        def now(V: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
+            if not made:
+                is_all = surface is self.surface
+                linearization = self.linearization if is_all else surface.linearize(self.w)
+                made.append(self._of_parts(linearization, operator))
+            return made[0](V)
+
+        def change(V: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
+            return now(V) - self._of_parts(surface.linearize(earlier[0]), operator)(V)
+
+        return Sampled(now, change if len(earlier) and self.is_fixed else None, share)
 
     def _solving(self) -> AbstractContextManager[None]:
         """Within it solvers are given the coordinates that this process holds."""
@@ -159,14 +189,17 @@ class Curvature:
         before = _remembered(warm, self.w)
         if isinstance(warm, Tensor):
             check_vectors(warm, self.w)
-        rows = before.vectors if before is not None else warm if isinstance(warm, Tensor) else None
+        rows = before.near(k, least) if before is not None else warm if isinstance(warm, Tensor) else None
+        earlier = self.w[None][:0] if before is None else before.at
+        sampled = self._sampled(operator, earlier, before is not None and len(before.sought) > 0)
         if self.split is not None:
             before = None if before is None else before.each(self.split.own)
             rows = None if rows is None else self.split.own(rows)
         with self._solving():
-            ritz = self._solved(operator, k, tol, max_products, before, rows, least, fresh)
+            ritz = self._solved(operator, k, tol, max_products, before, rows, least, fresh, sampled)
         if self.split is not None:
             ritz = replace(ritz, remembered=ritz.remembered.each(self.split.whole))
+        ritz = replace(ritz, remembered=replace(ritz.remembered, at=self.w[None].clone()))
         self._ritz[operator, least] = ritz, tol
         return ritz
 
@@ -180,11 +213,23 @@ class Curvature:
         rows: Float[Tensor, "p d"] | None,
         least: bool,
         fresh: Callable[[], Float[Tensor, " d"]],
+        sampled: Sampled,
     ) -> Ritz:
-        """The eigenpairs of a solve from the pairs `before`, the start vectors `rows`, or at random."""
+        """The eigenpairs of a solve from the pairs `before`, the start vectors `rows`, or at random; and
+        those that such a solve has missed, by `sampled`: copies of a multiple eigenvalue, and from earlier
+        vectors what they do not lead to."""
         if before is not None and not least and len(before.values) > k and len(self.w) >= SMALL:
             return from_remembered(
-                self._matvec(operator), before, k, tol, max_products, self.room, WARM_SLACK, fresh, self.tell
+                self._matvec(operator),
+                before,
+                k,
+                tol,
+                max_products,
+                self.room,
+                WARM_SLACK,
+                fresh,
+                self.tell,
+                sampled,
             )
         if rows is None or not len(rows):
             earlier = self._krylov.get((operator, 0))
@@ -193,10 +238,20 @@ class Curvature:
         else:
             products_before = 0
             krylov, slack = Krylov(self._matvec(operator), rows[:max_products], self.room), WARM_SLACK
-        remaining = max(0, max_products - (krylov.products - products_before))
-        ritz = extremes(krylov, k, tol, remaining, least=least, slack=slack, fresh=fresh, tell=self.tell)
-        ritz = replace(ritz, products=krylov.products - products_before)
-        return ritz if before is None else replace(ritz, remembered=ritz.remembered.after(before))
+        is_warm, most = slack > 1, max_products + products_before
+
+        def solve() -> Ritz:
+            remaining = max(0, most - krylov.products)
+            ritz = extremes(krylov, k, tol, remaining, least=least, slack=slack, fresh=fresh, tell=self.tell)
+            ritz = replace(ritz, products=krylov.products - products_before)
+            return ritz if before is None else replace(ritz, remembered=ritz.remembered.after(before))
+
+        if k == 1 and not is_warm:  # a random start vector leads to lambda_1, and one copy is all
+            return solve()
+        ritz = searched(krylov, solve, k, tol, most, sampled, before, fresh)
+        if not krylov.is_single:  # the quadrature needs the run from one vector alone
+            self._krylov.pop((operator, 0), None)
+        return ritz
 
     def _stored_eigenpairs(self, operator: Operator, k: int, tol: float, least: bool) -> Ritz | None:
         """The first k of the eigenpairs of an earlier call that included them to `tol`, at no products; None
@@ -249,6 +304,10 @@ class Curvature:
         return stack(rules), spent
 
 
+def _products(linearization: Linearization, operator: Operator) -> Matvec:
+    return linearization.hvp if operator == "hessian" else linearization.ggn
+
+
 def _remembered(warm: Warm | None, w: Tensor) -> Remembered | None:
     """The pairs of an earlier call, for products with vectors like w; None where there are none. Refuses
     tensors that are no such pairs, as of a changed checkpoint."""
@@ -265,8 +324,10 @@ def _remembered(warm: Warm | None, w: Tensor) -> Remembered | None:
     if not all(bool(t.isfinite().all()) for t in (before.values, before.residuals, before.ages)):
         raise changed_checkpoint("numbers that are not finite")
     before = before.each(lambda rows: rows.to(w))
-    for rows in (before.refined, before.predicted):
+    for rows in (before.refined, before.predicted, before.sought):
         check_vectors(rows, w)
+    if before.at.shape[1:] != w.shape or not bool(before.at.isfinite().all()):
+        raise changed_checkpoint("a point that is not finite or of another size")
     return before if len(before.values) else None
 
 

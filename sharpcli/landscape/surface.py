@@ -4,6 +4,7 @@ matrices."""
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -27,6 +28,9 @@ Layout = tuple[tuple[str, torch.Size], ...]  # names and shapes of the tensors t
 # adds.
 PROBE_EXAMPLES = (4, 8)
 UNKNOWN_BYTES = 2**62
+# `sample` keeps this share of the examples, and no fewer than so many: the change of the Hessian of a network
+# on CIFAR-10 in 20 steps of gradient descent is then known to a tenth
+SAMPLED_SHARE, LEAST_SAMPLED = 1 / 40, 64
 # a graph is built for as many examples as take this many bytes, or this many times those of w: the graph of
 # any number of examples holds some vectors [D]
 PIECE_BYTES, PIECE_VECTORS = 2**27, 8
@@ -95,6 +99,29 @@ class LossSurface:
             return self.on([(x, y)])
         edges = range(0, len(y), largest)
         return self.on([(x[i : i + largest], y[i : i + largest]) for i in edges])
+
+    def sample(self, rng: torch.Generator, least: int = LEAST_SAMPLED) -> LossSurface:
+        """The same loss over a random `SAMPLED_SHARE` of the examples, at least `least`: whole batches where
+        their outputs depend on one another or they cannot be cut, else examples of every batch. The surface
+        itself where that would be more than half of it."""
+        wanted = max(least, round(self.examples * SAMPLED_SHARE))
+        if 2 * wanted > self.examples:
+            return self
+        whole = self.joint or not all(can_be_cut(batch) for batch in self.batches)
+        if whole or len(self.batches) > wanted:
+            chosen, kept = [], 0
+            for i in torch.randperm(len(self.batches), generator=rng).tolist():
+                if kept < wanted:
+                    chosen.append(self.batches[i])
+                    kept += len(self.batches[i][1])
+        else:
+            share = wanted / self.examples
+            chosen = []
+            for x, y in self.batches:
+                rows = torch.randperm(len(y), generator=rng)[: math.ceil(len(y) * share)]
+                chosen.append((x[rows.to(x.device)], y[rows.to(y.device)]))
+        sampled = replace(self.on(chosen), compiled=None)
+        return self if 2 * sampled.examples > self.examples else sampled
 
     @property
     def own_batches(self) -> tuple[Batch, ...]:

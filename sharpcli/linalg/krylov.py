@@ -157,7 +157,7 @@ class Krylov:
         """Adds the components of the rows of X that are orthogonal to V to any basis, for one product each;
         returns False if nothing was added. What products with earlier vectors say of a row q, T takes from G
         and C: v_i.A q = q.A v_i = (G q).C_i."""
-        added = False
+        added, self.is_single = False, False
         for x in X[: self.capacity - self.size]:
             q = orthonormal(x, self.V)
             if q is None:

@@ -19,8 +19,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from sharpcli.linalg.accuracy import eigenvalue_rounding
-from sharpcli.linalg.krylov import KEPT_VECTORS, Krylov, Matvec, norm
+from sharpcli.linalg.krylov import KEPT_VECTORS, Krylov, Matvec, dots, norm
 from sharpcli.linalg.nearby import ASYMMETRY_FACTOR, KEPT_SHARE, Remembered, track
+from sharpcli.linalg.sampled import FRESH, STEPS_COLD, STEPS_WARM, Sampled, admit, search
 
 Tell = Callable[[int, float], object]  # progress of a solve: (products so far, relative error)
 # From a random start a stated error is at least so many residuals. A Ritz vector may be that of a lower
@@ -41,8 +42,8 @@ class Ritz:
     `residuals` [k] are |A v_i - theta_i v_i|: an eigenvalue lies within that distance of theta_i. `errors`
     [k] are estimates of |theta_i - lambda_i|: no less than `HIDDEN` residuals from a random start, and at
     most the residuals from vectors of a nearby operator (see `cluster_errors`); both include what the
-    rounding of products can do. `products` is the number of products with A spent, `converged` whether
-    all k pairs met the tolerance.
+    rounding of products can do. `products` is the number of products with A spent, those with a sample's
+    matrix by their share, `converged` whether all k pairs met the tolerance.
 
     `least`, `least_residual`, `least_error` and `least_converged` describe the smallest eigenvalue, None
     unless it was asked for; its vector is then the last row of `vectors`.
@@ -52,7 +53,7 @@ class Ritz:
     remembered: Remembered
     residuals: Float64[Tensor, " k"]
     errors: Float64[Tensor, " k"]
-    products: int
+    products: int | float
     converged: bool
     least: float | None = None
     least_residual: float | None = None
@@ -337,11 +338,11 @@ def _with_missed(assessment: _Assessment, krylov: Krylov) -> _Assessment:
 def _ritz(assessment: _Assessment, krylov: Krylov, k: int, products: int) -> Ritz:
     """The wanted pairs as a result, with the pairs that should start the next solve (see `KEPT_SHARE`)."""
     m, wanted, theta = krylov.size, assessment.wanted, assessment.theta
-    top = min(m, max(wanted + 1, KEPT_VECTORS))
+    top = min(m, wanted + KEPT_VECTORS - 1)
     near_largest = int((theta[:top] > KEPT_SHARE * theta[0].abs()).sum())
     # One vector beyond those wanted is always kept: the next eigenvalue is the first to overtake, and its
     # distance is the gap of the error estimate.
-    kept = [*range(max(min(wanted + 1, m), min(near_largest, KEPT_VECTORS)))]
+    kept = [*range(max(min(wanted + 1, m), near_largest))]
     smallest = assessment.smallest
     if smallest is not None and m - 1 not in kept:
         kept.append(m - 1)
@@ -395,25 +396,95 @@ def from_remembered(
     slack: float = 3.0,
     fresh: Callable[[], Float[Tensor, " D"]] | None = None,
     tell: Tell | None = None,
+    sampled: Sampled | None = None,
 ) -> Ritz:
     """The k largest eigenpairs of the operator `matvec` from those `before` of a nearby operator, of which
     there are more than k, with a basis of at most `room` vectors: by `nearby.track`, and where that does not
-    finish, by block Lanczos from its basis and the other remembered vectors (see `extremes`)."""
-    krylov = Krylov(matvec, before.start(min(k, max_products)), room)
-    tracked = track(krylov, before, k, tol, max_products - krylov.products, tell)
-    if tracked.converged:
-        return Ritz(
-            values=tracked.values,
-            remembered=tracked.remembered,
-            residuals=tracked.residuals,
-            errors=tracked.errors,
-            products=krylov.products,
-            converged=True,
-        )
-    krylov.insert(before.vectors[k:][: max(0, max_products - krylov.products)])
-    remaining = max(0, max_products - krylov.products)
-    ritz = extremes(krylov, k, tol, remaining, slack=slack, fresh=fresh, tell=tell)
-    return replace(ritz, products=krylov.products, remembered=ritz.remembered.after(before))
+    finish, by block Lanczos from its basis and the other remembered vectors (see `extremes`). Where vectors
+    are not well predicted, `sampled` says how the operator has changed on them."""
+    rows, turned = before.start(k), None
+    if sampled is not None and not bool(before.smooth[:k].all()):
+        change = sampled.changed(before.vectors)
+        if change is not None:
+            before, turned = before.foretold(change)
+            is_good = before.smooth.tolist() + [0.0] * k
+            rows = torch.stack([rows[i] if is_good[i] else before.vectors[i] for i in range(k)])
+    krylov = Krylov(matvec, rows[:max_products], room)
+
+    def solve() -> Ritz:
+        tracked = track(krylov, before, k, tol, max_products - krylov.products, tell, turned)
+        if tracked.converged:
+            return Ritz(
+                values=tracked.values,
+                remembered=tracked.remembered,
+                residuals=tracked.residuals,
+                errors=tracked.errors,
+                products=krylov.products,
+                converged=True,
+            )
+        krylov.insert(before.near(k)[k:][: max(0, max_products - krylov.products)])
+        remaining = max(0, max_products - krylov.products)
+        ritz = extremes(krylov, k, tol, remaining, slack=slack, fresh=fresh, tell=tell)
+        return replace(ritz, products=krylov.products, remembered=ritz.remembered.after(before))
+
+    return searched(krylov, solve, k, tol, max_products, sampled, before, fresh)
+
+
+def searched(
+    krylov: Krylov,
+    solve: Callable[[], Ritz],
+    k: int,
+    tol: float,
+    max_products: int,
+    sampled: Sampled | None,
+    before: Remembered | None,
+    fresh: Callable[[], Float[Tensor, " D"]] | None,
+) -> Ritz:
+    """What `solve` finds with `krylov`, and again with every direction in which A may have an eigenvalue
+    above the last of the k: that `search` finds on the complement of their vectors, from where it has come
+    `before`, or from a random vector of `fresh`. `max_products` bounds the products of `krylov`."""
+    ritz = solve()
+    if sampled is None or fresh is None or not ritz.converged:
+        return ritz
+    start, ratio, steps = fresh(), 1.0, STEPS_COLD
+    is_new = before is None or not len(before.sought)
+    if before is not None and not is_new:
+        start = before.sought[0] + FRESH * start / norm(start)
+        ratio, steps = float(before.ratio), STEPS_WARM
+    in_vain = 0
+    for _ in range(k + KEPT_VECTORS):
+        sought = search(sampled.product, ritz.vectors[:k], start, ratio, steps)
+        if sought is None:
+            break
+        start, ratio = sought.vector, sought.ratio
+        before_it, allowed = ritz.values, tol * abs(float(ritz.values[0]))
+        last = float(before_it[-1])
+        if is_new:
+            v = ritz.vectors[k - 1 : k]
+            last = float(dots(v, sampled.product(v)))
+        if not sought.may_exceed(last, ritz.vectors[k:], is_new):
+            break
+        value = admit(krylov, sought.vector, k, allowed, max_products - krylov.products, is_new)
+        if value is None:
+            break
+        ritz = solve()
+        if not ritz.converged:
+            break
+        if float((ritz.values - before_it).max()) > allowed:
+            start, ratio = fresh(), 1.0
+            continue
+        ratio = min(max(value / sought.value, 0.0), 2.0) if sought.value > 0 else 1.0
+        in_vain += 1
+        if in_vain == (2 if is_new else 1):  # a crowd of which no single direction is the highest
+            break
+    elsewhere = -math.inf
+    if sought is not None and not sought.lies_in(ritz.vectors):
+        elsewhere = sought.value * ratio
+    one = torch.ones(1, dtype=torch.float64)
+    remembered = replace(
+        ritz.remembered, sought=start[None].clone(), ratio=ratio * one, elsewhere=elsewhere * one
+    )
+    return replace(ritz, products=ritz.products + sampled.spent, remembered=remembered)
 
 
 def _survivors(theta: Tensor, count: int, least: bool) -> list[int]:

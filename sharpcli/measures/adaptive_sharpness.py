@@ -88,7 +88,9 @@ def adaptive_sharpness(
         rises.append(float(surface.value(rho * u.to(at.w))) - loss)
     average_rise, average_stderr = mean_and_stderr(rises)
     average_stderr = math.hypot(average_stderr, loss_rounding(loss, at.w))
-    curvature = Curvature(surface, origin, *at.curvature.key, at.curvature.basis_bytes, at.curvature.tell)
+    curvature = Curvature(
+        surface, origin, *at.curvature.key, at.curvature.basis_bytes, at.curvature.tell, is_fixed=False
+    )
     ritz = curvature.eigenpairs("hessian", 1, tol, max_products, at.warm)
     trace = curvature.trace("hessian", "hutchpp", at.rng, rtol, max_products)
     values = {

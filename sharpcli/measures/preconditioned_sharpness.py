@@ -53,7 +53,9 @@ def preconditioned_sharpness(at: Point, *, k: int, tol: float, max_products: int
         return Estimates()
     root = P.rsqrt()
     surface = at.surface.through(lambda u: root * u)
-    preconditioned = Curvature(surface, at.w / root, *curvature.key, curvature.basis_bytes, curvature.tell)
+    preconditioned = Curvature(
+        surface, at.w / root, *curvature.key, curvature.basis_bytes, curvature.tell, is_fixed=False
+    )
     ritz = preconditioned.eigenpairs("hessian", k, tol, max_products, at.warm)
     # P, its root and w / root are rounded too: in float32 twice the rounding of a product was seen.
     more = 2 * eigenvalue_rounding(float(ritz.values.abs().max()), at.w)
