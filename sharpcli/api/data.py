@@ -35,8 +35,9 @@ def read(data: Any, chunk: int, most: int | None) -> tuple[tuple[Batch, ...], in
     batches: list[Batch] = []
     kept, examples, budget = 0, 0, int(KEPT_SHARE * _memory())
     for number, given in enumerate(_kept_generators(data, _given(data, chunk))):
-        # a generator may refill the tensors that it gave
-        batch = _batch(mapped(torch.clone, given) if isinstance(data, Iterator) else given, number)
+        # what makes batches may refill the tensors that it gave
+        is_made = not isinstance(data, list | tuple | Mapping | Dataset | DataLoader)
+        batch = _batch(mapped(torch.clone, given) if is_made else given, number)
         if most is not None and examples + len(batch[1]) > most:
             if not can_be_cut(batch) and examples:
                 break

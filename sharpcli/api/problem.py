@@ -139,7 +139,8 @@ def own(
     dtype = torch.float64 if torch.float64 in real else torch.float32
     check_tensors(module, dtype, "give the model one dtype, as by model.double()")
     modes = {m: m.training and not eval_mode for m in module.modules()}
-    of_loss = loss if isinstance(loss, nn.Module) else None
+    holder = getattr(loss, "__self__", loss)  # of a bound method
+    of_loss = holder if isinstance(holder, nn.Module) and holder is not module else None
     with untouched(module, modes, of_loss):
         w0 = torch.cat([parts[name].detach().flatten().to(dtype) for name in chosen])
         batches, population = read(data, chunk, examples)
@@ -263,14 +264,15 @@ def _problem(
         check_precision(tried.outputs, w0)
     predict = flat(called, names, eager=tried.compiled, given=given, restored=True)
     check_loss(predict, mean, w0, x, y, weigh)
-    if not tried.compiled:
+
+    def own_loss() -> Tensor:
         args, kwargs = given(x)
+        buffers = {name: b.detach().clone() for name, b in called.named_buffers()}
+        return mean(torch.func.functional_call(called, buffers, args, kwargs), y)
 
-        def own_loss() -> Tensor:
-            buffers = {name: b.detach().clone() for name, b in called.named_buffers()}
-            return mean(torch.func.functional_call(called, buffers, args, kwargs), y)
-
-        check_reached(module, layout, predict, w0, x, own_loss, lambda outputs: mean(outputs, y))
+    check_reached(
+        module, layout, predict, w0, x, None if tried.compiled else own_loss, lambda out: mean(out, y)
+    )
     surface = LossSurface(
         predict,
         mean,

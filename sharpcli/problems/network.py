@@ -211,12 +211,15 @@ def flat(
     the others are the module's own, in the precision of w. With `eager`, functions of torch.compile that the
     module calls run as they were written: the compiled ones cannot be differentiated twice. `given` makes of
     x the arguments of the module's forward. `restored`: each call has copies of the buffers, and leaves the
-    attributes of the modules as they were."""
+    attributes of the modules as they were.
+
+    The row `padding_idx` of an `nn.Embedding` is held at the module's own: PyTorch gives it no gradient, though
+    the outputs depend on it, so that it is no part of what is trained."""
     shapes = [module.get_parameter(name).shape for name in names]
     sizes = [shape.numel() for shape in shapes]
     convolves = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in module.modules())
 
-    aliases = _aliases(module)
+    aliases, padded = _aliases(module), _padding(module)
     # of a module that nobody else changes, whose tensors need not be asked for at each call
     own = None if restored else [*module.named_parameters(), *module.named_buffers()]
     dtypes = {t.dtype for _, t in own or () if t.is_floating_point()}
@@ -235,12 +238,16 @@ def flat(
         pieces = (piece.view(shape) for piece, shape in zip(w.split(sizes), shapes, strict=True))
         parts = held(w.dtype) | dict(zip(names, pieces, strict=True))
         parts = {alias: t for name, t in parts.items() for alias in aliases.get(name, (name,))}
+        for name in parts.keys() & padded.keys():
+            is_padding, row = padded[name]
+            parts[name] = torch.where(is_padding, row.to(parts[name]), parts[name])
         args, kwargs = given(x)
         # PyTorch's fast kernels of attention cannot be differentiated twice; its convolutions can, but slowly
         # (a compiled step never is)
         ours = convolves and not torch.compiler.is_compiling()
         with (
             sdpa_kernel(SDPBackend.MATH),
+            _one_attention(),
             Convolutions() if ours else nullcontext(),
             as_written(),
             _attributes_restored(module) if restored else nullcontext(),
@@ -276,6 +283,32 @@ def _aliases(module: nn.Module) -> dict[str, list[str]]:
                 places.setdefault(id(t), []).append(f"{name}.{key}" if name else key)
     tensors = [*module.named_parameters(), *module.named_buffers()]
     return {name: places[id(t)] for name, t in tensors}
+
+
+def _padding(module: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """By the name of the weights of each `nn.Embedding` with a padding row: which rows are that one [n, 1], and
+    its values."""
+    return {
+        f"{name}.weight" if name else "weight": (
+            (torch.arange(m.num_embeddings, device=m.weight.device) == m.padding_idx)[:, None],
+            m.weight.detach()[m.padding_idx].clone(),
+        )
+        for name, m in module.named_modules()
+        if isinstance(m, nn.Embedding) and m.padding_idx is not None
+    }
+
+
+@contextmanager
+def _one_attention() -> Iterator[None]:
+    """Within it nn.MultiheadAttention and nn.TransformerEncoder compute alike with and without gradients:
+    their fast path, which is taken without, sets the outputs at padding to 0."""
+    mha = torch.backends.mha
+    was_enabled = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        mha.set_fastpath_enabled(was_enabled)
 
 
 @contextmanager

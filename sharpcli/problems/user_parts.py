@@ -23,14 +23,16 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from sharpcli.errors import Refusal
-from sharpcli.landscape.batches import Batch, Examples, Rows, can_be_cut, head, joined, mapped
+from sharpcli.landscape.batches import Batch, Examples, Rows, can_be_cut, head, joined, mapped, tree_of
 from sharpcli.landscape.surface import Layout, LossSurface, examples_in
 
 Predict = Callable[[Tensor, Any], Any]
 Loss = Callable[[Any, Any], Tensor]
 Weigh = Callable[[Batch], float]
 
+RANDOM_PASSES = 60  # over a model that draws random numbers: one in twenty passes that differ is seen
 EXAMPLES = 8  # examples on which a model and a loss are tried
+ALIKE = 1e-6  # of a loss: parts of a batch whose losses differ by less show nothing of how they are weighed
 COUPLED = 1e-2  # of the largest output, from which outputs of other batches differ by more than rounding
 UNIONS = 8  # batches whose union with the first is tried
 CHANGES_ITSELF = (
@@ -53,7 +55,7 @@ def check_tensors(module: nn.Module, dtype: torch.dtype, advice: str = "") -> No
             )
         if getattr(m, "sparse", None) is True:
             raise Refusal(f"the model's {name or 'embedding'} has sparse gradients; give it sparse=False")
-    taken: dict[int, list[tuple[int, int, str]]] = {}  # the parts of each storage that parameters hold
+    taken: dict[int, list[tuple[Tensor, str]]] = {}  # the parameters that each storage holds
     for name, t in [*module.named_parameters(), *module.named_buffers()]:
         if reason := _unusable(t):
             raise Refusal(f"the model's {name} is {reason}; give real numbers in memory (float32 or float64)")
@@ -63,15 +65,32 @@ def check_tensors(module: nn.Module, dtype: torch.dtype, advice: str = "") -> No
                 f"the model's {name} is {now}, and {would} would round it; "
                 + (advice or f"take problem.dtype={now}, or build the model in {would}")
             )
-        if isinstance(t, nn.Parameter) and t.is_contiguous() and t.numel():
-            first, size = int(t.storage_offset()), int(t.numel())
-            for other_first, other_end, other in taken.setdefault(t.untyped_storage().data_ptr(), []):
-                if first < other_end and other_first < first + size:
+        if isinstance(t, nn.Parameter) and t.numel():
+            for other, other_name in taken.setdefault(t.untyped_storage().data_ptr(), []):
+                if _overlap(t, other):
                     raise Refusal(
-                        f"the model's {name} and {other} share memory but are two parameters; tie them by "
-                        f"making both the same nn.Parameter"
+                        f"the model's {name} and {other_name} share memory but are two parameters; tie them "
+                        f"by making both the same nn.Parameter"
                     )
-            taken[t.untyped_storage().data_ptr()].append((first, first + size, name))
+            taken[t.untyped_storage().data_ptr()].append((t, name))
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether two views of one storage have numbers in common."""
+    spans = [(int(t.storage_offset()), _end(t)) for t in (a, b)]
+    if spans[0][0] >= spans[1][1] or spans[1][0] >= spans[0][1]:
+        return False
+    if a.is_contiguous() and b.is_contiguous():
+        return True
+    numbers = torch.arange(max(end for _, end in spans))
+    places = [numbers.as_strided(t.shape, t.stride(), t.storage_offset()).flatten() for t in (a, b)]
+    return bool(torch.isin(*places).any())
+
+
+def _end(t: Tensor) -> int:
+    """The place in its storage after a view's last number."""
+    reach = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+    return int(t.storage_offset() + reach + 1)
 
 
 def _unusable(t: Tensor) -> str:
@@ -112,10 +131,12 @@ class Tried:
 
 
 def check_model(module: nn.Module, predict: Predict, w: Tensor, x: Rows) -> Tried:
-    """Refuses a model whose outputs differ between two passes; one whose forward changes its own parameters,
-    buffers or numbers; and one that calls `torch.utils.checkpoint`, whose second pass would see other
-    weights."""
+    """Refuses a model whose outputs differ between two passes, of many where its forward draws at random; one
+    whose forward changes its own parameters, buffers or numbers, or its inputs; and one that calls
+    `torch.utils.checkpoint`, whose second pass would see other weights."""
     before, at = _state(module), w.clone().requires_grad_()
+    x, given = mapped(torch.clone, x), mapped(torch.clone, x)
+    drawn = torch.get_rng_state()
     with torch.random.fork_rng():
         # with gradients, without which Hugging Face's models would set no checkpoints
         with _passed(module) as matrices, _called() as calls, torch.enable_grad(), _refusing_in_place():
@@ -123,6 +144,15 @@ def check_model(module: nn.Module, predict: Predict, w: Tensor, x: Rows) -> Trie
         middle = _state(module)
         with torch.enable_grad(), _refusing_in_place():
             second = mapped(Tensor.detach, predict(at, x))
+        for _ in range(0 if torch.equal(torch.get_rng_state(), drawn) else RANDOM_PASSES):
+            if _same_tensors(first, second):
+                with torch.no_grad():
+                    second = predict(at, x)
+    if not _same_tensors(tree_of(x), tree_of(given)):
+        raise Refusal(
+            "the model's forward writes into its inputs (a first layer with inplace=True?), which are your "
+            "data; take inplace=False there"
+        )
     if calls.checkpoint:
         raise Refusal(
             f"the model calls torch.utils.checkpoint ({calls.checkpoint}), which would recompute activations "
@@ -146,14 +176,19 @@ def check_model(module: nn.Module, predict: Predict, w: Tensor, x: Rows) -> Trie
     return Tried(first, calls.compiled, matrices[-1] if matrices else "")
 
 
+def nearby(w: Tensor) -> Tensor:
+    """Weights near w, none of which are 0: always the same."""
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, len(w), generator=rng, dtype=torch.float64).to(w)
+    return w * (1 + 0.1 * noise[0]) + 0.01 * noise[1]
+
+
 def are_coupled(predict: Predict, w: Tensor, x: Rows) -> bool:
     """Whether the outputs of examples depend on which others are evaluated with them, as under batch norm:
     tried at weights near w, since at w a last layer may be zero."""
     if len(x) < 4:
         return False
-    rng = torch.Generator().manual_seed(0)
-    noise = torch.randn(2, len(w), generator=rng, dtype=torch.float64).to(w)
-    near = w * (1 + 0.1 * noise[0]) + 0.01 * noise[1]
+    near = nearby(w)
     with torch.no_grad():
         together = tree_leaves(predict(near, x))
         parts = [tree_leaves(predict(near, part)) for part in (x[: len(x) // 2], x[len(x) // 2 :])]
@@ -341,6 +376,7 @@ def check_loss(predict: Predict, loss: Loss, w: Tensor, x: Rows, y: Rows, weigh:
     if finite and bool(torch.isfinite(value)):
         _check_mean(loss, f, y, weigh)
         _check_slope(loss, f, y)
+        _check_by_outputs(loss, outputs, value, at, y)
 
 
 def check_reached(
@@ -349,19 +385,33 @@ def check_reached(
     predict: Predict,
     w: Tensor,
     x: Rows,
-    own: Callable[[], Tensor],
+    own: Callable[[], Tensor] | None,
     loss: Callable[[Any], Tensor],
 ) -> None:
     """Refuses a module that uses a parameter in another way than as its attribute, such as by a list of
-    Python's, where its value cannot be replaced: the gradient of the loss in w is then not that of `own()`,
-    the loss by the module's own parameters."""
+    Python's, or a loss that holds it, where its value cannot be replaced: with all of them replaced by w the
+    loss depends on the parameters still, or its gradient in w is not that of `own()`, the loss by the
+    module's own parameters, where it is given."""
     parameters = [module.get_parameter(name) for name, _ in layout]
-    if any(p.dtype != w.dtype for p in parameters):
-        return
     at = w.detach().requires_grad_()
     try:
         with torch.random.fork_rng():
-            (replaced,) = torch.autograd.grad(loss(predict(at, x)), at)
+            value = loss(predict(at, x))
+            replaced, *others = torch.autograd.grad(value, [at, *parameters], allow_unused=True)
+    except RuntimeError:  # see `check_loss`
+        return
+    for (name, _), g in zip(layout, others, strict=True):
+        if g is not None:
+            raise Refusal(
+                f"the loss depends on the parameter {name} in another way than by what the model is called "
+                f"with (a sum over model.parameters() in the loss, a list of Python's in the model?), where "
+                f"its value cannot be replaced; give the loss as loss(model, batch), and in the model use "
+                f"the attribute itself, or nn.ParameterList"
+            )
+    if own is None or replaced is None or any(p.dtype != w.dtype for p in parameters):
+        return
+    try:
+        with torch.random.fork_rng():
             direct = torch.autograd.grad(own(), parameters, allow_unused=True)
     except RuntimeError:  # the module alone cannot be differentiated where it is
         return
@@ -418,10 +468,16 @@ def check_parts(surface: LossSurface, w: Tensor) -> bool:
 
     Tried are every batch, the first examples of the first one, and these together with those of some others.
     The outputs of a whole batch are cut where they are tensors of its examples, which saves a pass for the
-    parts; of the first examples the model is given the parts too, since it may couple them itself.
+    parts; of the first examples the model is given the parts too, since it may couple them itself. Where the
+    parts are alike, as at a last layer of zeros, they show nothing, and weights near w are taken. Of a batch
+    whose examples are normalized together, twice the batch is compared with it.
     """
-    if surface.joint or not all(map(can_be_cut, surface.batches)):
+    if not all(map(can_be_cut, surface.batches)):
         return False
+    if surface.joint:
+        _check_twice(surface, w)
+        return False
+    near = nearby(w)
     n = len(surface.batches)
     others = sorted({*(n * i // UNIONS for i in range(1, UNIONS)), n - 1} - {0})
     x0, y0 = head(surface.batches[0], EXAMPLES)
@@ -449,9 +505,28 @@ def check_parts(surface: LossSurface, w: Tensor) -> bool:
                 parts = [surface.loss(part.tree, of) for part, of in ((f[:cut], y[:cut]), (f[cut:], y[cut:]))]
             else:
                 parts = [surface.loss(surface.predict(w, part), of) for part, of in rows]
+            if abs(float(parts[0] - parts[1])) <= ALIKE * abs(whole):
+                outputs = surface.predict(near, x)
+                whole = float(surface.loss(outputs, y))
+                parts = [surface.loss(surface.predict(near, part), of) for part, of in rows]
         pair, share = (float(parts[0]), float(parts[1])), (weights[1], weights[2])
         _compare(whole, pair, share, len(y), w.dtype, partial(_size, surface.loss, outputs, y))
     return is_finite
+
+
+def _check_twice(surface: LossSurface, w: Tensor) -> None:
+    """Refuses a loss that sums over the examples of a batch: of the batch and itself it is twice as large."""
+    x, y = surface.batches[0]
+    with torch.no_grad():
+        once = float(surface.loss(surface.predict(w, x), y))
+        both = joined([x, x]), joined([y, y])
+        twice = float(surface.loss(surface.predict(w, both[0]), both[1]))
+    share = surface.weigh(both) / (2 * (surface.weigh((x, y)) or 1.0))
+    if abs(once) > 1e-3 and abs(twice / once - 2) < 1e-3 and abs(share - 1) < 1e-3:
+        raise Refusal(
+            f"the loss is no mean over the examples, it sums over them: {once:.6g} on {len(y)} examples and "
+            f"{twice:.6g} on twice as many; give the mean (reduction='mean')"
+        )
 
 
 def _size(loss: Loss, f: Any, y: Rows) -> float:
@@ -531,6 +606,26 @@ def _noise(f: Tensor) -> Tensor:
     """Independent N(0, 1/4) of the shape of f, the same at each call."""
     rng = torch.Generator().manual_seed(0)
     return torch.randn(f.shape, generator=rng, dtype=torch.float64).to(f) / 2
+
+
+def _check_by_outputs(loss: Loss, outputs: Any, value: Tensor, at: Tensor, y: Rows) -> None:
+    """Refuses a loss whose gradient in the weights is not that by its outputs: it reads something else of the
+    model, such as what a hook has stored, and its Gauss-Newton matrix and the noise of its gradient would
+    lack that."""
+    ways = [leaf for leaf in _real(outputs) if leaf.requires_grad]
+    if value is outputs or not ways:  # the model computes its loss itself
+        return
+    try:
+        slopes = torch.autograd.grad(value, ways, retain_graph=True, materialize_grads=True)
+        (whole,) = torch.autograd.grad(value, at, retain_graph=True)
+        (by_outputs,) = torch.autograd.grad(ways, at, slopes, retain_graph=True)
+    except RuntimeError:  # outputs of which one is computed from another
+        return
+    if float((whole - by_outputs).norm()) > 1e-3 * float(whole.norm()):
+        raise Refusal(
+            "the loss depends on the weights in another way than by the model's outputs (what a hook or an "
+            "attribute has stored?); return that with the outputs, or give the loss as loss(model, batch)"
+        )
 
 
 def _check_slope(loss: Loss, f: Any, y: Rows) -> None:
