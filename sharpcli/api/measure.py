@@ -69,10 +69,13 @@ class Measured:
         """The stated error of a value: of an estimate its error, of a mean over samples the half width 2
         stderr of an interval that covers 95 %. Refuses columns without an error: exact ones, and costs."""
         self[column]
-        if f"{column}_error" in self.row:
-            return self.row[f"{column}_error"]
-        if f"{column}_stderr" in self.row:
-            return 2 * self.row[f"{column}_stderr"]
+        for kind, times in (("error", 1), ("stderr", 2)):
+            if f"{column}_{kind}" not in self.row:
+                continue
+            stated = self.row[f"{column}_{kind}"]
+            if stated is None:
+                raise Refusal(f"{column}: could not be estimated here, and has no error")
+            return times * stated
         raise Refusal(f"{column}: has no error; sharp show measure says which columns are exact")
 
     @python

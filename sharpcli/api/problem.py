@@ -301,19 +301,42 @@ def _problem(
 
 
 def _check_lengths(batches: tuple[Batch, ...], whole: bool) -> None:
-    """Refuses classes [n, T] whose T differs between batches: nobody but the user knows whether their loss is
-    a mean over examples or over classes, and no batch holds both to try it."""
-    lengths = set()
-    for _, y in batches:
-        tree = tree_of(y)
-        labels = tree.get("labels") if whole and isinstance(tree, dict) else tree
-        if isinstance(labels, Tensor) and labels.ndim > 1 and not labels.is_floating_point():
-            lengths.add(labels[0].numel())
+    """Refuses targets [n, T] whose T differs between batches: nobody but the user knows whether their loss is
+    a mean over examples or over targets, and no batch holds both to try it. And batches of which it is not
+    known what counts the examples, such as nodes and edges of graphs: without targets, and with tensors of
+    several lengths that differ between batches."""
+    lengths, unclear = set(), set()
+    for batch in batches:
+        targets = _targets(tree_of(batch[1]), whole)
+        has_targets = isinstance(targets, Tensor) and targets.ndim > 0 and len(targets) == len(batch[1])
+        if has_targets and targets.ndim > 1 and len(targets):
+            lengths.add(targets[0].numel())
+        sizes = [len(t) for t in tree_leaves(tree_of(batch[1])) if isinstance(t, Tensor) and t.ndim]
+        if whole and not has_targets and len({*sizes}) > 1:
+            unclear.add(tuple(sizes))
+    if len(unclear) > 1:
+        some = " or ".join(str(list(sizes)) for sizes in sorted(unclear)[:2])
+        raise Refusal(
+            f"the batches hold tensors of the lengths {some}; say what a batch's loss is the mean over: "
+            f"weight=lambda batch: its number of examples, nodes or targets that count"
+        )
     if len(lengths) > 1:
         raise Refusal(
             f"the batches have {min(lengths)} to {max(lengths)} targets an example; say what a batch's loss "
             f"is the mean over: weight=lambda batch: its number of examples, or of targets that count"
         )
+
+
+def _targets(tree: Any, whole: bool) -> Any:
+    """The targets in what a batch holds of them, or in a batch as a whole: by their name in a dict, the
+    second of a tuple."""
+    if not whole:
+        return tree
+    if isinstance(tree, dict):
+        return next(
+            (tree[name] for name in ("labels", "label", "targets", "target", "y") if name in tree), None
+        )
+    return tree[1] if isinstance(tree, tuple | list) and len(tree) > 1 else None
 
 
 def _explain(problem: Exception, module: nn.Module, batch: Batch, whole: bool) -> None:
@@ -433,6 +456,9 @@ def untouched(
     containers = [(c, c.copy()) for c in values if isinstance(c, list | dict | set)]
     generators = [(g, g.get_state()) for g in values if isinstance(g, torch.Generator)]
     of_python, of_numpy = random.getstate(), np.random.get_state()
+    # within `parametrize.cached()` a layer would answer with the values of other weights
+    parametrize: Any = sys.modules.get("torch.nn.utils.parametrize")
+    cached = getattr(parametrize, "_cache_enabled", 0)
     kinds = {p.device for p in module.parameters()}
     devices = sorted({device for device in kinds if device.type == "cuda"}, key=str)
     with contextlib.ExitStack() as stack:
@@ -444,8 +470,12 @@ def untouched(
         try:
             for m, training in (modes or {}).items():
                 m.training = training
+            if parametrize is not None:
+                parametrize._cache_enabled = 0
             yield
         finally:
+            if parametrize is not None:
+                parametrize._cache_enabled = cached
             random.setstate(of_python)
             np.random.set_state(of_numpy)
             for m, held in before:

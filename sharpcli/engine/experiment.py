@@ -6,9 +6,10 @@ import contextlib
 import functools
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class Experiment:
     training begins, None for a file of weights; `stop_loss`, the training loss at which it ends; `precision`,
     the half precision of training steps; `compile_step`, when they are compiled; `added_curvature`, c where
     the objectives add c I to the Hessian (weight decay), None where they add something else. `tried` names
-    what this process has tried once, and need not try again."""
+    what this process has tried once, and need not try again; `points` numbers those that it measures."""
 
     seed: int
     lr: float
@@ -86,6 +87,7 @@ class Experiment:
     compile_step: When = "false"
     added_curvature: float | None = 0.0
     tried: set[str] = field(default_factory=set, compare=False)
+    points: Iterator[int] = field(default_factory=lambda: count(1), compare=False)
 
     @functools.cached_property
     def training_surface(self) -> LossSurface:

@@ -154,14 +154,14 @@ def _each_at(
     lr: float,
 ) -> Iterator[Taken]:
     """The named measures at w alone; see `each`."""
-    surface = experiment.surface_at(w)
+    surface, number = experiment.surface_at(w), next(experiment.points)
     is_finite = bool(torch.isfinite(w).all())
     trying = 0.0  # seconds of the check of second derivatives, which are no measure's
 
     def try_products() -> None:
         nonlocal trying
         start = time.perf_counter()
-        _try_second_derivatives(experiment, surface, w, name)
+        _try_second_derivatives(experiment, surface, w, name, number)
         trying += time.perf_counter() - start
 
     # before a basis is in memory beside what the check needs
@@ -225,11 +225,15 @@ def lr_at(experiment: Experiment, w: Tensor, step: int) -> float:
     return schedule(min(step, max(experiment.steps - 1, 0)))
 
 
-def _try_second_derivatives(experiment: Experiment, surface: LossSurface, w: Tensor, name: str) -> None:
-    """The check of second derivatives, once a process and before the first row."""
-    if SECOND not in experiment.tried:
+def _try_second_derivatives(
+    experiment: Experiment, surface: LossSurface, w: Tensor, name: str, number: int
+) -> None:
+    """The check of second derivatives, at the first point of a process and at those whose number is a power
+    of 2: where training begins, at a last layer of zeros, the wrong part may be 0."""
+    is_due = number & (number - 1) == 0 and f"{SECOND} {number}" not in experiment.tried
+    if is_due or SECOND not in experiment.tried:
         check_second_derivatives(surface, w, experiment.seed, f"measure.{name}")
-        experiment.tried.add(SECOND)
+        experiment.tried.update((SECOND, f"{SECOND} {number}"))
 
 
 def check_second_derivatives(surface: LossSurface, w: Tensor, seed: int, where: str) -> None:

@@ -3,6 +3,7 @@ random start vector, and the eigenpairs computed so far."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -125,15 +126,19 @@ class Curvature:
         share = 1.0 if surface is self.surface else surface.examples / self.surface.examples
         made: list[Matvec] = []
 
+        def at(w: Float[Tensor, " D"]) -> Linearization:
+            whole = self.linearization
+            if surface is self.surface and w is self.w:
+                return whole
+            return surface.linearize(w, math.ceil(share * whole.graph_bytes))
+
         def now(V: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
             if not made:
-                is_all = surface is self.surface
-                linearization = self.linearization if is_all else surface.linearize(self.w)
-                made.append(self._of_parts(linearization, operator))
+                made.append(self._of_parts(at(self.w), operator))
             return made[0](V)
 
         def change(V: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
-            return now(V) - self._of_parts(surface.linearize(earlier[0]), operator)(V)
+            return now(V) - self._of_parts(at(earlier[0]), operator)(V)
 
         return Sampled(now, change if len(earlier) and self.is_fixed else None, share)
 

@@ -62,8 +62,10 @@ class Linearization:
     (`is_grads_batched`) takes 1.6 times as long for a ResNet, and slightly longer for an mlp.
     """
 
-    def __init__(self, surface: Loss, w: Float[Tensor, " D"]) -> None:
-        graph_bytes = surface.graph_bytes(w)
+    def __init__(self, surface: Loss, w: Float[Tensor, " D"], graph_bytes: int | None = None) -> None:
+        """`graph_bytes`: what `surface.graph_bytes(w)` would give, where that is known."""
+        graph_bytes = surface.graph_bytes(w) if graph_bytes is None else graph_bytes
+        self.graph_bytes = graph_bytes
         # decided together: by it processes sum vectors one by one, or many at once
         self.kept = surface.processes.all(graph_bytes <= surface.graph_budget, w)
         self._surface = surface

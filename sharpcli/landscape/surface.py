@@ -195,9 +195,9 @@ class LossSurface:
         """The Hessian product H(w) v for a vector [D], or for each row v of a block [m, D]."""
         return self.linearize(w).hvp(V)
 
-    def linearize(self, w: Float[Tensor, " D"]) -> Linearization:
+    def linearize(self, w: Float[Tensor, " D"], graph_bytes: int | None = None) -> Linearization:
         """The gradient and the products with curvature matrices at w, for many products at one point."""
-        return Linearization(self, w)
+        return Linearization(self, w, graph_bytes)
 
     def curvature_grad(self, w: Float[Tensor, " D"], V: Float[Tensor, "m D"]) -> Float[Tensor, " D"]:
         """The gradient in w of sum_i v_i.H(w) v_i for fixed rows v_i of V: a third derivative of L.

@@ -28,7 +28,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from sharpcli.linalg.accuracy import eigenvalue_rounding
-from sharpcli.linalg.krylov import KEPT_VECTORS, Krylov, dots, norm, orthonormal
+from sharpcli.linalg.krylov import KEPT_VECTORS, Krylov, dots, norm
 
 # Remembered are, beside the k pairs asked for, the next one, and those above KEPT_SHARE of the largest, which
 # may overtake it; at most k + KEPT_VECTORS - 1 in all.
@@ -158,14 +158,12 @@ class Remembered:
         values, Y = torch.linalg.eigh((inside + inside.T) / 2 + dots(R, R) / theta)
         values, Y = values.flip(0), Y.T.flip(0)
         turned = Y.to(U) @ R / theta
-        vectors = U[:0]
-        for row in Y.to(U) @ U + turned:
-            unit = orthonormal(row, vectors)
-            if unit is None:
-                return self, math.inf
-            vectors = torch.cat([vectors, unit[None]])
-        sines = dots(turned, turned).diagonal().sqrt()
-        return replace(self, vectors=vectors, values=values), float(sines.max())
+        rows = Y.to(U) @ U + turned
+        L, failed = torch.linalg.cholesky_ex(dots(rows, rows))
+        if failed:
+            return self, math.inf
+        vectors = torch.linalg.inv(L).to(U) @ rows  # orthonormal, as rows of a QR decomposition
+        return replace(self, vectors=vectors, values=values), float(turned.norm(dim=1).max())
 
     def after(self, before: Remembered) -> Remembered:
         """The same with the speeds since an earlier solve, of the values that have been multiplied; no less

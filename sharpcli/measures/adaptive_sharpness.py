@@ -114,9 +114,11 @@ def worst_case(
 ) -> tuple[float, float, float, bool]:
     """The means over batches of the largest rise and of its spread over starts, the gradients spent (each
     over all examples), and whether the highest ascent of every batch converged."""
-    n, worst, spread, gradients, converged = surface.examples, 0.0, 0.0, 0.0, True
-    for part in [surface] if batch is None else pieces(surface, batch):
-        origin, weight = torch.zeros_like(at.w), part.examples / n
+    worst, spread, gradients, converged = 0.0, 0.0, 0.0, True
+    parts = [surface] if batch is None else pieces(surface, batch)
+    weights = [sum(map(part.weigh, part.batches)) for part in parts]
+    for part, counted in zip(parts, weights, strict=True):
+        origin, weight = torch.zeros_like(at.w), counted / sum(weights)
         before, g = part.value_and_grad(origin)
         starts = [g, *(at.normal() for _ in range(restarts))]
         maxima = highest(part.value_and_grad, starts, rho, norm, steps, 1e-4)

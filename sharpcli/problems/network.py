@@ -213,8 +213,8 @@ def flat(
     x the arguments of the module's forward. `restored`: each call has copies of the buffers, and leaves the
     attributes of the modules as they were.
 
-    The row `padding_idx` of an `nn.Embedding` is held at the module's own: PyTorch gives it no gradient, though
-    the outputs depend on it, so that it is no part of what is trained."""
+    The row `padding_idx` of an `nn.Embedding` is held at the module's own: PyTorch gives it no gradient,
+    though the outputs depend on it, so that it is no part of what is trained."""
     shapes = [module.get_parameter(name).shape for name in names]
     sizes = [shape.numel() for shape in shapes]
     convolves = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in module.modules())
@@ -286,8 +286,8 @@ def _aliases(module: nn.Module) -> dict[str, list[str]]:
 
 
 def _padding(module: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """By the name of the weights of each `nn.Embedding` with a padding row: which rows are that one [n, 1], and
-    its values."""
+    """By the name of the weights of each `nn.Embedding` with a padding row: which rows are that one [n, 1],
+    and its values."""
     return {
         f"{name}.weight" if name else "weight": (
             (torch.arange(m.num_embeddings, device=m.weight.device) == m.padding_idx)[:, None],

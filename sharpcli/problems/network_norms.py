@@ -19,6 +19,13 @@ def structural_norms(module: nn.Module, names: Sequence[str]) -> Callable[[Tenso
     # the very classes: one that inherits from them may compute something else
     if type(module) is not nn.Sequential or not linear or not all(type(m) in POSITIVE for m in module):
         return lambda w: {}
+    named = {id(p): name for name, p in module.named_parameters()}
+    # a layer may be listed twice, and share its matrix with another
+    weights = [m.weight for m in module if isinstance(m, nn.Linear)]
+    if not all(
+        id(weight) in named for weight in weights
+    ):  # made of other parameters, by weight_norm or pruning
+        return lambda w: {}
     shapes = [module.get_parameter(name).shape for name in names]
     sizes = [shape.numel() for shape in shapes]
 
@@ -26,9 +33,7 @@ def structural_norms(module: nn.Module, names: Sequence[str]) -> Callable[[Tenso
         tensors = {name: p.detach().double() for name, p in module.named_parameters()}
         parts = w.detach().double().split(sizes)
         tensors |= {name: part.view(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
-        matrices = [
-            tensors[f"{name}.weight"] for name, m in module.named_children() if isinstance(m, nn.Linear)
-        ]
+        matrices = [tensors[named[id(weight)]] for weight in weights]
         values = {"path_norm": _path_norm(module, tensors, matrices[0].shape[1])}
         if not has_relu:
             product = torch.linalg.multi_dot(matrices[::-1]) if len(matrices) > 1 else matrices[0]

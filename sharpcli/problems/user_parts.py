@@ -519,7 +519,7 @@ def _check_twice(surface: LossSurface, w: Tensor) -> None:
     x, y = surface.batches[0]
     with torch.no_grad():
         once = float(surface.loss(surface.predict(w, x), y))
-        both = joined([x, x]), joined([y, y])
+        both: Batch = joined([x, x]), joined([y, y])
         twice = float(surface.loss(surface.predict(w, both[0]), both[1]))
     share = surface.weigh(both) / (2 * (surface.weigh((x, y)) or 1.0))
     if abs(once) > 1e-3 and abs(twice / once - 2) < 1e-3 and abs(share - 1) < 1e-3:
