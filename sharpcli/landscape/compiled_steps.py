@@ -45,9 +45,9 @@ class CompiledSteps(ApproximateSurface):
         compiled = _Compiled(surface.predict, when)
         return cls(**of_surface | {"predict": compiled, "known": None}, predict_exactly=surface.predict)
 
-    def linearize(self, w: Float[Tensor, " D"]) -> Linearization:
+    def linearize(self, w: Float[Tensor, " D"], graph_bytes: int | None = None) -> Linearization:
         """That of the uncompiled loss."""
-        return self.exact.linearize(w)
+        return self.exact.linearize(w, graph_bytes)
 
     def gradient_graph(self, w: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
         """That of the uncompiled loss."""

@@ -56,7 +56,7 @@ class HalfPrecision(ApproximateSurface):
                 break
         return gradient
 
-    def linearize(self, w: Tensor) -> NoReturn:
+    def linearize(self, w: Tensor, graph_bytes: int | None = None) -> NoReturn:
         """Refused."""
         self._refuse()
 
