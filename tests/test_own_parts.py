@@ -460,7 +460,7 @@ def test_hugging_face_s_trainer_is_watched_and_carried_on(folder, monkeypatch):
     ids = torch.randint(0, 13, (16, 8), generator=torch.Generator().manual_seed(0))
     examples = [{"input_ids": text, "labels": text} for text in ids]
 
-    def watched(resume=None):
+    def watched(resume=None, bf16=False):
         torch.manual_seed(0)
         batches = [{"input_ids": ids, "labels": ids}]
         callback = SharpnessCallback(own_loss, batches, every=2, weight=predicted_labels)
@@ -473,6 +473,7 @@ def test_hugging_face_s_trainer_is_watched_and_carried_on(folder, monkeypatch):
             use_cpu=True,
             disable_tqdm=True,
             logging_steps=100,
+            bf16=bf16,
         )
         model = transformers.GPT2LMHeadModel(config)
         trainer = transformers.Trainer(model, arguments, train_dataset=examples, callbacks=[callback])
@@ -484,3 +485,5 @@ def test_hugging_face_s_trainer_is_watched_and_carried_on(folder, monkeypatch):
         whole = watched()
         assert [step for step, _ in whole] == [0, 2, 4]
         assert watched("out/checkpoint-2") == whole
+        in_bf16 = watched(bf16=True)  # of the steps; what is measured stays in float32
+        assert in_bf16[0] == whole[0] and in_bf16[2] == pytest.approx(whole[2], rel=0.05)

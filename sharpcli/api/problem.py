@@ -470,6 +470,9 @@ def untouched(
         try:
             for m, training in (modes or {}).items():
                 m.training = training
+            for m in module.modules():
+                if plain := vars(m).get("_original_forward"):  # accelerate has put autocast around it
+                    vars(m)["forward"] = plain
             if parametrize is not None:
                 parametrize._cache_enabled = 0
             yield
