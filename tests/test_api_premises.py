@@ -202,6 +202,9 @@ WRONG = {
     "tol='1e-2': a text": lambda: sharp.measure(mlp(), CE, (X, Y), {"sharpness": {"tol": "1e-2"}}),
     "a NoneType is no state": lambda: sharp.Watch(mlp(), CE, (X, Y)).load_state_dict(None),
     "where=5: give a text": lambda: sharp.runs("runs", where=5),
+    "k=1000: the model has 43 parameters": lambda: sharp.measure(mlp(), CE, (X, Y), k=1000),
+    "give batch_size=": lambda: sharp.measure(mlp(), CE, (X, Y), ["batch_sharpness"]),
+    "or the measures manifold,projected": lambda: sharp.measure(mlp(), CE, (X, Y), ["uv_flow"]),
 }
 
 
