@@ -1,6 +1,7 @@
 """What a sample of the examples shows: how the Hessian has changed, and where a solve has not looked."""
 
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -134,6 +135,13 @@ def surface_of(batches, joint=False):
         return (x.tree["x"] if isinstance(x, Examples) else x) @ w
 
     return LossSurface(predict, lambda outputs, y: (outputs - y).square().mean(), tuple(batches), joint=joint)
+
+
+def test_a_sample_leaves_out_batches_without_a_target_that_counts():
+    x, y = torch.randn(4000, 3), torch.randn(4000)
+    halves = [(x[:2000], y[:2000]), (x[2000:], torch.full((2000,), torch.nan))]
+    surface = replace(surface_of(halves), weigh=lambda batch: float(batch[1].isfinite().sum()))
+    assert [len(b[1]) for b in surface.sample(torch.Generator().manual_seed(0)).batches] == [50]
 
 
 def test_a_sample_is_of_every_batch_of_whole_batches_or_of_all():

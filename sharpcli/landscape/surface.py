@@ -120,8 +120,9 @@ class LossSurface:
             for x, y in self.batches:
                 rows = torch.randperm(len(y), generator=rng)[: math.ceil(len(y) * share)]
                 chosen.append((x[rows.to(x.device)], y[rows.to(y.device)]))
-        sampled = replace(self.on(chosen), compiled=None)
-        return self if 2 * sampled.examples > self.examples else sampled
+        counted = [batch for batch in chosen if self.weigh(batch) > 0]  # a mean over no target is no number
+        sampled = replace(self.on(counted), compiled=None)
+        return sampled if 0 < 2 * sampled.examples <= self.examples else self
 
     @property
     def own_batches(self) -> tuple[Batch, ...]:

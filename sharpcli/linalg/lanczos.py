@@ -444,8 +444,10 @@ def searched(
     above the last of the k: that `search` finds on the complement of their vectors, from where it has come
     `before`, or from a random vector of `fresh`. `max_products` bounds the products of `krylov`."""
     ritz = solve()
-    if sampled is None or fresh is None or not ritz.converged:
+    if sampled is None:
         return ritz
+    if fresh is None or not ritz.converged:
+        return replace(ritz, products=ritz.products + sampled.spent)
     start, ratio, steps = fresh(), 1.0, STEPS_COLD
     is_new = before is None or not len(before.sought)
     if before is not None and not is_new:
