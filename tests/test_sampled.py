@@ -37,7 +37,7 @@ def double():
 
 
 @pytest.mark.parametrize("width", [24, 7])  # 674 weights are tracked, 198 start a block
-@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("n", [60, 1200])  # all examples, and a sample of them
 def test_an_eigenvalue_of_another_block_that_overtakes_is_seen(width, seed, n):
     torch.manual_seed(seed)
@@ -50,7 +50,7 @@ def test_an_eigenvalue_of_another_block_that_overtakes_is_seen(width, seed, n):
             p.mul_(0.5)
     groups = [{"params": model.a.parameters(), "lr": 1e-3}, {"params": model.b.parameters(), "lr": 0.15}]
     optimizer = torch.optim.SGD(groups)
-    watch = sharp.Watch(model, half_squared, (x, y), every=20)
+    watch = sharp.Watch(model, half_squared, (x, y), every=10)
     for _ in range(200):
         optimizer.zero_grad()
         half_squared(model(x), y).backward()

@@ -18,6 +18,7 @@ from sharpcli.engine.steps import advance
 from sharpcli.engine.train import begin
 from sharpcli.landscape.second_derivatives import agreement
 from sharpcli.landscape.surface import LossSurface
+from sharpcli.linalg.sampled import STEPS_WARM
 from sharpcli.optimizers.gd import GD
 from sharpcli.rng import generator
 from sharpcli.run import Run
@@ -722,7 +723,8 @@ def test_a_tracked_lambda_1_goes_on_where_a_killed_run_left_it(sharp, folder):
     assert sharp(*words).code == 0
     run = only_run(folder)
     whole = rows_of(run / "metrics.jsonl")
-    assert min(row["sharpness_products"] for row in whole) <= 2  # tracked
+    # tracked, and searched for others with all of the few examples
+    assert min(row["sharpness_products"] for row in whole) <= 2 + STEPS_WARM
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     for step in (32, 40):
         for checkpoint in (run / "checkpoints").glob(f"*{step}*"):
