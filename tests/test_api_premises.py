@@ -468,3 +468,43 @@ def test_a_number_without_an_estimate_has_no_error():
     found.row["noise_scale_stderr"] = None
     with pytest.raises(sharp.Refused, match="could not be estimated"):
         found.error("noise_scale")
+
+
+def test_batches_of_other_lengths_are_joined_by_no_measure():
+    net = of(lambda s, x: s.b(s.a(x).mean(1)), a=lambda: nn.Embedding(9, 4), b=lambda: nn.Linear(4, 3))
+    batches = [(torch.randint(0, 9, (5, T)), Y[:5]) for T in (3, 4)]
+    assert lambda_1(net, CE, batches) > 0
+    for measures in (
+        {"batch_sharpness": {"batch_size": 2}},
+        {"adaptive_sharpness": {"batch": 2}},
+        "manifold",
+    ):
+        with pytest.raises(sharp.Refused, match="cannot be joined.*one shape"):
+            sharp.measure(net, CE, batches, measures)
+
+
+def test_outputs_that_hold_a_number_have_no_gauss_newton_matrix():
+    net = of(lambda s, x: (s.a(x), s.a.weight.square().sum()), a=lambda: nn.Linear(4, 3))
+
+    def loss(f, y):
+        return CE(f[0], y) + 0.1 * f[1]
+
+    assert lambda_1(net, loss, (X, Y)) > 0.2
+    for measure in ("gauss_newton", "gradient_noise"):
+        with pytest.raises(sharp.Refused, match="outputs"):
+            sharp.measure(net, loss, (X, Y), measure)
+
+
+def test_a_watched_model_whose_parameters_become_others_is_refused():
+    def pruned(net):
+        prune.random_unstructured(net[0], "weight", 0.5)
+
+    def replaced(net):
+        net[2] = nn.Linear(5, 3, bias=False)
+
+    for change, name in ((pruned, "0.weight"), (replaced, "2.bias")):
+        net = mlp()
+        watch = sharp.Watch(net, CE, (X, Y))
+        change(net)
+        with pytest.raises(sharp.Refused, match=f"parameter {name} .* no longer there"):
+            watch.step()

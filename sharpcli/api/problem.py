@@ -61,9 +61,16 @@ class Own:
         return untouched(self.module, self.modes, self.loss)
 
     def w(self) -> Tensor:
-        """The module's weights of now [D], in the problem's dtype."""
+        """The module's weights of now [D], in the problem's dtype. Refuses a module whose parameters have
+        become others since."""
         parts = dict(self.module.named_parameters())
         names = [name for name, _ in self.problem.layout]
+        for name, shape in self.problem.layout:
+            if name not in parts or parts[name].shape != shape:
+                raise Refusal(
+                    f"the model's parameter {name} {list(shape)} is no longer there (a layer was replaced or "
+                    f"pruned?); begin anew with the model as it is"
+                )
         return torch.cat([parts[name].detach().flatten().to(self.problem.w0) for name in names])
 
     def part(self, params: str | Sequence[str]) -> Own:

@@ -226,7 +226,7 @@ def _one_tensor(
     slopes = torch.autograd.grad(value, [apart[i] for i in real], allow_unused=True)
     used = [i for i, slope in zip(real, slopes, strict=True) if slope is not None]
     shapes = [leaves[i].shape for i in used]
-    if len({shape[:1] for shape in shapes} | {torch.Size()}) != 2:
+    if not all(shapes) or len({shape[:1] for shape in shapes}) != 1:
         said = ", ".join(str(list(shape)) for shape in shapes)
         raise Refusal(
             f"the loss uses outputs of the shapes {said}, and the Gauss-Newton matrix and the gradients of "

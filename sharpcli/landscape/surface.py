@@ -76,9 +76,15 @@ class LossSurface:
 
     @property
     def joined(self) -> Batch:
-        """All examples as one batch."""
+        """All examples as one batch. Refuses batches of other shapes, as of texts of other lengths."""
         x, y = zip(*self.batches, strict=True)
-        return joined(x), joined(y)
+        try:
+            return joined(x), joined(y)
+        except RuntimeError as problem:
+            raise Refusal(
+                f"the batches cannot be joined, as this needs: {str(problem).splitlines()[0][:120]}; give "
+                f"batches whose examples have one shape (padded), or leave it out"
+            ) from None
 
     @property
     def as_one(self) -> Batch:
