@@ -461,7 +461,7 @@ REFUSED = {
     "no loss": (net_and("cross_entropy", BOTH), "loss: a str"),
     "no such measure": (net_and(CE, BOTH, "sharpnes"), "did you mean sharpness"),
     "no such setting": (net_and(CE, BOTH, K=3), "none of these measures takes it"),
-    "a bad value": (net_and(CE, BOTH, k="many"), "measure.sharpness.k=many"),
+    "a bad value": (net_and(CE, BOTH, k="many"), "k=many"),
     "out of range": (net_and(CE, BOTH, k=999), "57 parameters"),
     "no such params": (net_and(CE, BOTH, params="head.*"), "possible: 0.weight"),
     "needs a run": (net_and(CE, BOTH, "gradient_flow_distance"), "gradient_flow_distance"),

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
 from sharpcli.errors import Refusal
@@ -612,14 +612,20 @@ def _check_by_outputs(loss: Loss, outputs: Any, value: Tensor, at: Tensor, y: Ro
     """Refuses a loss whose gradient in the weights is not that by its outputs: it reads something else of the
     model, such as what a hook has stored, and its Gauss-Newton matrix and the noise of its gradient would
     lack that."""
-    ways = [leaf for leaf in _real(outputs) if leaf.requires_grad]
+    leaves, form = tree_flatten(outputs)
+    ways = [leaf for leaf in _real(leaves) if leaf.requires_grad]
     if value is outputs or not ways:  # the model computes its loss itself
         return
+    # apart, since one of them may be computed from another
+    alone = {id(leaf): leaf.detach().requires_grad_() for leaf in ways}
     try:
-        slopes = torch.autograd.grad(value, ways, retain_graph=True, materialize_grads=True)
+        given = tree_unflatten([alone.get(id(leaf), leaf) for leaf in leaves], form)
+        slopes = torch.autograd.grad(loss(given, y), [*alone.values()], materialize_grads=True)
         (whole,) = torch.autograd.grad(value, at, retain_graph=True)
-        (by_outputs,) = torch.autograd.grad(ways, at, slopes, retain_graph=True)
-    except RuntimeError:  # outputs of which one is computed from another
+        # as a number: a vector of grad_outputs imports sympy, which takes longer than all this
+        along = torch.stack([(f * s.detach()).sum() for f, s in zip(ways, slopes, strict=True)]).sum()
+        (by_outputs,) = torch.autograd.grad(along, at, retain_graph=True)
+    except RuntimeError:  # see `_check_slope`
         return
     if float((whole - by_outputs).norm()) > 1e-3 * float(whole.norm()):
         raise Refusal(
