@@ -466,7 +466,8 @@ def searched(
             last = float(dots(v, sampled.product(v)))
         if not sought.may_exceed(last, ritz.vectors[k:], is_new):
             break
-        value = admit(krylov, sought.vector, k, allowed, max_products - krylov.products, is_new)
+        is_unknown = is_new and not sought.lies_in(ritz.vectors[k:])
+        value = admit(krylov, sought.vector, k, allowed, max_products - krylov.products, is_unknown)
         if value is None:
             break
         ritz = solve()
@@ -477,7 +478,7 @@ def searched(
             continue
         ratio = min(max(value / sought.value, 0.0), 2.0) if sought.value > 0 else 1.0
         in_vain += 1
-        if in_vain == (2 if is_new else 1):  # a crowd of which no single direction is the highest
+        if in_vain == (2 if is_unknown else 1):  # a crowd of which no single direction is the highest
             break
     elsewhere = -math.inf
     if sought is not None and not sought.lies_in(ritz.vectors):

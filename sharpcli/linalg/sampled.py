@@ -73,7 +73,7 @@ class Sought:
     def may_exceed(self, value: float, remembered: Float[Tensor, "p D"], is_new: bool) -> bool:
         """Whether A's value in this direction may exceed this one; `is_new` where the search has begun with
         this solve, and the value is the sample's."""
-        margin = MARGIN_FIRST if is_new else MARGIN_REMEMBERED if self.lies_in(remembered) else MARGIN_NEW
+        margin = MARGIN_REMEMBERED if self.lies_in(remembered) else MARGIN_FIRST if is_new else MARGIN_NEW
         return self.value * self.ratio * (1 + margin) > value
 
 
@@ -104,9 +104,10 @@ def admit(
     krylov: Krylov, vector: Float[Tensor, " D"], k: int, allowed: float, limit: int, is_new: bool
 ) -> float | None:
     """Adds a direction to the basis of a solve, and what its products leave, until its Ritz value is among
-    the k largest; where the direction comes from an earlier solve, and not `is_new`, until its residual r
-    says that it will not be: it may rise by 2 |r|^2 / theta_1. In at most `limit` products, none where the
-    basis has the direction already. Returns v.A v, None where no product was left."""
+    the k largest; where the direction is not `is_new`, but comes from an earlier solve or is remembered,
+    until its residual r says that it will not be: it may rise by 2 |r|^2 / theta_1. In at most `limit`
+    products, none where the basis has the direction already. Returns v.A v, None where no product was
+    left."""
     if krylov.size == krylov.capacity < krylov.dimension:
         theta, Y = krylov.ritz()
         kept = max(k + 1, krylov.size // 2)
