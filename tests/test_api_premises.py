@@ -508,3 +508,9 @@ def test_a_watched_model_whose_parameters_become_others_is_refused():
         change(net)
         with pytest.raises(sharp.Refused, match=f"parameter {name} .* no longer there"):
             watch.step()
+
+
+def test_outputs_that_are_named_twice_are_taken():
+    net = of(lambda s, x: (f := s.a(x), f), a=lambda: nn.Linear(4, 3))
+    once = lambda_1(net.a, CE, (X, Y))
+    assert lambda_1(net, lambda f, y: CE(f[0], y), (X, Y)) == pytest.approx(once, rel=1e-5)

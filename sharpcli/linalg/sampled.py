@@ -1,5 +1,5 @@
-"""The matrix of a sample of the examples in place of A, the mean over all of them: a product costs a
-twentieth, and says where to look. What a solve states, products with A have shown.
+"""The matrix of a sample of the examples in place of A, the mean over all of them: a product costs the
+sample's share, and says where to look. What a solve states, products with A have shown.
 
 Two uses. How A has changed since an earlier solve: the sample's change is near that of A where the sample
 itself is not near A, since the examples' own curvatures hardly change among themselves (a control variate).
@@ -29,6 +29,7 @@ STEPS_COLD, STEPS_WARM = 14, 6  # of Lanczos on the complement: after a random s
 # The direction of the last solve goes on with so much of a random one: it lies in an invariant subspace too.
 FRESH = 0.3
 MOST_REFINED = 12  # products with A by which a direction is refined until it counts among the largest, or not
+CHEAP = 0.25  # the largest share of the examples by which a change is worth its products
 KNOWN = 1e-2  # share of a direction's squared length outside of a basis that knows it
 
 
@@ -49,9 +50,8 @@ class Sampled:
         return self.now(V)
 
     def changed(self, V: Float[Tensor, "m D"]) -> Float[Tensor, "m D"] | None:
-        """`change(V)`, counted: two products each; None where it is not known or the sample is no cheaper
-        than a quarter of A."""
-        if self.change is None or self.share > 0.25:
+        """`change(V)`, counted: two products each; None where it is not known or the sample is not `CHEAP`."""
+        if self.change is None or self.share > CHEAP:
             return None
         self.spent += 2 * self.share * len(V)
         return self.change(V)

@@ -398,7 +398,7 @@ def check_reached(
         with torch.random.fork_rng():
             value = loss(predict(at, x))
             replaced, *others = torch.autograd.grad(value, [at, *parameters], allow_unused=True)
-    except RuntimeError:  # see `check_loss`
+    except RuntimeError:  # no gradient in the weights here: `check_loss` and `agreement` say so
         return
     for (name, _), g in zip(layout, others, strict=True):
         if g is not None:
@@ -613,7 +613,7 @@ def _check_by_outputs(loss: Loss, outputs: Any, value: Tensor, at: Tensor, y: Ro
     model, such as what a hook has stored, and its Gauss-Newton matrix and the noise of its gradient would
     lack that."""
     leaves, form = tree_flatten(outputs)
-    ways = [leaf for leaf in _real(leaves) if leaf.requires_grad]
+    ways = [*{id(leaf): leaf for leaf in _real(leaves) if leaf.requires_grad}.values()]  # each once
     if value is outputs or not ways:  # the model computes its loss itself
         return
     # apart, since one of them may be computed from another
@@ -625,7 +625,7 @@ def _check_by_outputs(loss: Loss, outputs: Any, value: Tensor, at: Tensor, y: Ro
         # as a number: a vector of grad_outputs imports sympy, which takes longer than all this
         along = torch.stack([(f * s.detach()).sum() for f, s in zip(ways, slopes, strict=True)]).sum()
         (by_outputs,) = torch.autograd.grad(along, at, retain_graph=True)
-    except RuntimeError:  # see `_check_slope`
+    except (RuntimeError, ValueError):  # outputs apart from each other are outside of the loss's domain
         return
     if float((whole - by_outputs).norm()) > 1e-3 * float(whole.norm()):
         raise Refusal(
