@@ -50,7 +50,7 @@ class Sampled:
         return self.now(V)
 
     def changed(self, V: Float[Tensor, "m D"]) -> Float[Tensor, "m D"] | None:
-        """`change(V)`, counted: two products each; None where it is not known or the sample is not `CHEAP`."""
+        """`change(V)`, counted: two products each; None where it is not known or the sample not `CHEAP`."""
         if self.change is None or self.share > CHEAP:
             return None
         self.spent += 2 * self.share * len(V)
