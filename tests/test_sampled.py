@@ -120,7 +120,9 @@ def test_a_sample_s_change_spares_a_quarter_of_the_products_where_a_crowd_turns(
                     D,
                     D,
                     fresh=lambda t=t: normal(D, seed=100 + t),
-                    sampled=Sampled(near, changed, 0.02) if with_sample else None,
+                    sampled=Sampled(near, changed, 0.02, lambda t=t: normal(D, seed=100 + t))
+                    if with_sample
+                    else None,
                 )
                 products.append(ritz.products)
             truth = torch.linalg.eigvalsh(A)[-1]

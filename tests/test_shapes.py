@@ -126,7 +126,7 @@ def solve():
         assert again.converged and len(again.remembered.ages) > 1
         assert len(again.remembered.near(1, least=True)) > 1
         for share in (0.1, 0.5):  # of the cost of a product: too dear to say how A has changed
-            cheap = sampled.Sampled(product, lambda V: 0.01 * V, share)
+            cheap = sampled.Sampled(product, lambda V: 0.01 * V, share, partial(normal, 60, dtype=dtype))
             again = lanczos.from_remembered(
                 product,
                 again.remembered,

@@ -227,7 +227,9 @@ class Krylov:
         for j, x in enumerate(images, first):
             length = finite(norm(x))
             negligible = DEPENDENT_EPS * torch.finfo(x.dtype).eps * length
-            in_V, in_G = self.T.new_zeros(self.size), self.T.new_zeros(self.width)
+            in_V, in_G = self._expected(j, first, x, negligible), self.T.new_zeros(self.width)
+            x = _without(x, self.V, in_V)
+            length = norm(x)
             for _ in range(MAX_PASSES):
                 a, b = dots(self.V, x[None])[:, 0], dots(self._G, x[None])[:, 0]
                 x = torch.addmv(x, self.V.T, a.to(x), alpha=-1)
@@ -248,6 +250,28 @@ class Krylov:
                 self.width += 1
         block = self.T[first : self.size, first : self.size]
         self.asymmetry = max(self.asymmetry, float((block - block.T).norm(dim=0).max()))
+
+    def _expected(
+        self, j: int, first: int, image: Float[Tensor, " D"], negligible: float
+    ) -> Float64[Tensor, " m"]:
+        """The components of the product with v_j in V that are known before a pass over V: those that earlier
+        products say by symmetry, and those in the vectors that are multiplied with it. In Lanczos's steps two
+        of them are not zero; once they are subtracted a single pass over V is enough."""
+        out = self.T.new_zeros(self.size)
+        out[:first] = self.T[:first, j]
+        out[first:] = dots(self.V[first:], image[None])[:, 0]
+        return torch.where(out.abs() > negligible, out, 0.0)
+
+
+def _without(
+    x: Float[Tensor, " D"], V: Float[Tensor, "m D"], c: Float64[Tensor, " m"]
+) -> Float[Tensor, " D"]:
+    """x - c V, by no more rows of V than those from the first to the last c_i that is not zero."""
+    rows = c.nonzero().flatten().tolist()
+    if not rows:
+        return x
+    part = slice(rows[0], rows[-1] + 1)
+    return torch.addmv(x, V[part].T, c[part].to(x), alpha=-1)
 
 
 def orthonormal(x: Float[Tensor, " D"], V: Float[Tensor, "m D"]) -> Float[Tensor, " D"] | None:
@@ -273,6 +297,8 @@ def dots(A: Float[Tensor, "m D"], B: Float[Tensor, "p D"]) -> Float64[Tensor, "m
     m, p, D = len(A), len(B), A.shape[1]
     if not m or not p:
         return torch.zeros(m, p, dtype=torch.float64)
+    if m > p:  # the fewer rows first: on a processor that takes little more than half of the time
+        return dots(B, A).T
     chunked = D - D % SUM_LENGTH  # entries in chunks of that length; the remainder is one shorter chunk
     products = (A[:, chunked:] @ B[:, chunked:].T).double()
     if chunked:
@@ -282,9 +308,9 @@ def dots(A: Float[Tensor, "m D"], B: Float[Tensor, "p D"]) -> Float64[Tensor, "m
 
 
 def norm(x: Float[Tensor, "*shape"]) -> float:
-    """The Euclidean norm |x|, summed in float64."""
-    numbers = x.double().flatten()
-    return float(added(numbers.dot(numbers))) ** 0.5
+    """The Euclidean norm |x|, summed as `dots`."""
+    row = x.flatten()[None]
+    return float(dots(row, row)) ** 0.5
 
 
 def finite(x: float) -> float:

@@ -427,7 +427,7 @@ def from_remembered(
         ritz = extremes(krylov, k, tol, remaining, slack=slack, fresh=fresh, tell=tell)
         return replace(ritz, products=krylov.products, remembered=ritz.remembered.after(before))
 
-    return searched(krylov, solve, k, tol, max_products, sampled, before, fresh)
+    return searched(krylov, solve, k, tol, max_products, sampled, before)
 
 
 def searched(
@@ -438,17 +438,16 @@ def searched(
     max_products: int,
     sampled: Sampled | None,
     before: Remembered | None,
-    fresh: Callable[[], Float[Tensor, " D"]] | None,
 ) -> Ritz:
     """What `solve` finds with `krylov`, and again with every direction in which A may have an eigenvalue
     above the last of the k: that `search` finds on the complement of their vectors, from where it has come
-    `before`, or from a random vector of `fresh`. `max_products` bounds the products of `krylov`."""
+    `before`, or from a random direction of the sample. `max_products` bounds the products of `krylov`."""
     ritz = solve()
     if sampled is None:
         return ritz
-    if fresh is None or not ritz.converged:
+    if not ritz.converged:
         return replace(ritz, products=ritz.products + sampled.spent)
-    start, ratio, steps = fresh(), 1.0, STEPS_COLD
+    start, ratio, steps = sampled.random(), 1.0, STEPS_COLD
     is_new = before is None or not len(before.sought)
     if before is not None and not is_new:
         start = before.sought[0] + FRESH * start / norm(start)
@@ -474,7 +473,7 @@ def searched(
         if not ritz.converged:
             break
         if float((ritz.values - before_it).max()) > allowed:
-            start, ratio = fresh(), 1.0
+            start, ratio = sampled.random(), 1.0
             continue
         ratio = min(max(value / sought.value, 0.0), 2.0) if sought.value > 0 else 1.0
         in_vain += 1

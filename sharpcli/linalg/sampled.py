@@ -10,6 +10,7 @@ A few steps of Lanczos on the complement of what is known are continued from sol
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -37,11 +38,12 @@ KNOWN = 1e-2  # share of a direction's squared length outside of a basis that kn
 class Sampled:
     """Products with a matrix near A: `now(V)` at the point of this solve, `change(V)` the difference to those
     at the point of the earlier one, None where that is not known. A product costs `share` of one with A;
-    `spent` counts what all of them have cost."""
+    `spent` counts what all of them have cost. `random` draws a direction [D] to search from."""
 
     now: Matvec
     change: Matvec | None
     share: float
+    random: Callable[[], Float[Tensor, " D"]]
     spent: float = 0.0
 
     def product(self, V: Float[Tensor, "m D"]) -> Float[Tensor, "m D"]:
