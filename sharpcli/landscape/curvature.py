@@ -143,7 +143,7 @@ class Curvature:
         numbers = count()
 
         def random() -> Float[Tensor, " d"]:
-            # signs, which take a tenth of the time of normal numbers: a tenth of a gradient of a small network
+            # signs take a tenth of the time of normal numbers, which is that of a tenth of a gradient
             rng = generator(self.key[0], f"search {next(numbers)}", self.key[1])
             signs = torch.randint(0, 2, self.w.shape, generator=rng, dtype=torch.int8)
             return self._own(signs.to(self.w) * 2 - 1)
