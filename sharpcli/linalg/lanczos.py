@@ -30,6 +30,9 @@ Tell = Callable[[int, float], object]  # progress of a solve: (products so far, 
 # further off than was stated in 5.7 % with one residual, 1.9 % with two, 1.0 % with three and 0.1 % with ten,
 # for 15.0, 16.6, 17.6 and 20.0 products; by |R|^2 / gap alone in 29.7 % (benchmarks/crowds.py).
 HIDDEN = 3.0
+# A sample of the examples is asked how vectors have turned where a residual is more than this share of
+# theta_1, though the vectors before were well predicted: a jump, as gradient descent makes at the edge.
+SURPRISING = 0.05
 
 
 @dataclass(frozen=True)
@@ -401,7 +404,7 @@ def from_remembered(
     """The k largest eigenpairs of the operator `matvec` from those `before` of a nearby operator, of which
     there are more than k, with a basis of at most `room` vectors: by `nearby.track`, and where that does not
     finish, by block Lanczos from its basis and the other remembered vectors (see `extremes`). Where vectors
-    are not well predicted, `sampled` says how the operator has changed on them."""
+    were not well predicted before, or are not now, `sampled` says how the operator has changed on them."""
     rows, turned = before.start(k), None
     if sampled is not None and not bool(before.smooth[:k].all()):
         change = sampled.changed(before.vectors)
@@ -410,6 +413,10 @@ def from_remembered(
             is_good = before.smooth.tolist() + [0.0] * k
             rows = torch.stack([rows[i] if is_good[i] else before.vectors[i] for i in range(k)])
     krylov = Krylov(matvec, rows[:max_products], room)
+    if sampled is not None and turned is None and _is_surprising(krylov, k):
+        change = sampled.changed(before.vectors)
+        if change is not None:
+            before, turned = before.foretold(change)
 
     def solve() -> Ritz:
         tracked = track(krylov, before, k, tol, max_products - krylov.products, tell, turned)
@@ -427,7 +434,14 @@ def from_remembered(
         ritz = extremes(krylov, k, tol, remaining, slack=slack, fresh=fresh, tell=tell)
         return replace(ritz, products=krylov.products, remembered=ritz.remembered.after(before))
 
-    return searched(krylov, solve, k, tol, max_products, sampled, before)
+    return searched(krylov, solve, k, tol, max_products, sampled, before, turned or 0.0)
+
+
+def _is_surprising(krylov: Krylov, k: int) -> bool:
+    """Whether a residual of the k largest pairs is `SURPRISING`."""
+    theta, Y = krylov.ritz()
+    largest_residual = float(krylov.residuals(Y[:k]).norm(dim=1).max())
+    return largest_residual > SURPRISING * abs(float(theta[0]))
 
 
 def searched(
@@ -438,10 +452,12 @@ def searched(
     max_products: int,
     sampled: Sampled | None,
     before: Remembered | None,
+    turned: float = 0.0,
 ) -> Ritz:
     """What `solve` finds with `krylov`, and again with every direction in which A may have an eigenvalue
     above the last of the k: that `search` finds on the complement of their vectors, from where it has come
-    `before`, or from a random direction of the sample. `max_products` bounds the products of `krylov`."""
+    `before`, or from a random direction of the sample. `max_products` bounds the products of `krylov`, and
+    the remembered vectors have `turned` by that sine."""
     ritz = solve()
     if sampled is None:
         return ritz
@@ -463,7 +479,7 @@ def searched(
         if is_new:
             v = ritz.vectors[k - 1 : k]
             last = float(dots(v, sampled.product(v)))
-        if not sought.may_exceed(last, ritz.vectors[k:], is_new):
+        if not sought.may_exceed(last, ritz.vectors[k:], is_new, turned):
             break
         is_unknown = is_new and not sought.lies_in(ritz.vectors[k:])
         value = admit(krylov, sought.vector, k, allowed, max_products - krylov.products, is_unknown)

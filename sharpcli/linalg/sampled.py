@@ -72,10 +72,15 @@ class Sought:
         """Whether more than half of it, squared, lies in the span of orthonormal rows."""
         return float(dots(self.vector[None], vectors).square().sum()) > 0.5
 
-    def may_exceed(self, value: float, remembered: Float[Tensor, "p D"], is_new: bool) -> bool:
+    def may_exceed(
+        self, value: float, remembered: Float[Tensor, "p D"], is_new: bool, turned: float = 0.0
+    ) -> bool:
         """Whether A's value in this direction may exceed this one; `is_new` where the search has begun with
-        this solve, and the value is the sample's."""
-        margin = MARGIN_REMEMBERED if self.lies_in(remembered) else MARGIN_FIRST if is_new else MARGIN_NEW
+        this solve, and the value is the sample's. `turned` is the sine
+        by which remembered vectors have turned, and their values with them."""
+        margin = MARGIN_FIRST if is_new else MARGIN_NEW
+        if self.lies_in(remembered):
+            margin = min(max(turned, MARGIN_REMEMBERED), MARGIN_NEW)
         return self.value * self.ratio * (1 + margin) > value
 
 
