@@ -357,7 +357,7 @@ def test_resuming_under_other_threads_is_allowed_warned_of_and_recorded(sharp, f
     provenance = json.loads((run.path / "provenance.json").read_text()) | {"threads": 64}
     (run.path / "provenance.json").write_text(json.dumps(provenance))
     said = sharp("train", *SHORT)
-    assert said.code == 0 and "resumed with another threads" in said.err
+    assert said.code == 0 and "changed since it began: threads;" in said.err
     assert Run(run.path).provenance["resumed"][0]["step"] == 10
 
 

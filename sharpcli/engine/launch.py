@@ -228,8 +228,8 @@ def _note_resuming(
 ) -> None:
     if others := rounding_differences(run.provenance, source):
         console.complain(
-            f"{run.name}: resumed with another {', '.join(others)}: the last digits may differ from a whole "
-            f"run's"
+            f"{run.name}: changed since it began: {', '.join(others)}; the last digits may differ from "
+            f"those of a run without a break"
         )
     if group.first:
         run.resumed(step=position.step, **source)
