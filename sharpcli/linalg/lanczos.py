@@ -463,11 +463,8 @@ def searched(
         return ritz
     if not ritz.converged:
         return replace(ritz, products=ritz.products + sampled.spent)
-    start, ratio, steps = sampled.random(), 1.0, STEPS_COLD
     is_new = before is None or not len(before.sought)
-    if before is not None and not is_new:
-        start = before.sought[0] + FRESH * start / norm(start)
-        ratio, steps = float(before.ratio), STEPS_WARM
+    start, ratio, steps = _search_from(sampled.random(), None if is_new else before)
     in_vain = 0
     for _ in range(k + KEPT_VECTORS):
         sought = search(sampled.product, ritz.vectors[:k], start, ratio, steps)
@@ -475,10 +472,8 @@ def searched(
             break
         start, ratio = sought.vector, sought.ratio
         before_it, allowed = ritz.values, tol * abs(float(ritz.values[0]))
-        last = float(before_it[-1])
-        if is_new:
-            v = ritz.vectors[k - 1 : k]
-            last = float(dots(v, sampled.product(v)))
+        v = ritz.vectors[k - 1 : k]
+        last = float(dots(v, sampled.product(v))) if is_new else float(before_it[-1])
         if not sought.may_exceed(last, ritz.vectors[k:], is_new, turned):
             break
         is_unknown = is_new and not sought.lies_in(ritz.vectors[k:])
@@ -488,21 +483,32 @@ def searched(
         ritz = solve()
         if not ritz.converged:
             break
+        if not is_new and sought.value > 0:  # a first search compares the sample's own values
+            ratio = min(max(value / sought.value, 0.0), 2.0)
         if float((ritz.values - before_it).max()) > allowed:
-            start, ratio = sampled.random(), 1.0
+            start = sampled.random()
             continue
-        ratio = min(max(value / sought.value, 0.0), 2.0) if sought.value > 0 else 1.0
         in_vain += 1
         if in_vain == (2 if is_unknown else 1):  # a crowd of which no single direction is the highest
             break
-    elsewhere = -math.inf
-    if sought is not None and not sought.lies_in(ritz.vectors):
-        elsewhere = sought.value * ratio
-    one = torch.ones(1, dtype=torch.float64)
+    elsewhere = -math.inf if sought is None or sought.lies_in(ritz.vectors) else sought.value * ratio
     remembered = replace(
-        ritz.remembered, sought=start[None].clone(), ratio=ratio * one, elsewhere=elsewhere * one
+        ritz.remembered,
+        sought=start[None].clone(),
+        ratio=torch.tensor([ratio], dtype=torch.float64),
+        elsewhere=torch.tensor([elsewhere], dtype=torch.float64),
     )
     return replace(ritz, products=ritz.products + sampled.spent, remembered=remembered)
+
+
+def _search_from(
+    random: Float[Tensor, " D"], before: Remembered | None
+) -> tuple[Float[Tensor, " D"], float, int]:
+    """Where a search begins, with which ratio of A's values over the sample's, and its number of steps:
+    where the search `before` has come, with a part of a `random` direction; with this alone without one."""
+    if before is None:
+        return random, 1.0, STEPS_COLD
+    return before.sought[0] + FRESH * random / norm(random), float(before.ratio), STEPS_WARM
 
 
 def _survivors(theta: Tensor, count: int, least: bool) -> list[int]:

@@ -226,11 +226,11 @@ def track(
     """
     spent = krylov.products
     model = _Model.at(krylov, before, k, tol, turned)
-    for step in range(MOST_STEPS):
+    for _ in range(MOST_STEPS):
         if tell is not None:
             tell(krylov.products, float(model.errors.max()) / (abs(float(model.theta[0])) or 1.0))
         room = min(max_products - (krylov.products - spent), krylov.capacity // 2 - krylov.size)
-        late = model.may_have_overtaken() if step == 0 else []
+        late = [] if model.unfinished else model.may_have_overtaken()
         if model.is_rounding_alone or room < max(1, len(late)) or not (late or model.unfinished):
             break
         rows = before.vectors[late] if late else model.direction(model.unfinished[0])[None]
