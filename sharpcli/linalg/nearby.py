@@ -216,7 +216,7 @@ def track(
     At each step the pairs are those of V A V^T. The error of theta_i is estimated as what the model says that
     theta_i would rise by, and |r|^2 / gap for the part r of its residual outside of the model, with the gap
     to the k+1-st value and its residual. Where `before` has been foretold, its vectors having `turned` by
-    that much, that share of r alone belongs to the k+1-st value, and r to those that are not remembered. A
+    that much, that share of |r|^2 belongs to the k+1-st value, and all to those that are not remembered. A
     pair has converged when `ERROR_FACTOR` (1 + turned) times that is at most tol |theta_1|. `errors` states
     tol |theta_1| then, or the residual where it is less; an estimate, not a bound. `tell(products, relative
     error)` is called at each step.
@@ -343,7 +343,7 @@ class _Model:
         else:
             rise = rise + rest / (theta - lowest).clamp_min(least_gap)
             if len(self.tau) > k:
-                rise = rise + self.turned**2 * rest / (theta - self.tau[k]).clamp_min(least_gap)
+                rise = rise + self.turned * rest / (theta - self.tau[k]).clamp_min(least_gap)
         of_second_order = 0.0 if self.turned is None else self.turned  # what a foretold model neglects
         doubted = (ERROR_FACTOR * (1 + of_second_order) * rise + self.rounding).clamp_min(self.allowed)
         return torch.minimum(doubted, self.residuals)
