@@ -145,23 +145,24 @@ class Remembered:
         """What the pairs are where A u_j has changed by about `change` [p, D], and by how much the vectors
         have turned out of their span: the largest sine.
 
-        With E = U A the products that follow, R their parts outside of the span of U, and theta_1 the largest
-        value, the pairs are those of U E^T + R R^T / theta_1, to second order in R if the values outside
-        are small beside theta_1, and the vectors have turned by R / theta_1, a step of the power method."""
-        U = self.vectors
-        E = self.values[:, None].to(U) * U + change
-        inside = dots(E, U)
-        R = E - inside.to(U) @ U
-        theta = float(self.values[0].abs()) or 1.0
-        values, Y = torch.linalg.eigh((inside + inside.T) / 2 + dots(R, R) / theta)
+        With R the parts of the `change` outside of the span of the vectors U, theta_1 the largest value, and
+        U A = diag(theta) U + change, the pairs are those of U A U^T + R R^T / theta_1, to second order in R
+        if the values outside are small beside theta_1, and the vectors have turned by R / theta_1, a step of
+        the power method."""
+        U, theta = self.vectors, float(self.values[0].abs()) or 1.0
+        within = dots(change, U)
+        RR = dots(change, change) - within @ within.T
+        inside = torch.diag(self.values) + within
+        values, Y = torch.linalg.eigh((inside + inside.T) / 2 + RR / theta)
         values, Y = values.flip(0), Y.T.flip(0)
-        turned = Y.to(U) @ R / theta
-        rows = Y.to(U) @ U + turned
-        L, failed = torch.linalg.cholesky_ex(dots(rows, rows))
+        turned = Y @ RR @ Y.T / theta**2  # of the rows Y (U + R / theta_1) this and 1 are the inner products
+        L, failed = torch.linalg.cholesky_ex(torch.eye(len(U), dtype=turned.dtype) + turned)
         if failed:
             return self, math.inf
-        vectors = torch.linalg.inv(L).to(U) @ rows  # orthonormal, as rows of a QR decomposition
-        return replace(self, vectors=vectors, values=values), float(turned.norm(dim=1).max())
+        Q = torch.linalg.solve_triangular(L, Y, upper=False)  # Q (U + R / theta_1) has orthonormal rows
+        vectors = (Q - Q @ within / theta).to(U) @ U + (Q / theta).to(U) @ change
+        sine = float(turned.diagonal().max().clamp_min(0)) ** 0.5
+        return replace(self, vectors=vectors, values=values), sine
 
     def after(self, before: Remembered) -> Remembered:
         """The same with the speeds since an earlier solve, of the values that have been multiplied; no less
