@@ -11,6 +11,7 @@ import sharpcli as sharp
 from sharpcli.landscape.batches import Examples
 from sharpcli.landscape.surface import LEAST_SAMPLED, LossSurface
 from sharpcli.linalg.lanczos import from_remembered, largest
+from sharpcli.linalg.nearby import Remembered
 from sharpcli.linalg.sampled import Sampled
 
 
@@ -147,6 +148,21 @@ def test_a_sample_is_asked_where_the_vectors_jump_though_they_were_well_predicte
         times = [*smooth, 1.9 + jump]
         spent = {way: products_along(times, 0.3, 0.2, way)[-1] for way in ("missed", "change")}
         assert spent["change"] < 0.75 * spent["missed"]
+
+
+def test_the_foretold_pairs_are_those_of_the_changed_matrix_to_second_order():
+    lam = torch.cat([torch.tensor([10.0, 9.9, 9.7, 9.5]), torch.linspace(-0.1, 0.1, 36)])
+    A, small = rotated(lam, normal(40, 40, seed=1), 1.0), 1e-3 * normal(40, 40, seed=2)
+    values, V = torch.linalg.eigh(A)
+    values, U = values.flip(0)[:4], V.T.flip(0)[:4]
+    before = Remembered.new(U, values, torch.zeros(4), U[:1])
+    after, sine = before.foretold(U @ (small + small.T))
+    truth, X = torch.linalg.eigh(A + small + small.T)
+    assert torch.allclose(after.values, truth.flip(0)[:4], atol=1e-5)
+    assert torch.allclose(after.vectors @ after.vectors.T, torch.eye(4), atol=1e-12)
+    missing = 1 - (after.vectors @ X[:, -4:]).square().sum(1)  # of the squared lengths, in the true span
+    assert float(missing.max()) ** 0.5 < 0.1 * sine
+    assert sine == pytest.approx(float((1 - (U @ X[:, -4:]).square().sum(1)).max()) ** 0.5, rel=0.3)
 
 
 def test_what_a_sample_foretells_of_a_long_jump_states_no_error_that_is_too_small():
