@@ -344,10 +344,11 @@ def test_cifar_that_is_missing_or_cut_short_is_one_line(process, folder):
 
 
 @needs_cifar
-@pytest.mark.parametrize("name", ["eos_cifar10_5k", "resnet20_cifar10"])
+@pytest.mark.parametrize("name", ["eos_cifar10_5k", "resnet20_cifar10", "resnet20_ten_epochs"])
 def test_the_cifar_presets_train_and_measure(sharp, folder, name):
     words = [
         "steps=2",
+        "measure=[scores,sharpness]",
         "measure_every=1",
         "measure_examples=8",
         "data.train_examples=64",
