@@ -25,7 +25,10 @@ from sharpcli.linalg.krylov import Krylov, Matvec, dots, orthonormal
 # second in a new direction; the third in one that is remembered, or half of the sine by which those have
 # turned: of 1,080 solves after jumps, 6 were further off than stated by the third share alone, none so.
 MARGIN_FIRST, MARGIN_NEW, MARGIN_REMEMBERED = 0.05, 0.1, 0.02
-FORGOTTEN = 0.1  # from search to search the ratio of the values goes back to 1 by this share of its distance
+# What was seen of a direction holds for those no further from it than this cosine; for others no lower
+# ratio is believed than LEAST_RATIO.
+SAME, LEAST_RATIO = 0.9, 0.85
+FORGOTTEN = 0.1  # from search to search a ratio goes back to 1 by this share of its distance
 STEPS_COLD, STEPS_WARM = 14, 6  # of Lanczos on the complement: after a random start, and from solve to solve
 # The direction of the last solve goes on with so much of a random one: it lies in an invariant subspace too.
 FRESH = 0.3
@@ -62,8 +65,8 @@ class Sampled:
 @dataclass(frozen=True)
 class Sought:
     """The direction `vector` [D] in which A may have an eigenvalue that a solve has missed, the value of the
-    sample's matrix there, and `ratio`, A's value over the sample's in the direction multiplied last: the
-    largest value of a sample is larger than A's in any direction."""
+    sample's matrix there, and `ratio`, A's value over the sample's in the direction multiplied last: what is
+    largest in a sample is larger than in A, whatever the direction."""
 
     vector: Float[Tensor, " D"]
     value: float
@@ -104,7 +107,9 @@ def search(
             break
     theta, Y = krylov.ritz()
     vector = Y[0].to(krylov.V) @ krylov.V
-    return Sought(vector, float(theta[0]), 1 - (1 - ratio) * (1 - FORGOTTEN))
+    is_same = abs(float(dots(vector[None], first[None]))) > SAME
+    ratio = 1 - (1 - ratio) * (1 - FORGOTTEN)
+    return Sought(vector, float(theta[0]), ratio if is_same else max(ratio, LEAST_RATIO))
 
 
 def admit(
