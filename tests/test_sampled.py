@@ -91,7 +91,9 @@ def rotated(lam, turn, t):
 
 
 D = 300
-SPECTRUM = torch.tensor([10, 9.8, 9.6, 9.3, 9.1, 8.8, *torch.linspace(-1, 5, D - 6).tolist()])
+SPECTRUM = torch.tensor(
+    [10, 9.8, 9.6, 9.3, 9.1, 8.8, *torch.linspace(-1, 5, D - 6).tolist()], dtype=torch.float64
+)
 
 
 def products_along(times, turn, crowd_turn, sampling):
@@ -104,7 +106,7 @@ def products_along(times, turn, crowd_turn, sampling):
     noise, other = 0.5 * (noise + noise.T), 0.03 * normal(D, D, seed=4) / D**0.5
     remembered, products, previous = None, [], None
     for t in times:
-        A = rotated(SPECTRUM.to(torch.float64), turns + crowd, float(t))
+        A = rotated(SPECTRUM, turns + crowd, float(t))
         if remembered is None:
             ritz = largest(lambda V, A=A: V @ A, normal(1, D, seed=5), 1, 1e-3, D)
         else:

@@ -65,8 +65,8 @@ class Sampled:
 @dataclass(frozen=True)
 class Sought:
     """The direction `vector` [D] in which A may have an eigenvalue that a solve has missed, the value of the
-    sample's matrix there, and `ratio`, A's value over the sample's in the direction multiplied last: what is
-    largest in a sample is larger than in A, whatever the direction."""
+    sample's matrix there, and `ratio`, A's value over the sample's in the direction multiplied last:
+    where the sample's value is largest it is mostly above A's, whatever the direction."""
 
     vector: Float[Tensor, " D"]
     value: float
